@@ -1,0 +1,3 @@
+//! The paravisor's first instructions and its exception stubs.
+
+#![no_std]

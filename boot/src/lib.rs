@@ -1,0 +1,3 @@
+//! Layout, manifest, guest loaders, ACPI tables and memory map.
+
+#![no_std]

@@ -1,0 +1,108 @@
+//! The other side of each trait, for tests.
+
+use core::cell::{Cell, RefCell};
+use std::vec;
+use std::vec::Vec;
+
+use crate::{Clock, Gpa, GuestMemory, IrqLine, Level, MemoryError, Nanoseconds};
+
+/// A wire that remembers its level and counts its rising edges.
+#[derive(Debug, Default)]
+pub struct FakeIrqLine {
+    level: Cell<Level>,
+    rises: Cell<usize>,
+}
+
+impl FakeIrqLine {
+    /// Returns the level last driven.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        self.level.get()
+    }
+
+    /// Returns how often the wire went from low to high.
+    #[must_use]
+    pub fn rises(&self) -> usize {
+        self.rises.get()
+    }
+}
+
+impl IrqLine for FakeIrqLine {
+    fn set(&self, level: Level) {
+        if self.level.replace(level) == Level::Low && level == Level::High {
+            self.rises.set(self.rises.get() + 1);
+        }
+    }
+}
+
+/// A clock that stands until it is told to advance.
+#[derive(Debug, Default)]
+pub struct FakeClock(Cell<Nanoseconds>);
+
+impl FakeClock {
+    /// Moves the time on.
+    pub fn advance(&self, ns: Nanoseconds) {
+        self.0.set(self.0.get() + ns);
+    }
+}
+
+impl Clock for FakeClock {
+    fn now_ns(&self) -> Nanoseconds {
+        self.0.get()
+    }
+}
+
+/// Guest RAM from address 0 on, as a copy: nobody can keep a reference into it.
+#[derive(Debug)]
+pub struct FakeMemory(RefCell<Vec<u8>>);
+
+impl FakeMemory {
+    /// Returns `len` bytes of zeroed RAM.
+    #[must_use]
+    pub fn new(len: usize) -> Self {
+        Self(RefCell::new(vec![0; len]))
+    }
+
+    fn range(&self, gpa: Gpa, len: usize) -> Result<core::ops::Range<usize>, MemoryError> {
+        let start = usize::try_from(gpa.0).map_err(|_| MemoryError::NotMemory(gpa))?;
+        match start.checked_add(len) {
+            Some(end) if end <= self.0.borrow().len() => Ok(start..end),
+            _ => Err(MemoryError::NotMemory(gpa)),
+        }
+    }
+}
+
+impl GuestMemory for FakeMemory {
+    fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<(), MemoryError> {
+        let range = self.range(gpa, buffer.len())?;
+        buffer.copy_from_slice(&self.0.borrow()[range]);
+        Ok(())
+    }
+
+    fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), MemoryError> {
+        let range = self.range(gpa, bytes.len())?;
+        self.0.borrow_mut()[range].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn is_ram(&self, gpa: Gpa) -> bool {
+        self.range(gpa, 1).is_ok()
+    }
+
+    fn compare_exchange(
+        &self,
+        gpa: Gpa,
+        width: u8,
+        expected: u64,
+        new: u64,
+    ) -> Result<bool, MemoryError> {
+        let width = usize::from(width);
+        let mut bytes = [0; 8];
+        self.read(gpa, &mut bytes[..width])?;
+        if u64::from_le_bytes(bytes) != expected {
+            return Ok(false);
+        }
+        self.write(gpa, &new.to_le_bytes()[..width])?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,83 @@
+//! Guest memory as devices and the instruction emulator see it: copied, never referenced.
+
+/// A guest-physical address. It never mixes with others and does no raw arithmetic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Gpa(pub u64);
+
+impl Gpa {
+    /// Returns the address `bytes` further on, or `None` past the end of the address space.
+    #[must_use]
+    pub fn checked_add(self, bytes: u64) -> Option<Self> {
+        self.0.checked_add(bytes).map(Self)
+    }
+
+    /// Returns the first address of the 4 KiB page this one is in.
+    #[must_use]
+    pub const fn page(self) -> Self {
+        Self(self.0 & !0xFFF)
+    }
+
+    /// Returns the offset into the 4 KiB page.
+    #[must_use]
+    pub const fn page_offset(self) -> u64 {
+        self.0 & 0xFFF
+    }
+}
+
+impl core::fmt::Display for Gpa {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// Why guest memory could not be copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MemoryError {
+    /// Part of the range is not guest RAM by our own map.
+    #[error("{0} is not guest memory")]
+    NotMemory(Gpa),
+    /// The host took the page away; ours by the map, but not readable.
+    #[error("guest memory at {0} was withdrawn by the host")]
+    Withdrawn(Gpa),
+}
+
+/// Guest RAM. Ranges may cross pages; a range that is not wholly guest RAM is refused before a byte moves.
+pub trait GuestMemory {
+    /// Copies guest memory at `gpa` into `buffer`.
+    fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<(), MemoryError>;
+    /// Copies `bytes` to guest memory at `gpa`.
+    fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), MemoryError>;
+    /// Returns whether the byte at `gpa` is guest RAM by our own map.
+    fn is_ram(&self, gpa: Gpa) -> bool;
+
+    /// Atomically replaces the little-endian value of `width` bytes (1, 2, 4 or 8) at `gpa`, which does not cross its natural alignment,
+    /// if it still is `expected`. Returns whether it did.
+    fn compare_exchange(
+        &self,
+        gpa: Gpa,
+        width: u8,
+        expected: u64,
+        new: u64,
+    ) -> Result<bool, MemoryError>;
+}
+
+impl<T: GuestMemory + ?Sized> GuestMemory for &T {
+    fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<(), MemoryError> {
+        (**self).read(gpa, buffer)
+    }
+    fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), MemoryError> {
+        (**self).write(gpa, bytes)
+    }
+    fn is_ram(&self, gpa: Gpa) -> bool {
+        (**self).is_ram(gpa)
+    }
+    fn compare_exchange(
+        &self,
+        gpa: Gpa,
+        width: u8,
+        expected: u64,
+        new: u64,
+    ) -> Result<bool, MemoryError> {
+        (**self).compare_exchange(gpa, width, expected, new)
+    }
+}

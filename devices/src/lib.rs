@@ -1,0 +1,3 @@
+//! The devices a guest sees.
+
+#![no_std]

@@ -1,0 +1,1 @@
+//! Builds, measures, inspects and runs unmodified guests as confidential VMs.

@@ -1,0 +1,3 @@
+//! The words both sides of the SNP boundary speak; no logic.
+
+#![no_std]

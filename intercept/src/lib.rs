@@ -1,0 +1,3 @@
+//! Guest exits decoded, instructions emulated.
+
+#![no_std]

@@ -1,0 +1,3 @@
+//! The paravisor's only unsafe crate: GHCB, VMSA, RMP, paging, memory.
+
+#![no_std]

@@ -1,0 +1,3 @@
+//! The paravisor: run loop, dispatch, machine wiring.
+
+#![no_std]

@@ -1,0 +1,1 @@
+//! Figures: exits, instructions, CPU seconds side by side.

@@ -1,0 +1,1 @@
+//! Builds what the end-to-end tests run and watches it run.
