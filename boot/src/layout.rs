@@ -83,7 +83,7 @@ pub mod paravisor {
     pub const CPUID_PAGE: u64 = BASE + 0x5000;
     /// The secrets page, written by the PSP at launch (SNP firmware ABI, section 8.17.2.5).
     pub const SECRETS_PAGE: u64 = BASE + 0x6000;
-    /// The manifest (`manifest::Manifest`), measured.
+    /// The manifest ([`crate::manifest::Manifest`]), measured.
     pub const MANIFEST_PAGE: u64 = BASE + 0x7000;
     /// What the host tells at launch (`parameters`), unmeasured.
     pub const PARAMETERS_PAGE: u64 = BASE + 0x8000;

@@ -1,11 +1,13 @@
 //! Layout, manifest, guest loaders, ACPI tables and memory map.
 //!
-//! What the image builder and the paravisor must agree on ([`layout`]), read in the order of a start.
+//! What the image builder and the paravisor must agree on ([`layout`], [`manifest`]), read in the order of a start.
 //! Pure logic without hardware: everything here is tested on the host.
 
 #![no_std]
 #![forbid(unsafe_code)]
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
 
 extern crate alloc;
 
 pub mod layout;
+pub mod manifest;
