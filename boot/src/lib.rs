@@ -1,6 +1,7 @@
 //! Layout, manifest, guest loaders, ACPI tables and memory map.
 //!
-//! What the image builder and the paravisor must agree on ([`layout`], [`manifest`]), read in the order of a start.
+//! What the image builder and the paravisor must agree on ([`layout`], [`manifest`]), then in the order of a start: what the
+//! host tells ([`parameters`]), what the guest gets ([`ram`], [`memory_map`]).
 //! Pure logic without hardware: everything here is tested on the host.
 
 #![no_std]
@@ -11,3 +12,6 @@ extern crate alloc;
 
 pub mod layout;
 pub mod manifest;
+pub mod memory_map;
+pub mod parameters;
+pub mod ram;
