@@ -1,3 +1,15 @@
 //! The SNP model: a bare-metal hypervisor that models SEV-SNP under QEMU TCG.
+//!
+//! [`machine`] is the computer under us: boot, memory, interrupts, processors, console. [`svm`] runs a guest on it for
+//! one exit. Everything that makes it SEV-SNP is built on these two.
 
-#![no_std]
+#![cfg_attr(not(test), no_std)]
+#![expect(
+    unsafe_code,
+    reason = "a bare-metal hypervisor: boot, page tables, VMRUN"
+)]
+
+extern crate alloc;
+
+pub mod machine;
+pub mod svm;

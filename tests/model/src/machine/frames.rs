@@ -1,0 +1,133 @@
+//! Physical memory by the page and by the 2 MiB chunk.
+//!
+//! Free frames are linked through their own first words: one list of chunks, one of pages. A chunk is split when the pages run out;
+//! pages are not joined again, for the model allocates guest memory once.
+
+use core::ops::Range;
+
+use spin::Mutex;
+
+use super::memory::{CHUNK_BYTES, HostPa, PAGE_BYTES, zero};
+
+static FRAMES: Mutex<Frames> = Mutex::new(Frames {
+    pages: List::EMPTY,
+    chunks: List::EMPTY,
+});
+
+/// Returns a zeroed page, or `None` when memory is exhausted.
+#[must_use]
+pub fn allocate_page() -> Option<HostPa> {
+    let page = FRAMES.lock().take_page()?;
+    // SAFETY: the page was free, so it is memory nobody refers to.
+    unsafe { zero(page, PAGE_BYTES) };
+    Some(page)
+}
+
+/// Returns a zeroed chunk of 2 MiB, aligned to its size, or `None` when there is none left.
+#[must_use]
+pub fn allocate_chunk() -> Option<HostPa> {
+    let chunk = FRAMES.lock().chunks.pop()?;
+    // SAFETY: the chunk was free, so it is memory nobody refers to.
+    unsafe { zero(chunk, CHUNK_BYTES) };
+    Some(chunk)
+}
+
+/// Gives a page back.
+///
+/// # Safety
+///
+/// 1. It came from [`allocate_page`], and nobody refers to it any more, neither Rust nor hardware.
+pub unsafe fn free_page(page: HostPa) {
+    // SAFETY: (1) the page is ours to link.
+    unsafe { FRAMES.lock().pages.push(page) };
+}
+
+/// Gives a chunk back.
+///
+/// # Safety
+///
+/// 1. It came from [`allocate_chunk`], and nobody refers to it any more, neither Rust nor hardware.
+pub unsafe fn free_chunk(chunk: HostPa) {
+    // SAFETY: (1) the chunk is ours to link.
+    unsafe { FRAMES.lock().chunks.push(chunk) };
+}
+
+/// Returns how many bytes are free.
+#[must_use]
+pub fn free_bytes() -> u64 {
+    let frames = FRAMES.lock();
+    frames.pages.length * PAGE_BYTES + frames.chunks.length * CHUNK_BYTES
+}
+
+/// Adds memory to allocate from.
+///
+/// # Safety
+///
+/// 1. The range is memory, mapped one to one, that nobody uses.
+pub(super) unsafe fn add(range: Range<u64>) {
+    let mut frames = FRAMES.lock();
+    let end = range.end & !(PAGE_BYTES - 1);
+    let mut next = range.start.next_multiple_of(PAGE_BYTES);
+    while next < end {
+        let address = HostPa::new(next);
+        if address.is_aligned(CHUNK_BYTES) && end - next >= CHUNK_BYTES {
+            // SAFETY: (1) the chunk is unused memory.
+            unsafe { frames.chunks.push(address) };
+            next += CHUNK_BYTES;
+        } else {
+            // SAFETY: (1) the page is unused memory.
+            unsafe { frames.pages.push(address) };
+            next += PAGE_BYTES;
+        }
+    }
+}
+
+struct Frames {
+    pages: List,
+    chunks: List,
+}
+
+impl Frames {
+    fn take_page(&mut self) -> Option<HostPa> {
+        if let Some(page) = self.pages.pop() {
+            return Some(page);
+        }
+        let chunk = self.chunks.pop()?.as_u64();
+        for page in (1..CHUNK_BYTES / PAGE_BYTES).rev() {
+            // SAFETY: the chunk was free, so its pages are.
+            unsafe { self.pages.push(HostPa::new(chunk + page * PAGE_BYTES)) };
+        }
+        Some(HostPa::new(chunk))
+    }
+}
+
+/// A stack of free frames, each holding the address of the next; 0 ends it, for page 0 is never given out.
+struct List {
+    head: u64,
+    length: u64,
+}
+
+impl List {
+    const EMPTY: Self = Self { head: 0, length: 0 };
+
+    /// # Safety
+    ///
+    /// 1. The frame is memory nobody uses.
+    unsafe fn push(&mut self, frame: HostPa) {
+        // SAFETY: (1) its first word is free to hold the link.
+        unsafe { frame.as_ptr::<u64>().write(self.head) };
+        self.head = frame.as_u64();
+        self.length += 1;
+    }
+
+    fn pop(&mut self) -> Option<HostPa> {
+        if self.head == 0 {
+            return None;
+        }
+        let frame = HostPa::new(self.head);
+        // SAFETY: a frame on the list is unused memory whose first word `push` wrote.
+        self.head = unsafe { frame.as_ptr::<u64>().read() };
+        self.length -= 1;
+        Some(frame)
+    }
+}
