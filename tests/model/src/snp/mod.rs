@@ -1,0 +1,9 @@
+//! SEV-SNP on a processor that has only SVM: the hardware being modelled, and the loop each of its processors runs.
+//!
+//! Below: [`addr`], the two kinds of address; [`gpa_map`], which guest addresses have memory; [`rmp`], to whom each page
+//! belongs. On these stands [`vm::Vm`], the machine all processors share.
+
+pub mod addr;
+pub mod gpa_map;
+pub mod rmp;
+pub mod vm;
