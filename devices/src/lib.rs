@@ -1,3 +1,25 @@
-//! The devices a guest sees.
+//! The devices a guest sees: a Q35 PC, chip by chip.
+//!
+//! Each module is one chip with its registers, its saved state and its tests; none knows where it is plugged in. A chip is
+//! reached by the traits of [`stockade_bus`], drives interrupts through the [`stockade_bus::IrqLine`] it was built with and
+//! reads time from its [`stockade_bus::Clock`]. What leaves the machine (characters, power-off, reset) is taken out by the
+//! machine after the access, never called from inside.
 
 #![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod i8042;
+pub mod pci;
+pub mod pit;
+pub mod power;
+pub mod reset;
+pub mod rtc;
+pub mod serial;
+
+mod state;
+
+pub use state::RestoreError;

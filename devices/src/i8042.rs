@@ -1,0 +1,271 @@
+//! The keyboard controller (Intel 8042 as the PC/AT uses it) with nothing plugged in.
+//!
+//! It passes its self-test, keeps its command byte, answers that no keyboard and no mouse reply, and pulses the reset line:
+//! what kernels that probe it, or reboot through it, need. The ACPI tables do not announce it.
+
+use bitflags::bitflags;
+use stockade_bus::{AccessError, PortIo};
+
+use crate::RestoreError;
+use crate::state::check_version;
+
+/// Offset of the data port (60h).
+pub const DATA: u16 = 0;
+/// Offset of the command and status port (64h).
+pub const COMMAND: u16 = 4;
+
+bitflags! {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    struct Status: u8 {
+        const OUTPUT_FULL = 1 << 0;
+        const SYSTEM = 1 << 2;
+        const COMMAND = 1 << 3;
+        const UNLOCKED = 1 << 4;
+        const AUX_OUTPUT = 1 << 5;
+        const TIMEOUT = 1 << 6;
+    }
+}
+
+/// Command byte after power-on: translation, both clocks disabled, self-test passed once it was run.
+const COMMAND_BYTE_DEFAULT: u8 = 0x74;
+/// The output port: reset not pulled, A20 open.
+const OUTPUT_PORT: u8 = 0x03;
+/// A device that does not answer.
+const NO_REPLY: u8 = 0xFE;
+
+/// What the next byte to the data port means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expect {
+    /// It goes to the keyboard.
+    Keyboard,
+    CommandByte,
+    OutputPort,
+    /// It is to come back as if the keyboard or the mouse had sent it.
+    Echo(Status),
+    /// It goes to the mouse.
+    Mouse,
+}
+
+/// The controller. A reset pulse is taken out by the machine with [`Keyboard8042::take_reset`].
+#[derive(Debug)]
+pub struct Keyboard8042 {
+    command_byte: u8,
+    expect: Expect,
+    output: Option<(u8, Status)>,
+    was_command: bool,
+    is_reset_asked: bool,
+}
+
+impl Default for Keyboard8042 {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Keyboard8042 {
+    /// Returns the controller after power-on.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            command_byte: COMMAND_BYTE_DEFAULT,
+            expect: Expect::Keyboard,
+            output: None,
+            was_command: false,
+            is_reset_asked: false,
+        }
+    }
+
+    /// Puts the controller back to power-on.
+    pub fn reset(&mut self) {
+        *self = Self::new();
+    }
+
+    /// Returns whether the guest pulsed the reset line since the last call.
+    pub fn take_reset(&mut self) -> bool {
+        core::mem::take(&mut self.is_reset_asked)
+    }
+
+    fn status(&self) -> u8 {
+        let mut status = Status::SYSTEM | Status::UNLOCKED;
+        status.set(Status::COMMAND, self.was_command);
+        if let Some((_, kind)) = self.output {
+            status |= Status::OUTPUT_FULL | kind;
+        }
+        status.bits()
+    }
+
+    fn answer(&mut self, byte: u8) {
+        self.output = Some((byte, Status::empty()));
+    }
+
+    fn command(&mut self, command: u8) {
+        self.was_command = true;
+        self.expect = Expect::Keyboard;
+        match command {
+            0x20 => self.answer(self.command_byte),
+            0x60 => self.expect = Expect::CommandByte,
+            0xA7 => self.command_byte |= 0x20,
+            0xA8 => self.command_byte &= !0x20,
+            // Interface tests pass; the controller's own answers 55h.
+            0xA9 | 0xAB => self.answer(0x00),
+            0xAA => self.answer(0x55),
+            0xAD => self.command_byte |= 0x10,
+            0xAE => self.command_byte &= !0x10,
+            0xC0 => self.answer(0x80),
+            0xD0 => self.answer(OUTPUT_PORT),
+            0xD1 => self.expect = Expect::OutputPort,
+            0xD2 => self.expect = Expect::Echo(Status::empty()),
+            0xD3 => self.expect = Expect::Echo(Status::AUX_OUTPUT),
+            0xD4 => self.expect = Expect::Mouse,
+            // F0h to FFh pulse the output port's low bits that are zero; bit 0 is reset.
+            0xF0..=0xFF => self.is_reset_asked |= command & 1 == 0,
+            _ => {}
+        }
+    }
+
+    fn data(&mut self, byte: u8) {
+        self.was_command = false;
+        match core::mem::replace(&mut self.expect, Expect::Keyboard) {
+            Expect::CommandByte => self.command_byte = byte,
+            Expect::OutputPort => self.is_reset_asked |= byte & 1 == 0,
+            Expect::Echo(kind) => self.output = Some((byte, kind)),
+            Expect::Keyboard => self.output = Some((NO_REPLY, Status::TIMEOUT)),
+            Expect::Mouse => {
+                self.output = Some((NO_REPLY, Status::TIMEOUT | Status::AUX_OUTPUT));
+            }
+        }
+    }
+}
+
+impl PortIo for Keyboard8042 {
+    fn port_read(&mut self, offset: u16, data: &mut [u8]) -> Result<(), AccessError> {
+        let [byte] = data else {
+            return Err(AccessError::Width);
+        };
+        *byte = match offset {
+            DATA => self.output.take().map_or(0, |(byte, _)| byte),
+            COMMAND => self.status(),
+            _ => return Err(AccessError::NoRegister),
+        };
+        Ok(())
+    }
+
+    fn port_write(&mut self, offset: u16, data: &[u8]) -> Result<(), AccessError> {
+        let [byte] = data else {
+            return Err(AccessError::Width);
+        };
+        match offset {
+            DATA => self.data(*byte),
+            COMMAND => self.command(*byte),
+            _ => return Err(AccessError::NoRegister),
+        }
+        Ok(())
+    }
+}
+
+/// The controller's state, version 1. A command in flight is not part of it: its sender sees a time-out and repeats it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyboardState {
+    /// Format version: 1.
+    pub version: u32,
+    /// The command byte.
+    pub command_byte: u8,
+    /// An unread answer and its status bits.
+    pub output: Option<(u8, u8)>,
+}
+
+impl Keyboard8042 {
+    /// Returns the state to save.
+    #[must_use]
+    pub fn save(&self) -> KeyboardState {
+        let Self {
+            command_byte,
+            expect: _,
+            output,
+            was_command: _,
+            is_reset_asked: _,
+        } = self;
+        KeyboardState {
+            version: 1,
+            command_byte: *command_byte,
+            output: output.map(|(byte, kind)| (byte, kind.bits())),
+        }
+    }
+
+    /// Takes a saved state.
+    pub fn restore(&mut self, state: &KeyboardState) -> Result<(), RestoreError> {
+        check_version(state.version, 1)?;
+        self.reset();
+        self.command_byte = state.command_byte;
+        self.output = state
+            .output
+            .map(|(byte, kind)| (byte, Status::from_bits_truncate(kind)));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stockade_bus::PortIo;
+
+    use super::{COMMAND, DATA, Keyboard8042};
+
+    fn ask(controller: &mut Keyboard8042, command: u8) -> u8 {
+        controller.port_write(COMMAND, &[command]).unwrap();
+        read(controller, DATA)
+    }
+
+    fn read(controller: &mut Keyboard8042, port: u16) -> u8 {
+        let mut byte = [0];
+        controller.port_read(port, &mut byte).unwrap();
+        byte[0]
+    }
+
+    #[test]
+    fn self_test_passes() {
+        assert_eq!(ask(&mut Keyboard8042::new(), 0xAA), 0x55);
+    }
+
+    #[test]
+    fn command_byte_is_kept() {
+        let mut controller = Keyboard8042::new();
+        controller.port_write(COMMAND, &[0x60]).unwrap();
+        controller.port_write(DATA, &[0x47]).unwrap();
+        assert_eq!(ask(&mut controller, 0x20), 0x47);
+    }
+
+    #[test]
+    fn fe_pulses_reset() {
+        let mut controller = Keyboard8042::new();
+        controller.port_write(COMMAND, &[0xFE]).unwrap();
+        assert!(controller.take_reset());
+        assert!(!controller.take_reset());
+    }
+
+    #[test]
+    fn nothing_answers_behind_the_ports() {
+        let mut controller = Keyboard8042::new();
+        controller.port_write(DATA, &[0xFF]).unwrap();
+        assert_eq!(read(&mut controller, COMMAND) & 0x41, 0x41);
+        assert_eq!(read(&mut controller, DATA), 0xFE);
+        assert_eq!(read(&mut controller, COMMAND) & 0x01, 0);
+    }
+
+    #[test]
+    fn auxiliary_loop_back_is_marked_as_mouse_data() {
+        let mut controller = Keyboard8042::new();
+        controller.port_write(COMMAND, &[0xD3]).unwrap();
+        controller.port_write(DATA, &[0x5A]).unwrap();
+        assert_eq!(read(&mut controller, COMMAND) & 0x21, 0x21);
+        assert_eq!(read(&mut controller, DATA), 0x5A);
+    }
+
+    #[test]
+    fn restored_controller_gives_the_unread_answer() {
+        let mut saved = Keyboard8042::new();
+        saved.port_write(COMMAND, &[0xAA]).unwrap();
+        let mut restored = Keyboard8042::new();
+        restored.restore(&saved.save()).unwrap();
+        assert_eq!(read(&mut restored, DATA), 0x55);
+    }
+}
