@@ -1,0 +1,138 @@
+//! Leaving for the host, unless the host has just signalled.
+//!
+//! The paravisor runs with interrupts off and polls the doorbell. An #HV that arrives between the last look at the doorbell
+//! and the exit would otherwise be lost until the guest's next exit. So both exits test the doorbell's no-further-signal flag
+//! and then execute inside a window of addresses; the #HV stub moves a return address inside the window to the cancel point.
+//! GHCB specification, section 5 (#HV doorbell page); APM vol. 2, 15.36.16.
+
+use core::arch::global_asm;
+
+global_asm!(
+    ".text",
+    ".balign 16",
+    ".global stockade_window_exit",
+    ".type stockade_window_exit, @function",
+    // rdi: doorbell page -> eax: 1 the host ran, 0 cancelled. Keeps all but eax and the flags.
+    "stockade_window_exit:",
+    "test byte ptr [rdi + 1], 0x80",
+    "stockade_window_start:",
+    "jnz stockade_window_cancel",
+    ".byte 0xf3, 0x0f, 0x01, 0xd9", // vmgexit
+    "stockade_window_end:",
+    "mov eax, 1",
+    "ret",
+    "stockade_window_cancel:",
+    "xor eax, eax",
+    "ret",
+    ".balign 16",
+    ".global stockade_window_halt",
+    ".type stockade_window_halt, @function",
+    // rdi: doorbell page. Interrupts are on for the halt itself, as hosts judge wake-ups by it; only #HV can arrive.
+    "stockade_window_halt:",
+    "test byte ptr [rdi + 1], 0x80",
+    "stockade_halt_start:",
+    "jnz stockade_halt_end",
+    "sti",
+    "hlt",
+    "stockade_halt_end:",
+    "cli",
+    "ret",
+);
+
+#[cfg(feature = "image")]
+global_asm!(
+    // The #HV stub. The doorbell page holds everything, so there is nothing to record but the count.
+    // A host that raises #HV inside this stub overwrites the frame with one that returns into the stub: it stops its own
+    // guest, no register and no memory but this stack is touched.
+    ".text",
+    ".balign 16",
+    ".global stockade_hv_stub",
+    "stockade_hv_stub:",
+    "push rax",
+    "push rcx",
+    "mov rax, [rsp + 16]",
+    "lea rcx, [rip + stockade_window_start]",
+    "cmp rax, rcx",
+    "jb 2f",
+    "lea rcx, [rip + stockade_window_end]",
+    "cmp rax, rcx",
+    "jae 2f",
+    "lea rcx, [rip + stockade_window_cancel]",
+    "jmp 3f",
+    "2:",
+    "lea rcx, [rip + stockade_halt_start]",
+    "cmp rax, rcx",
+    "jb 4f",
+    "lea rcx, [rip + stockade_halt_end]",
+    "cmp rax, rcx",
+    "jae 4f",
+    "3:",
+    "mov [rsp + 16], rcx",
+    "4:",
+    "lock inc qword ptr [rip + {signals}]",
+    "pop rcx",
+    "pop rax",
+    "iretq",
+    signals = sym SIGNALS,
+);
+
+#[cfg(feature = "image")]
+static SIGNALS: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
+
+unsafe extern "C" {
+    #[cfg(feature = "image")]
+    fn stockade_hv_stub();
+    fn stockade_window_exit(doorbell: *const u8) -> u32;
+    #[cfg(feature = "image")]
+    fn stockade_window_halt(doorbell: *const u8);
+}
+
+/// Returns how often the host has raised #HV on any processor.
+#[cfg(feature = "image")]
+#[must_use]
+pub fn signals() -> u64 {
+    SIGNALS.load(core::sync::atomic::Ordering::Relaxed)
+}
+
+/// Returns the address of the #HV stub.
+#[cfg(feature = "image")]
+#[must_use]
+pub fn hv_stub() -> u64 {
+    stockade_hv_stub as *const () as u64
+}
+
+/// Executes VMGEXIT unless an event is signalled; returns whether the host ran.
+///
+/// # Safety
+/// 1. `doorbell` is this processor's doorbell page, mapped.
+/// 2. The GHCB MSR and page hold a request whose effects on memory the caller accounts for.
+#[must_use]
+pub unsafe fn exit_unless_signalled(doorbell: *const u8) -> bool {
+    // SAFETY: 1. and 2. are the caller's promise; VMGEXIT changes no register, and no memory but shared pages. The
+    // adversary may signal at any instruction: the stub then cancels, which is reported as such.
+    unsafe { stockade_window_exit(doorbell) != 0 }
+}
+
+/// Halts until the host signals an event, or returns at once if one is signalled.
+///
+/// # Safety
+/// 1. `doorbell` is this processor's doorbell page, mapped.
+/// 2. The #HV stub is installed.
+#[cfg(feature = "image")]
+pub unsafe fn halt_unless_signalled(doorbell: *const u8) {
+    // SAFETY: 1. and 2. are the caller's promise. The adversary decides when we wake: a late one is a denial of service.
+    unsafe { stockade_window_halt(doorbell) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signalled_doorbell_cancels_the_exit() {
+        let doorbell = [0, 0x80];
+        // SAFETY: the flag is set, so the routine returns before VMGEXIT.
+        let ran = unsafe { exit_unless_signalled(doorbell.as_ptr()) };
+        assert!(!ran);
+    }
+}
