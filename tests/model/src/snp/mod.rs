@@ -4,6 +4,9 @@
 //! belongs. On these stands [`vm::Vm`], the machine all processors share.
 
 pub mod addr;
+pub mod decode;
 pub mod gpa_map;
+pub mod npt;
 pub mod rmp;
 pub mod vm;
+pub mod walk;
