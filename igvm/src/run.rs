@@ -1,0 +1,215 @@
+//! Running an image: QEMU started, watched, and its end put into one exit code.
+//!
+//! [`run`] takes [`RunOptions`], starts the model under QEMU with the guest's console on stdin and stdout, follows the two
+//! logs (the paravisor's and the model's), and returns a [`Report`] with an [`Outcome`].
+
+mod command;
+mod follow;
+mod outcome;
+mod report;
+mod symbols;
+mod view;
+
+pub use outcome::{Outcome, STOPPED_BY_USER};
+pub use report::Report;
+
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::setup::Qemu;
+use follow::{Follower, Sink};
+
+/// How often the running machine is looked at.
+const POLL: Duration = Duration::from_millis(30);
+
+/// What to run and how.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// The IGVM image.
+    pub image: PathBuf,
+    /// The model's ELF file.
+    pub model: PathBuf,
+    /// The paravisor's ELF file, to put names to addresses of a backtrace.
+    pub paravisor: Option<PathBuf>,
+    /// vCPUs.
+    pub cpus: u32,
+    /// Guest memory in bytes.
+    pub memory_bytes: u64,
+    /// When to give up.
+    pub timeout: Option<Duration>,
+    /// Where our own words go instead of stderr.
+    pub host_log: Option<PathBuf>,
+    /// Where figures go as JSON.
+    pub stats: Option<PathBuf>,
+    /// Where the host's view of guest memory goes.
+    pub host_view: Option<PathBuf>,
+    /// Count instructions, so that runs repeat exactly.
+    pub icount: bool,
+    /// More arguments for QEMU.
+    pub qemu_arguments: Vec<String>,
+    /// More words for the model's command line (an attack, a seed).
+    pub model_words: Vec<String>,
+}
+
+/// Why a run could not be made or its results not be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// QEMU could not be started at all.
+    #[error("cannot start {program}: {source}")]
+    Start {
+        /// What was tried.
+        program: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The model did not say where the host's view is.
+    #[error("no host view: {0}")]
+    View(String),
+}
+
+impl RunError {
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+}
+
+/// Runs the image to its end and reports. `started` is called once the guest owns the console.
+pub fn run(
+    qemu: &Qemu,
+    options: &RunOptions,
+    started: &mut dyn FnMut(),
+) -> Result<Report, RunError> {
+    let scratch = scratch_folder()?;
+    let paths = command::Paths::in_folder(scratch.path());
+    for log in [&paths.paravisor_log, &paths.model_log] {
+        File::create(log).map_err(RunError::io(log))?;
+    }
+    let mut sink = Sink::open(options.host_log.as_deref())?;
+    let mut child = command::qemu(qemu, options, &paths)
+        .stdin(Stdio::inherit())
+        .spawn()
+        .map_err(|source| RunError::Start {
+            program: qemu.program.clone(),
+            source,
+        })?;
+    let begun = Instant::now();
+    let ended = watch(&mut child, options, &paths, &mut sink, started, begun)?;
+    restore_terminal();
+    let mut report = Report::collect(ended, &paths, begun.elapsed(), options)?;
+    report.symbolise(options.paravisor.as_deref());
+    if let Some(path) = &options.host_view {
+        view::write(path, &paths, &mut report)?;
+    }
+    if let Some(path) = &options.stats {
+        report.write_json(path)?;
+    }
+    Ok(report)
+}
+
+/// How QEMU's process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// By itself, with this status (-1 for a signal).
+    Status(i32),
+    /// We gave up waiting.
+    TimedOut,
+    /// We were told to stop.
+    Interrupted,
+}
+
+fn watch(
+    child: &mut Child,
+    options: &RunOptions,
+    paths: &command::Paths,
+    sink: &mut Sink,
+    started: &mut dyn FnMut(),
+    begun: Instant,
+) -> Result<Ended, RunError> {
+    let stop = stop_flag();
+    let mut paravisor = Follower::open(&paths.paravisor_log, "paravisor")?;
+    let mut model = Follower::open(&paths.model_log, "model")?;
+    let mut has_started = false;
+    let ended = loop {
+        let status = child.try_wait().map_err(RunError::io(&options.model))?;
+        paravisor.pump(sink);
+        model.pump(sink);
+        if !has_started && (paravisor.saw("entering the guest") || status.is_some()) {
+            has_started = true;
+            started();
+        }
+        if let Some(status) = status {
+            break Ended::Status(status.code().unwrap_or(-1));
+        }
+        let gave_up = options.timeout.is_some_and(|limit| begun.elapsed() > limit);
+        if gave_up || stop.load(Ordering::Relaxed) {
+            kill(child);
+            break if gave_up {
+                Ended::TimedOut
+            } else {
+                Ended::Interrupted
+            };
+        }
+        std::thread::sleep(POLL);
+    };
+    paravisor.pump(sink);
+    model.pump(sink);
+    Ok(ended)
+}
+
+fn kill(child: &mut Child) {
+    // It may have ended by itself in between; either way it is gone afterwards.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Set by SIGTERM, SIGINT and SIGHUP, so that QEMU never outlives us.
+fn stop_flag() -> Arc<AtomicBool> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [
+        signal_hook::consts::SIGTERM,
+        signal_hook::consts::SIGINT,
+        signal_hook::consts::SIGHUP,
+    ] {
+        // Without the handler the signal still ends us, only less tidily.
+        let _ = signal_hook::flag::register(signal, Arc::clone(&flag));
+    }
+    flag
+}
+
+/// QEMU restores the terminal itself unless it was killed.
+fn restore_terminal() {
+    if io::stdin().is_terminal() {
+        let _ = std::process::Command::new("stty")
+            .arg("sane")
+            .stdin(Stdio::inherit())
+            .status();
+    }
+}
+
+/// A folder that goes with the run; in memory where the machine has such a place, for the guest's RAM may lie there.
+fn scratch_folder() -> Result<tempfile::TempDir, RunError> {
+    let memory = Path::new("/dev/shm");
+    let parent = if memory.is_dir() {
+        memory.to_path_buf()
+    } else {
+        std::env::temp_dir()
+    };
+    tempfile::Builder::new()
+        .prefix("stockade-")
+        .tempdir_in(&parent)
+        .map_err(RunError::io(parent))
+}

@@ -1,0 +1,151 @@
+//! What the host can read of guest memory.
+//!
+//! On silicon the memory controller encrypts a private page with the guest's key and the page's address; reading it as the
+//! host gives ciphertext. The model keeps pages in QEMU's RAM as the guest sees them, so this is where its memory controller
+//! is: pages the RMP marks as the guest's leave here only through AES-128-XTS under a key made for this run and thrown away.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use aes::Aes128;
+use aes::cipher::KeyInit;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use xts_mode::Xts128;
+
+use super::command::Paths;
+use super::{Report, RunError};
+
+const PAGE: usize = 4096;
+/// In the model's page states: the page is assigned to the guest, so private.
+const PRIVATE: u8 = 1;
+
+/// A stretch of guest memory: where the guest sees it, where it lies in QEMU's RAM, where its page states lie.
+#[derive(Debug, Deserialize)]
+struct Chunk {
+    gpa: u64,
+    len: u64,
+    pa: u64,
+    states: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct View {
+    chunks: Vec<Chunk>,
+}
+
+/// Writes the host's view of all guest memory to `path`, stretch after stretch, and notes the stretches in the report.
+pub(super) fn write(path: &Path, paths: &Paths, report: &mut Report) -> Result<(), RunError> {
+    let view = parse(&report.model_log)?;
+    let ram = File::open(&paths.ram).map_err(RunError::io(&paths.ram))?;
+    let file = File::create(path).map_err(RunError::io(path))?;
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    let cipher = controller();
+    let mut stretches = Vec::new();
+    let (mut offset, mut readable) = (0_u64, 0_u64);
+    for chunk in &view.chunks {
+        readable += copy(chunk, &ram, &cipher, &mut out).map_err(RunError::io(path))?;
+        stretches.push(json!({"gpa": chunk.gpa, "len": chunk.len, "offset": offset}));
+        offset += chunk.len;
+    }
+    out.flush().map_err(RunError::io(path))?;
+    if let Value::Object(model) = &mut report.model {
+        model.insert(
+            "host_view".into(),
+            json!({"stretches": stretches, "readable_bytes": readable}),
+        );
+    }
+    Ok(())
+}
+
+fn parse(model_log: &str) -> Result<View, RunError> {
+    const PREFIX: &str = "model-view: ";
+    let line = model_log
+        .lines()
+        .rfind(|line| line.starts_with(PREFIX))
+        .ok_or_else(|| RunError::View("the model did not reach its end".to_owned()))?;
+    serde_json::from_str(&line[PREFIX.len()..]).map_err(|error| RunError::View(error.to_string()))
+}
+
+/// Copies a stretch as the host would read it; returns how many bytes of it are in the clear.
+fn copy(
+    chunk: &Chunk,
+    ram: &File,
+    cipher: &Xts128<Aes128>,
+    out: &mut impl Write,
+) -> std::io::Result<u64> {
+    let pages = usize::try_from(chunk.len).map_err(std::io::Error::other)? / PAGE;
+    let mut states = vec![0; pages];
+    ram.read_exact_at(&mut states, qemu_offset(chunk.states))?;
+    let mut page = [0; PAGE];
+    let mut readable = 0;
+    for (address, state) in (chunk.pa..).step_by(PAGE).zip(states) {
+        ram.read_exact_at(&mut page, qemu_offset(address))?;
+        if state & PRIVATE != 0 {
+            cipher.encrypt_area(
+                &mut page,
+                PAGE,
+                u128::from(address),
+                xts_mode::get_tweak_default,
+            );
+        } else {
+            readable += PAGE as u64;
+        }
+        out.write_all(&page)?;
+    }
+    Ok(readable)
+}
+
+/// Q35 cuts RAM at 2 GiB when there is more than 2.75 GiB of it; the rest goes on at 4 GiB. The file has no such hole.
+fn qemu_offset(address: u64) -> u64 {
+    const ABOVE: u64 = 1 << 32;
+    const HOLE: u64 = 2 << 30;
+    if address >= ABOVE {
+        address - HOLE
+    } else {
+        address
+    }
+}
+
+fn controller() -> Xts128<Aes128> {
+    let key: [u8; 32] = rand::random();
+    let (data, tweak) = key.split_at(16);
+    let half = |bytes: &[u8]| {
+        let mut key = [0; 16];
+        key.copy_from_slice(bytes);
+        Aes128::new(&key.into())
+    };
+    Xts128::new(half(data), half(tweak))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Chunk, PAGE, controller, copy};
+    use std::io::Write;
+
+    /// The check behind every "no plaintext" claim must be able to fail: a shared page comes out as it is.
+    #[test]
+    fn private_pages_are_ciphertext_and_shared_pages_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ram");
+        let mut file = std::fs::File::create(&path).unwrap();
+        file.write_all(&[0x5A; 2 * PAGE]).unwrap();
+        file.write_all(&[1, 0]).unwrap();
+        let ram = std::fs::File::open(&path).unwrap();
+        let chunk = Chunk {
+            gpa: 0,
+            len: 2 * PAGE as u64,
+            pa: 0,
+            states: 2 * PAGE as u64,
+        };
+        let mut out = Vec::new();
+        assert_eq!(
+            copy(&chunk, &ram, &controller(), &mut out).unwrap(),
+            PAGE as u64
+        );
+        assert!(!out[..PAGE].windows(4).any(|bytes| bytes == [0x5A; 4]));
+        assert!(out[PAGE..].iter().all(|byte| *byte == 0x5A));
+    }
+}

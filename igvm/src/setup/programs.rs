@@ -1,0 +1,53 @@
+//! Our own bare-metal programs, built by a cargo call each so that no host feature leaks into them.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::{Cache, SetupError};
+
+/// A bare-metal program of the workspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// The paravisor.
+    Paravisor,
+    /// The SNP model.
+    Model,
+}
+
+impl Program {
+    fn package(self) -> &'static str {
+        match self {
+            Self::Paravisor => "stockade-paravisor",
+            Self::Model => "stockade-model",
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Paravisor => "paravisor",
+            Self::Model => "model",
+        }
+    }
+}
+
+/// Builds the program, which is quick when nothing changed, and returns its ELF file.
+pub fn build_program(cache: &Cache, program: Program) -> Result<PathBuf, SetupError> {
+    let failed = |reason: String| SetupError::Build {
+        program: program.name(),
+        reason,
+    };
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .current_dir(cache.workspace())
+        .args(["build", "--quiet", "--profile", "image"])
+        .args(["--features", "image", "--package", program.package()])
+        .arg("--target-dir")
+        .arg(cache.target())
+        .output()
+        .map_err(|e| failed(format!("cargo: {e}; install Rust from https://rustup.rs")))?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        return Err(failed(text.trim().to_owned()));
+    }
+    Ok(cache.target().join("image").join(program.name()))
+}
