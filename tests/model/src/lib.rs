@@ -11,5 +11,7 @@
 
 extern crate alloc;
 
+pub mod host;
 pub mod machine;
+pub mod snp;
 pub mod svm;
