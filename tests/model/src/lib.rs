@@ -13,5 +13,16 @@ extern crate alloc;
 
 pub mod host;
 pub mod machine;
+mod selftest;
 pub mod snp;
 pub mod svm;
+
+use machine::exit::{Ending, fail};
+
+/// Goes on where [`machine::init()`] ends.
+pub fn start(boot: &machine::Boot) -> ! {
+    if boot.options.selftest {
+        selftest::run()
+    }
+    fail(Ending::Refused, "nothing to do")
+}

@@ -4,7 +4,10 @@
 //! after the exit, every component the processor has, so that nothing passes from one context to the next.
 
 use alloc::boxed::Box;
+use core::arch::asm;
+use core::arch::x86_64::{__cpuid_count, _xsetbv};
 use core::mem::{offset_of, size_of};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
@@ -78,6 +81,135 @@ impl ExtendedState {
         state.xsave.xstate_bv = Xsave::X87 | Xsave::SSE;
         state.xcr0 = 1;
         state
+    }
+}
+
+impl ExtendedState {
+    /// Clears what XRSTOR would fault on; says whether XCR0 is one a processor accepts. APM vol. 2, 11.5.
+    pub(super) fn make_loadable(&mut self) -> bool {
+        let supported = supported();
+        self.xsave.mxcsr &= MXCSR_VALID;
+        self.xsave.xstate_bv &= supported;
+        self.xsave.xcomp_bv = 0;
+        self.xsave.reserved_210.fill(0);
+        is_valid_xcr0(self.xcr0, supported)
+    }
+
+    /// Loads what the host itself does not use.
+    pub(super) fn load_registers(&self) {
+        let [dr0, dr1, dr2, dr3] = self.debug;
+        // SAFETY: DR7 is clear in the host, so these mean nothing to it.
+        unsafe {
+            asm!("mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}", in(reg) dr0, in(reg) dr1, in(reg) dr2, in(reg) dr3,
+                options(nomem, nostack, preserves_flags));
+        }
+        // SAFETY: TSC_AUX means nothing to the host.
+        unsafe { x86::msr::wrmsr(TSC_AUX, self.tsc_aux) };
+    }
+
+    /// Stores it again.
+    pub(super) fn store_registers(&mut self) {
+        let [dr0, dr1, dr2, dr3];
+        // SAFETY: reading debug registers changes nothing.
+        unsafe {
+            asm!("mov {}, dr0", "mov {}, dr1", "mov {}, dr2", "mov {}, dr3", out(reg) dr0, out(reg) dr1, out(reg) dr2, out(reg) dr3,
+                options(nomem, nostack, preserves_flags));
+        }
+        self.debug = [dr0, dr1, dr2, dr3];
+        // SAFETY: every processor with SVM under TCG has TSC_AUX.
+        self.tsc_aux = unsafe { x86::msr::rdmsr(TSC_AUX) };
+    }
+
+    /// Returns PKRU; 0 when the processor has none.
+    #[must_use]
+    pub fn pkru(&self) -> u32 {
+        let bytes = self
+            .xsave
+            .as_bytes()
+            .get(pkru_range())
+            .and_then(|bytes| bytes.try_into().ok());
+        match bytes {
+            Some(bytes) if self.xsave.xstate_bv & Xsave::PKRU != 0 => u32::from_le_bytes(bytes),
+            _ => 0,
+        }
+    }
+
+    /// Sets PKRU, when the processor has it.
+    pub fn set_pkru(&mut self, pkru: u32) {
+        if supported() & Xsave::PKRU == 0 {
+            return;
+        }
+        if let Some(bytes) = self.xsave.as_mut_bytes().get_mut(pkru_range()) {
+            bytes.copy_from_slice(&pkru.to_le_bytes());
+            self.xsave.xstate_bv |= Xsave::PKRU;
+        }
+    }
+}
+
+/// The bits of MXCSR that exist.
+const MXCSR_VALID: u32 = 0xFFFF;
+/// TSC_AUX.
+const TSC_AUX: u32 = 0xC000_0103;
+
+/// The components this machine's processors have.
+static SUPPORTED: AtomicU64 = AtomicU64::new(0);
+/// Where PKRU lies in the XSAVE area.
+static PKRU_OFFSET: AtomicUsize = AtomicUsize::new(0);
+
+/// Returns the XCR0 with every component these processors have.
+#[must_use]
+pub fn supported() -> u64 {
+    SUPPORTED.load(Ordering::Relaxed)
+}
+
+/// Switches every component on, on this processor.
+pub(super) fn enable() {
+    let leaf = __cpuid_count(0xD, 0);
+    assert!(
+        leaf.ecx as usize <= size_of::<Xsave>(),
+        "the XSAVE area of this processor is too large: {}",
+        leaf.ecx
+    );
+    let supported = u64::from(leaf.edx) << 32 | u64::from(leaf.eax);
+    // SAFETY: CR4.OSXSAVE is set, and CPUID says these components exist.
+    unsafe { write_xcr0(supported) };
+    SUPPORTED.store(supported, Ordering::Relaxed);
+    PKRU_OFFSET.store(__cpuid_count(0xD, 9).ebx as usize, Ordering::Relaxed);
+}
+
+/// # Safety
+///
+/// 1. CR4.OSXSAVE is set and the components exist.
+#[target_feature(enable = "xsave")]
+unsafe fn write_xcr0(value: u64) {
+    // SAFETY: (1).
+    unsafe { _xsetbv(0, value) };
+}
+
+fn pkru_range() -> core::ops::Range<usize> {
+    let start = PKRU_OFFSET.load(Ordering::Relaxed);
+    start..start + 4
+}
+
+/// Whether XSETBV takes the value. APM vol. 2, 11.5.1.
+const fn is_valid_xcr0(xcr0: u64, supported: u64) -> bool {
+    let needs_sse = xcr0 & Xsave::AVX != 0 && xcr0 & Xsave::SSE == 0;
+    xcr0 & Xsave::X87 != 0 && xcr0 & !supported == 0 && !needs_sse
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn xcr0_must_have_x87_and_no_avx_without_sse() {
+        let all = 0x207;
+        for xcr0 in [1, 3, 7, 0x201, 0x207] {
+            assert!(is_valid_xcr0(xcr0, all), "{xcr0:#x}");
+        }
+        for xcr0 in [0, 2, 5, 6, 0x10001, u64::MAX] {
+            assert!(!is_valid_xcr0(xcr0, all), "{xcr0:#x}");
+        }
     }
 }
 

@@ -8,9 +8,10 @@ mod permission;
 mod run;
 mod vmcb;
 
-pub use extended::{ExtendedState, Xsave};
+pub use extended::{ExtendedState, Xsave, supported};
 pub use permission::{IoPermissionMap, MsrAccess, MsrPermissionMap};
-pub use run::{Exit, GuestRegisters, enable, run};
+pub(crate) use run::enable;
+pub use run::{Exit, GuestRegisters, run};
 pub use vmcb::{
     ControlArea, Event, Intercepts1, Intercepts2, InterruptControl, InterruptShadow, NestedControl,
     SaveArea, Segment, Vmcb,
