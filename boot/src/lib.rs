@@ -1,7 +1,7 @@
 //! Layout, manifest, guest loaders, ACPI tables and memory map.
 //!
 //! What the image builder and the paravisor must agree on ([`layout`], [`manifest`]), then in the order of a start: what the
-//! host tells ([`parameters`]), what the guest gets ([`ram`], [`memory_map`]), how its files come in ([`payload`]), and how it
+//! host tells ([`parameters`]), what the guest gets ([`ram`], [`memory_map`], [`acpi`]), how its files come in ([`payload`]), and how it
 //! is started ([`linux`], [`launch`]).
 //! Pure logic without hardware: everything here is tested on the host.
 
@@ -11,6 +11,7 @@
 
 extern crate alloc;
 
+pub mod acpi;
 pub mod launch;
 pub mod layout;
 pub mod linux;

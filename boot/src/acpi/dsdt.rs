@@ -1,0 +1,257 @@
+//! The DSDT: processors, PCI, and what sits on the ISA bus, in AML.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use acpi_tables::Aml;
+use acpi_tables::aml::{
+    AddressSpace, AddressSpaceCacheable, And, Arg, CreateDWordField, Device, EISAName, Else, Equal,
+    IO, If, Interrupt, Local, Memory32Fixed, Method, Name, NotEqual, ONE, Or, Package,
+    PackageBuilder, Path, ResourceTemplate, Return, Scope, Store, Uuid, ZERO,
+};
+use acpi_tables::sdt::Sdt;
+
+use super::{Devices, Machine, OEM_ID, OEM_REVISION, OEM_TABLE_ID, ports};
+use crate::layout::{
+    ECAM_BASE, ECAM_SIZE, HPET_BASE, IOAPIC_BASE, LAPIC_BASE, PCI_WINDOW_BASE, PCI_WINDOW_SIZE,
+    TPM_CRB_BASE,
+};
+
+/// Revision 2: integers have 64 bits.
+const REVISION: u8 = 2;
+const HEADER_BYTES: u32 = 36;
+/// The ISA bridge is device 31, function 0, as on every ICH9.
+const ISA_BRIDGE: u32 = 0x001F_0000;
+/// Devices on a PCI bus.
+const PCI_DEVICES: u8 = 32;
+/// PCI host bridges' `_OSC` (PCI Firmware 3.3, 4.5.1).
+const PCI_OSC: &str = "33DB4D5B-1FF7-401C-9657-7441C03DD766";
+/// What the guest may control itself: hot-plug, PME, errors, the PCI Express capability.
+const OSC_GRANTED: u8 = 0x1F;
+
+type Object = Box<dyn Aml>;
+
+/// Returns the table.
+pub(super) fn dsdt(machine: &Machine) -> Vec<u8> {
+    let mut aml = Vec::new();
+    let mut devices = processors(machine);
+    devices.push(motherboard());
+    devices.push(pci_root(machine));
+    if machine.devices.contains(Devices::HPET) {
+        devices.push(device(
+            "HPET",
+            &[hid("PNP0103"), memory_resource(HPET_BASE, 0x400)],
+        ));
+    }
+    if machine.devices.contains(Devices::TPM) {
+        let name = Name::new("_HID".into(), &"MSFT0101");
+        devices.push(device(
+            "TPM0",
+            &[Box::new(name), memory_resource(TPM_CRB_BASE, 0x1000)],
+        ));
+    }
+    Scope::new("_SB_".into(), borrow(&devices)).to_aml_bytes(&mut aml);
+    let sleep = ports::S5_SLEEP_TYPE;
+    Name::new(
+        "_S5_".into(),
+        &Package::new(vec![&sleep, &sleep, &ZERO, &ZERO]),
+    )
+    .to_aml_bytes(&mut aml);
+
+    let mut dsdt = Sdt::new(
+        *b"DSDT",
+        HEADER_BYTES,
+        REVISION,
+        OEM_ID,
+        OEM_TABLE_ID,
+        OEM_REVISION,
+    );
+    dsdt.append_slice(&aml);
+    dsdt.as_slice().to_vec()
+}
+
+fn processors(machine: &Machine) -> Vec<Object> {
+    (0..machine.vcpu_count)
+        .map(|id| {
+            let hid = Name::new("_HID".into(), &"ACPI0007");
+            let uid = Name::new("_UID".into(), &id);
+            device(&format!("C{id:03X}"), &[Box::new(hid), Box::new(uid)])
+        })
+        .collect()
+}
+
+/// Ranges that belong to no other device: nothing may be put there.
+fn motherboard() -> Object {
+    let crs: Vec<Object> = vec![
+        io(0x61, 1),
+        io(0x80, 1),
+        io(0x92, 1),
+        io(ports::PM1A_EVENT, ports::PM_BLOCK_BYTES),
+        memory(ECAM_BASE, ECAM_SIZE),
+        memory(IOAPIC_BASE, 0x1000),
+        memory(LAPIC_BASE, 0x1000),
+    ];
+    device("MBRD", &[hid("PNP0C02"), uid(0), resources(&crs)])
+}
+
+fn pci_root(machine: &Machine) -> Object {
+    let windows: Vec<Object> = vec![
+        Box::new(AddressSpace::new_bus_number(0_u16, machine.last_bus.into())),
+        io(0xCF8, 8),
+        Box::new(AddressSpace::new_io(0_u16, 0xCF7, None)),
+        Box::new(AddressSpace::new_io(0xD00_u16, 0xFFFF, None)),
+        Box::new(AddressSpace::new_memory(
+            AddressSpaceCacheable::NotCacheable,
+            true,
+            dword(PCI_WINDOW_BASE),
+            dword(PCI_WINDOW_BASE + PCI_WINDOW_SIZE - 1),
+            None,
+        )),
+    ];
+    let cid = Name::new("_CID".into(), &EISAName::new("PNP0A03"));
+    device(
+        "PCI0",
+        &[
+            hid("PNP0A08"),
+            Box::new(cid),
+            uid(0),
+            Box::new(Name::new("_SEG".into(), &ZERO)),
+            Box::new(Name::new("_BBN".into(), &ZERO)),
+            resources(&windows),
+            interrupt_routes(),
+            operating_system_capabilities(),
+            isa_bridge(machine),
+        ],
+    )
+}
+
+fn isa_bridge(machine: &Machine) -> Object {
+    let mut children: Vec<Object> = vec![
+        Box::new(Name::new("_ADR".into(), &ISA_BRIDGE)),
+        legacy(
+            "PIC_",
+            "PNP0000",
+            &[(0x20, 2), (0xA0, 2), (0x4D0, 2)],
+            Some(2),
+        ),
+        legacy("TIMR", "PNP0100", &[(0x40, 4)], Some(0)),
+        legacy("RTC_", "PNP0B00", &[(0x70, 2)], Some(8)),
+        legacy("COM1", "PNP0501", &[(0x3F8, 8)], Some(4)),
+    ];
+    if machine.devices.contains(Devices::I8042) {
+        children.push(legacy("KBD_", "PNP0303", &[(0x60, 1), (0x64, 1)], Some(1)));
+        children.push(legacy("MOU_", "PNP0F13", &[], Some(12)));
+    }
+    device("ISA_", &children)
+}
+
+/// INTx of each device on bus 0, straight to IOAPIC pins (ACPI 6.5, 6.2.13).
+fn interrupt_routes() -> Object {
+    let mut routes = PackageBuilder::new();
+    for device in 0..PCI_DEVICES {
+        for pin in 0..4_u8 {
+            let address = u32::from(device) << 16 | 0xFFFF;
+            let gsi = ports::pci_interrupt(device, pin);
+            routes.add_element(&Package::new(vec![&address, &pin, &ZERO, &gsi]));
+        }
+    }
+    Box::new(Name::new("_PRT".into(), &routes))
+}
+
+/// `_OSC` of a PCI host bridge (ACPI 6.5, 6.2.11.3).
+fn operating_system_capabilities() -> Object {
+    let (status, control) = (Path::new("CDW1"), Path::new("CDW3"));
+    let granted = Local(0);
+    let grant = And::new(&granted, &control, &OSC_GRANTED);
+    let (revision, masked) = (0x08_u8, 0x10_u8);
+    let add_revision = Or::new(&status, &status, &revision);
+    let add_masked = Or::new(&status, &status, &masked);
+    let unrecognized = Or::new(&status, &status, &0x04_u8);
+    let uuid = Uuid::new(PCI_OSC);
+    encoded(&Method::new(
+        "_OSC".into(),
+        4,
+        true,
+        vec![
+            &CreateDWordField::new(&status, &Arg(3), &ZERO),
+            &If::new(
+                &Equal::new(&Arg(0), &uuid),
+                vec![
+                    &CreateDWordField::new(&control, &Arg(3), &8_u8),
+                    &grant,
+                    &If::new(&NotEqual::new(&Arg(1), &ONE), vec![&add_revision]),
+                    &If::new(&NotEqual::new(&control, &granted), vec![&add_masked]),
+                    &Store::new(&control, &granted),
+                ],
+            ),
+            &Else::new(vec![&unrecognized]),
+            &Return::new(&Arg(3)),
+        ],
+    ))
+}
+
+/// A device on the ISA bus with its ports and its interrupt.
+fn legacy(name: &str, id: &str, ranges: &[(u16, u8)], interrupt: Option<u32>) -> Object {
+    let mut crs: Vec<Object> = ranges.iter().map(|(port, len)| io(*port, *len)).collect();
+    if let Some(number) = interrupt {
+        crs.push(Box::new(Interrupt::new(true, true, false, false, number)));
+    }
+    device(name, &[hid(id), resources(&crs)])
+}
+
+fn device(name: &str, children: &[Object]) -> Object {
+    encoded(&Device::new(name.into(), borrow(children)))
+}
+
+fn hid(id: &str) -> Object {
+    Box::new(Name::new("_HID".into(), &EISAName::new(id)))
+}
+
+fn uid(id: u8) -> Object {
+    Box::new(Name::new("_UID".into(), &id))
+}
+
+fn resources(children: &[Object]) -> Object {
+    Box::new(Name::new(
+        "_CRS".into(),
+        &ResourceTemplate::new(borrow(children)),
+    ))
+}
+
+fn memory_resource(base: u64, len_bytes: u64) -> Object {
+    resources(&[memory(base, len_bytes)])
+}
+
+fn memory(base: u64, len_bytes: u64) -> Object {
+    Box::new(Memory32Fixed::new(true, dword(base), dword(len_bytes)))
+}
+
+fn io(port: u16, len: u8) -> Object {
+    Box::new(IO::new(port, port, 1, len))
+}
+
+fn borrow(objects: &[Object]) -> Vec<&dyn Aml> {
+    objects.iter().map(|object| &**object).collect()
+}
+
+/// Every address of the machine's devices is below 4 GiB by layout.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "constants of the layout below 4 GiB"
+)]
+fn dword(value: u64) -> u32 {
+    value as u32
+}
+
+/// An object that is its encoding: frees it of what it borrowed.
+fn encoded(aml: &dyn Aml) -> Object {
+    struct Encoded(Vec<u8>);
+    impl Aml for Encoded {
+        fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
+            sink.vec(&self.0);
+        }
+    }
+    Box::new(Encoded(super::bytes_of(aml)))
+}

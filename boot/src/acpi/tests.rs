@@ -1,0 +1,279 @@
+//! The tables as Intel's ACPICA sees them, the interpreter inside Linux: `iasl` disassembles and compiles each table again,
+//! `acpiexec` loads them and runs their methods. Where the tools are not installed only checksums and places are tested.
+
+extern crate std;
+
+use alloc::format;
+use std::path::Path;
+use std::process::Command;
+use std::string::String;
+
+use super::*;
+
+const RAM: u64 = 256 << 20;
+
+fn machine(vcpu_count: u32, devices: Devices) -> Machine {
+    Machine {
+        vcpu_count,
+        last_bus: 0,
+        devices,
+    }
+}
+
+fn writes(machine: &Machine) -> Vec<Write> {
+    build(machine, &RamMap::of_size(RAM).unwrap()).unwrap()
+}
+
+fn u64_at(bytes: &[u8], offset: usize) -> u64 {
+    u64::from_le_bytes(bytes[offset..offset + 8].try_into().unwrap())
+}
+
+/// Returns each table by signature, found from the RSDP on as a guest finds it.
+fn walk(writes: &[Write]) -> Vec<(String, Vec<u8>)> {
+    let at = |address: u64| {
+        let (start, bytes) = writes
+            .iter()
+            .find(|(s, b)| *s <= address && address < s + b.len() as u64)
+            .unwrap();
+        let bytes = &bytes[usize::try_from(address - start).unwrap()..];
+        let len = u32::from_le_bytes(bytes[4..8].try_into().unwrap());
+        bytes[..usize::try_from(len).unwrap()].to_vec()
+    };
+    let named = |table: Vec<u8>| (String::from_utf8(table[..4].to_vec()).unwrap(), table);
+    let (address, rsdp) = &writes[0];
+    assert_eq!(
+        (*address, &rsdp[..8]),
+        (guest::RSDP, b"RSD PTR ".as_slice())
+    );
+    let xsdt = at(u64_at(rsdp, 24));
+    let mut tables: Vec<_> = xsdt[36..]
+        .chunks_exact(8)
+        .map(|entry| named(at(u64_at(entry, 0))))
+        .collect();
+    let fadt = tables[0].1.clone();
+    tables.push(named(at(u64_at(&fadt, 140))));
+    tables.push(named(at(u64_at(&fadt, 132))));
+    tables.push(named(xsdt));
+    tables
+}
+
+fn tool(name: &str, directory: &Path, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(name)
+        .args(arguments)
+        .current_dir(directory)
+        .output()
+        .ok()?;
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert!(output.status.success(), "{name} {arguments:?}: {text}");
+    Some(text)
+}
+
+/// Writes the tables to files, disassembles them, and returns the directory, or `None` without tools.
+fn disassemble(machine: &Machine) -> Option<tempfile::TempDir> {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, table) in walk(&writes(machine)) {
+        let file = format!("{name}.aml");
+        std::fs::write(directory.path().join(&file), table).unwrap();
+        let text = tool("iasl", directory.path(), &["-d", &file])?;
+        assert!(
+            !text.contains("Error") && !text.contains("Invalid"),
+            "{name}: {text}"
+        );
+    }
+    Some(directory)
+}
+
+fn source(directory: &tempfile::TempDir, name: &str) -> String {
+    std::fs::read_to_string(directory.path().join(format!("{name}.dsl"))).unwrap()
+}
+
+const ALL: Machine = Machine {
+    vcpu_count: 4,
+    last_bus: 255,
+    devices: Devices::all(),
+};
+const LEAST: Machine = Machine {
+    vcpu_count: 1,
+    last_bus: 0,
+    devices: Devices::empty(),
+};
+
+#[test]
+fn every_table_sums_to_zero_and_lies_where_the_memory_map_says() {
+    for machine in [ALL, LEAST, machine(MAX_PROCESSORS, Devices::all())] {
+        let ram = RamMap::of_size(RAM).unwrap();
+        let writes = writes(&machine);
+        let within = |(start, bytes): &Write, range: core::ops::Range<u64>| {
+            range.start <= *start && start + bytes.len() as u64 <= range.end
+        };
+        assert!(within(&writes[1], ram.acpi_tables()) && within(&writes[2], ram.acpi_nvs()));
+        let sum = |bytes: &[u8]| bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
+        assert_eq!((sum(&writes[0].1[..20]), sum(&writes[0].1)), (0, 0));
+        for (name, table) in walk(&writes) {
+            assert!(name == "FACS" || sum(&table) == 0, "{name}");
+        }
+    }
+}
+
+#[test]
+fn optional_tables_follow_the_devices() {
+    let names =
+        |machine| -> Vec<String> { walk(&writes(&machine)).into_iter().map(|t| t.0).collect() };
+    assert_eq!(
+        names(LEAST),
+        ["FACP", "APIC", "MCFG", "WAET", "DSDT", "FACS", "XSDT"]
+    );
+    let all = names(ALL);
+    assert!(all.contains(&"HPET".into()) && all.contains(&"TPM2".into()));
+}
+
+#[test]
+fn more_processors_than_names_are_refused() {
+    let ram = RamMap::of_size(RAM).unwrap();
+    let error = build(&machine(0x1001, Devices::empty()), &ram).unwrap_err();
+    assert_eq!(error, AcpiError::TooManyProcessors(0x1001));
+}
+
+#[test]
+fn disassembled_tables_compile_without_errors_and_warnings() {
+    for machine in [ALL, LEAST, machine(255, Devices::all())] {
+        let Some(directory) = disassemble(&machine) else {
+            return;
+        };
+        for (name, _) in walk(&writes(&machine)) {
+            let file = format!("{name}.dsl");
+            let text = tool("iasl", directory.path(), &["-tc", &file]).unwrap();
+            assert!(
+                !text.contains("Error ") && !text.contains("Warning "),
+                "{name}: {text}"
+            );
+            assert!(
+                text.contains("Compilation successful. 0 Errors"),
+                "{name}: {text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn madt_names_the_processors_and_the_legacy_wiring() {
+    let Some(directory) = disassemble(&ALL) else {
+        return;
+    };
+    let madt = source(&directory, "APIC");
+    let count = |text: &str| madt.lines().filter(|line| line.contains(text)).count();
+    assert_eq!(count("[Processor Local APIC]"), 4);
+    assert_eq!(count("[I/O APIC]"), 1);
+    assert_eq!(count("[Interrupt Source Override]"), 2);
+    assert_eq!(count("Address : FEC00000"), 1);
+    assert_eq!(count("Local Apic Address : FEE00000"), 1);
+    assert_eq!(count("Interrupt : 00000002"), 1);
+    assert_eq!(count("Flags (decoded below) : 000D"), 1);
+    assert_eq!(count("Interrupt Input LINT : 01"), 1);
+}
+
+#[test]
+fn processors_beyond_255_have_x2apic_entries() {
+    let Some(directory) = disassemble(&machine(258, Devices::empty())) else {
+        return;
+    };
+    let madt = source(&directory, "APIC");
+    let count = |text: &str| madt.lines().filter(|line| line.contains(text)).count();
+    assert_eq!(count("[Processor Local APIC]"), 255);
+    assert_eq!(count("[Processor Local x2APIC]"), 3);
+    assert_eq!(count("[Local x2APIC NMI]"), 1);
+    assert_eq!(count("Processor x2Apic ID : 00000101"), 1);
+}
+
+#[test]
+fn fadt_describes_the_fixed_hardware() {
+    let Some(directory) = disassemble(&ALL) else {
+        return;
+    };
+    let fadt = source(&directory, "FACP");
+    for line in [
+        "SCI Interrupt : 0009",
+        "SMI Command Port : 00000000",
+        "PM1A Event Block Address : 00000600",
+        "PM1A Control Block Address : 00000604",
+        "PM Timer Block Address : 00000608",
+        "GPE0 Block Address : 00000620",
+        "RTC Century Index : 32",
+        "Boot Flags (decoded below) : 0017",
+        "Value to cause reset : 06",
+        "Address : 0000000000000CF9",
+        "Hardware Reduced (V5) : 0",
+        "Control Method Power Button (V1) : 0",
+    ] {
+        assert!(fadt.contains(line), "{line} is not in:\n{fadt}");
+    }
+}
+
+/// Runs one command of the interpreter on the DSDT and its companions.
+fn execute(command: &str) -> Option<String> {
+    let directory = disassemble(&ALL)?;
+    tool(
+        "acpiexec",
+        directory.path(),
+        &["-b", command, "FACP.aml", "DSDT.aml"],
+    )
+}
+
+#[test]
+fn interpreter_finds_the_devices() {
+    let Some(text) = execute("namespace \\_SB_") else {
+        return;
+    };
+    for name in [
+        "PCI0", "MBRD", "ISA_", "COM1", "RTC_", "PIC_", "TIMR", "HPET", "TPM0", "C003",
+    ] {
+        assert!(text.contains(name), "{name} is not in:\n{text}");
+    }
+}
+
+#[test]
+fn interpreter_grants_pci_express_control() {
+    let uuid = "(5B 4D DB 33 F7 1F 1C 40 96 57 74 41 C0 3D D7 66)";
+    let request = |control: &str| {
+        format!("evaluate \\_SB.PCI0._OSC {uuid} 1 3 (00 00 00 00 1F 00 00 00 {control} 00 00 00)")
+    };
+    let Some(text) = execute(&request("1F")) else {
+        return;
+    };
+    assert!(
+        text.contains("00 00 00 00 1F 00 00 00 1F 00 00 00"),
+        "{text}"
+    );
+    let text = execute(&request("FF")).unwrap();
+    assert!(
+        text.contains("10 00 00 00 1F 00 00 00 1F 00 00 00"),
+        "{text}"
+    );
+    let other = request("1F").replace("(5B", "(5C");
+    let text = execute(&other).unwrap();
+    assert!(
+        text.contains("04 00 00 00 1F 00 00 00 1F 00 00 00"),
+        "{text}"
+    );
+}
+
+#[test]
+fn interpreter_reads_every_resource_template() {
+    for (path, line) in [
+        ("PCI0", "Address Minimum : C0000000"),
+        ("MBRD", "Address Length : 10000000"),
+        ("HPET", "Address : FED00000"),
+        ("TPM0", "Address : FED40000"),
+        ("PCI0.ISA_.COM1", "Address Minimum : 03F8"),
+        ("PCI0.ISA_.RTC_", "Address Minimum : 0070"),
+    ] {
+        let Some(text) = execute(&format!("resources \\_SB.{path}")) else {
+            return;
+        };
+        assert!(
+            text.contains("EndTag Resource") && text.contains(line),
+            "{path}: {text}"
+        );
+    }
+}
