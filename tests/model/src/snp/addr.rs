@@ -163,7 +163,7 @@ pub trait FrameSource {
 
 #[cfg(test)]
 pub(crate) mod fake {
-    use super::{FrameSource, Phys, LARGE_PAGE_SIZE, PAGE_SIZE};
+    use super::{FrameSource, LARGE_PAGE_SIZE, PAGE_SIZE, Phys};
     use std::alloc::{Layout, alloc_zeroed};
 
     /// Frames of one leaked arena: small pages from its start, large ones from its end.
@@ -184,7 +184,12 @@ pub(crate) mod fake {
             // SAFETY: the layout has a size.
             let base = unsafe { alloc_zeroed(layout) } as u64;
             assert_ne!(base, 0);
-            Self { base, size, low: base, high: base + size }
+            Self {
+                base,
+                size,
+                low: base,
+                high: base + size,
+            }
         }
     }
 

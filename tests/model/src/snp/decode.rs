@@ -77,7 +77,10 @@ pub fn decode(bytes: &[u8], size: CodeSize) -> Option<Decoded> {
         _ => return None,
     };
     let length = u8::try_from(at + opcode_length).ok()?;
-    Some(Decoded { instruction, length })
+    Some(Decoded {
+        instruction,
+        length,
+    })
 }
 
 fn two_byte(bytes: &[u8], repeat: Option<u8>, rex: u8) -> Option<(Instruction, usize)> {
@@ -118,27 +121,53 @@ mod tests {
 
     #[test]
     fn snp_instructions_are_told_apart_by_their_prefix() {
-        assert_eq!(long(&[0xF3, 0x0F, 0x01, 0xD9]), Some((Instruction::Vmgexit, 4)));
-        assert_eq!(long(&[0xF2, 0x0F, 0x01, 0xD9]), Some((Instruction::Vmgexit, 4)));
+        assert_eq!(
+            long(&[0xF3, 0x0F, 0x01, 0xD9]),
+            Some((Instruction::Vmgexit, 4))
+        );
+        assert_eq!(
+            long(&[0xF2, 0x0F, 0x01, 0xD9]),
+            Some((Instruction::Vmgexit, 4))
+        );
         assert_eq!(long(&[0x0F, 0x01, 0xD9]), Some((Instruction::Vmmcall, 3)));
-        assert_eq!(long(&[0xF2, 0x0F, 0x01, 0xFF]), Some((Instruction::Pvalidate, 4)));
-        assert_eq!(long(&[0xF3, 0x0F, 0x01, 0xFE]), Some((Instruction::Rmpadjust, 4)));
-        assert_eq!(long(&[0xF3, 0x0F, 0x01, 0xFD]), Some((Instruction::Rmpquery, 4)));
-        assert_eq!(long(&[0xF3, 0x0F, 0x01, 0xFF]), Some((Instruction::HostOnly, 4)));
-        assert_eq!(long(&[0xF2, 0x0F, 0x01, 0xFE]), Some((Instruction::HostOnly, 4)));
+        assert_eq!(
+            long(&[0xF2, 0x0F, 0x01, 0xFF]),
+            Some((Instruction::Pvalidate, 4))
+        );
+        assert_eq!(
+            long(&[0xF3, 0x0F, 0x01, 0xFE]),
+            Some((Instruction::Rmpadjust, 4))
+        );
+        assert_eq!(
+            long(&[0xF3, 0x0F, 0x01, 0xFD]),
+            Some((Instruction::Rmpquery, 4))
+        );
+        assert_eq!(
+            long(&[0xF3, 0x0F, 0x01, 0xFF]),
+            Some((Instruction::HostOnly, 4))
+        );
+        assert_eq!(
+            long(&[0xF2, 0x0F, 0x01, 0xFE]),
+            Some((Instruction::HostOnly, 4))
+        );
     }
 
     #[test]
     fn prefixes_count_towards_the_length() {
         assert_eq!(long(&[0x0F, 0xA2]), Some((Instruction::Other, 2)));
-        assert_eq!(long(&[0x66, 0x48, 0x0F, 0x32]), Some((Instruction::Other, 4)));
+        assert_eq!(
+            long(&[0x66, 0x48, 0x0F, 0x32]),
+            Some((Instruction::Other, 4))
+        );
         assert_eq!(long(&[0xF3, 0xF4]), Some((Instruction::Other, 2)));
         assert_eq!(long(&[0x0F, 0x01, 0xC8]), Some((Instruction::Other, 3)));
     }
 
     #[test]
     fn rex_extends_both_registers_of_a_move() {
-        let moved = |control, general, length| Some((Instruction::MoveToControl { control, general }, length));
+        let moved = |control, general, length| {
+            Some((Instruction::MoveToControl { control, general }, length))
+        };
         assert_eq!(long(&[0x44, 0x0F, 0x22, 0xC0]), moved(8, 0, 4));
         assert_eq!(long(&[0x45, 0x0F, 0x22, 0xC7]), moved(8, 15, 4));
         assert_eq!(long(&[0x0F, 0x22, 0xE2]), moved(4, 2, 3));

@@ -1,7 +1,7 @@
 //! Which guest-physical addresses have memory behind them, and where: ranges of the guest's space, each backed by
 //! 2 MiB blocks (or by one page, for the launch VMSA).
 
-use super::addr::{FrameSource, Gpa, Phys, LARGE_PAGE_SIZE, PAGE_SIZE};
+use super::addr::{FrameSource, Gpa, LARGE_PAGE_SIZE, PAGE_SIZE, Phys};
 use alloc::vec::Vec;
 
 /// What a range is for.
@@ -123,7 +123,12 @@ impl GpaMap {
     }
 
     /// Backs the one page at `start`.
-    pub fn add_page(&mut self, start: Gpa, kind: RangeKind, frames: &mut impl FrameSource) -> Result<(), MapError> {
+    pub fn add_page(
+        &mut self,
+        start: Gpa,
+        kind: RangeKind,
+        frames: &mut impl FrameSource,
+    ) -> Result<(), MapError> {
         if start.page_offset() != 0 {
             return Err(MapError::Shape);
         }
@@ -140,7 +145,9 @@ impl GpaMap {
 
     /// The range `gpa` lies in.
     pub fn range_of(&self, gpa: Gpa) -> Option<&Range> {
-        self.ranges.iter().find(|range| range.translate(gpa).is_some())
+        self.ranges
+            .iter()
+            .find(|range| range.translate(gpa).is_some())
     }
 
     /// All ranges, by ascending address.
@@ -153,7 +160,8 @@ impl GpaMap {
         if len == 0 {
             return Err(MapError::Shape);
         }
-        let overlaps = |range: &Range| start < Gpa::new(range.start.get() + range.len) && range.start < end;
+        let overlaps =
+            |range: &Range| start < Gpa::new(range.start.get() + range.len) && range.start < end;
         if self.ranges.iter().any(overlaps) {
             return Err(MapError::Overlap);
         }
@@ -162,7 +170,15 @@ impl GpaMap {
 
     fn insert(&mut self, start: Gpa, len: u64, kind: RangeKind, backing: Backing) {
         let at = self.ranges.partition_point(|range| range.start < start);
-        self.ranges.insert(at, Range { start, len, kind, backing });
+        self.ranges.insert(
+            at,
+            Range {
+                start,
+                len,
+                kind,
+                backing,
+            },
+        );
     }
 }
 
@@ -174,9 +190,18 @@ mod tests {
     #[test]
     fn bytes_of_a_block_are_contiguous_and_device_space_has_none() {
         let mut map = GpaMap::new();
-        map.add_blocks(Gpa::new(0), 0x60_0000, RangeKind::Ram, &mut HeapFrames::new(0x100_0000)).unwrap();
+        map.add_blocks(
+            Gpa::new(0),
+            0x60_0000,
+            RangeKind::Ram,
+            &mut HeapFrames::new(0x100_0000),
+        )
+        .unwrap();
         let first = map.translate(Gpa::new(0x20_0000)).unwrap();
-        assert_eq!(map.translate(Gpa::new(0x20_1234)).unwrap().get(), first.get() + 0x1234);
+        assert_eq!(
+            map.translate(Gpa::new(0x20_1234)).unwrap().get(),
+            first.get() + 0x1234
+        );
         assert_eq!(map.translate(Gpa::new(0x60_0000)), None);
     }
 
@@ -184,7 +209,8 @@ mod tests {
     fn a_lone_page_backs_its_page_and_nothing_else() {
         let mut map = GpaMap::new();
         let vmsa = Gpa::new(0xFFFF_FFFF_F000);
-        map.add_page(vmsa, RangeKind::Service, &mut HeapFrames::new(0x100_0000)).unwrap();
+        map.add_page(vmsa, RangeKind::Service, &mut HeapFrames::new(0x100_0000))
+            .unwrap();
         assert!(map.translate(Gpa::new(0xFFFF_FFFF_FFF8)).is_some());
         assert_eq!(map.translate(Gpa::new(0xFFFF_FFFF_EFFF)), None);
         assert_eq!(map.range_of(vmsa).unwrap().kind(), RangeKind::Service);
@@ -193,10 +219,25 @@ mod tests {
     #[test]
     fn overlapping_and_empty_ranges_are_refused() {
         let mut map = GpaMap::new();
-        map.add_blocks(Gpa::new(0), 0x20_0000, RangeKind::Ram, &mut HeapFrames::new(0x100_0000)).unwrap();
-        let again = map.add_page(Gpa::new(0x1000), RangeKind::Ram, &mut HeapFrames::new(0x100_0000));
+        map.add_blocks(
+            Gpa::new(0),
+            0x20_0000,
+            RangeKind::Ram,
+            &mut HeapFrames::new(0x100_0000),
+        )
+        .unwrap();
+        let again = map.add_page(
+            Gpa::new(0x1000),
+            RangeKind::Ram,
+            &mut HeapFrames::new(0x100_0000),
+        );
         assert_eq!(again, Err(MapError::Overlap));
-        let empty = map.add_blocks(Gpa::new(0x40_0000), 0, RangeKind::Ram, &mut HeapFrames::new(0x100_0000));
+        let empty = map.add_blocks(
+            Gpa::new(0x40_0000),
+            0,
+            RangeKind::Ram,
+            &mut HeapFrames::new(0x100_0000),
+        );
         assert_eq!(empty, Err(MapError::Shape));
     }
 }

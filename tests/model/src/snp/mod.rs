@@ -4,8 +4,10 @@
 //! belongs. On these stands [`vm::Vm`], the machine all processors share.
 
 pub mod addr;
+pub mod cpu;
 pub mod decode;
 pub mod gpa_map;
+pub mod memory;
 pub mod npt;
 pub mod rmp;
 pub mod vm;

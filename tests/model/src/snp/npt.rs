@@ -54,7 +54,9 @@ impl Default for NestedTables {
 impl NestedTables {
     /// No tables yet.
     pub const fn new() -> Self {
-        Self { roots: [[None; 2]; VMPLS] }
+        Self {
+            roots: [[None; 2]; VMPLS],
+        }
     }
 
     /// The root of `view`, made on first use; `None` without memory.
@@ -92,8 +94,12 @@ impl NestedTables {
     /// Takes `[gpa, gpa + len)` out of every table under both aliases; a large entry goes as a whole. Returns whether
     /// anything was mapped, that is whether a processor may still hold a translation.
     pub fn unmap(&mut self, gpa: Gpa, len: u64) -> Unmapped {
+        Self::unmap_roots(self.roots.as_flattened(), gpa, len)
+    }
+
+    fn unmap_roots(roots: &[Option<Phys>], gpa: Gpa, len: u64) -> Unmapped {
         let mut result = Unmapped::Nothing;
-        for root in self.roots.as_flattened().iter().flatten() {
+        for root in roots.iter().flatten() {
             for alias in [gpa.get(), gpa.get() | C_BIT] {
                 if clear_range(*root, alias, len) {
                     result = Unmapped::Something;
@@ -101,6 +107,11 @@ impl NestedTables {
             }
         }
         result
+    }
+
+    /// Takes `[gpa, gpa + len)` out of the tables of one VMPL.
+    pub fn unmap_for(&mut self, vmpl: Vmpl, gpa: Gpa, len: u64) -> Unmapped {
+        Self::unmap_roots(&self.roots[vmpl.index()], gpa, len)
     }
 
     /// What is mapped at `address`, for tests and assertions.
@@ -217,16 +228,34 @@ mod tests {
     use super::*;
     use crate::snp::addr::fake::HeapFrames;
 
-    const ZERO: View = View { vmpl: Vmpl::ZERO, layout: Layout::CBit };
-    const TWO: View = View { vmpl: Vmpl::try_new(2).unwrap(), layout: Layout::Flat };
+    const ZERO: View = View {
+        vmpl: Vmpl::ZERO,
+        layout: Layout::CBit,
+    };
+    const TWO: View = View {
+        vmpl: Vmpl::try_new(2).unwrap(),
+        layout: Layout::Flat,
+    };
 
     #[test]
     fn an_address_with_the_c_bit_is_another_address() {
         let mut frames = HeapFrames::new(0x80_0000);
         let page = frames.frame().unwrap();
         let mut tables = NestedTables::new();
-        tables.map(ZERO, 0x5000 | C_BIT, page, PageSize::Small, Permissions::ALL, &mut frames).unwrap();
-        assert_eq!(tables.lookup(ZERO, 0x5000 | C_BIT), Some((page, PageSize::Small)));
+        tables
+            .map(
+                ZERO,
+                0x5000 | C_BIT,
+                page,
+                PageSize::Small,
+                Permissions::ALL,
+                &mut frames,
+            )
+            .unwrap();
+        assert_eq!(
+            tables.lookup(ZERO, 0x5000 | C_BIT),
+            Some((page, PageSize::Small))
+        );
         assert_eq!(tables.lookup(ZERO, 0x5000), None);
         assert_eq!(tables.lookup(TWO, 0x5000), None);
     }
@@ -236,12 +265,36 @@ mod tests {
         let mut frames = HeapFrames::new(0x80_0000);
         let block = frames.large_frame().unwrap();
         let mut tables = NestedTables::new();
-        tables.map(ZERO, 0x20_0000 | C_BIT, block, PageSize::Large, Permissions::ALL, &mut frames).unwrap();
-        tables.map(TWO, 0x20_3000, block, PageSize::Small, Permissions::ALL, &mut frames).unwrap();
-        assert_eq!(tables.unmap(Gpa::new(0x20_3000), PAGE_SIZE), Unmapped::Something);
+        tables
+            .map(
+                ZERO,
+                0x20_0000 | C_BIT,
+                block,
+                PageSize::Large,
+                Permissions::ALL,
+                &mut frames,
+            )
+            .unwrap();
+        tables
+            .map(
+                TWO,
+                0x20_3000,
+                block,
+                PageSize::Small,
+                Permissions::ALL,
+                &mut frames,
+            )
+            .unwrap();
+        assert_eq!(
+            tables.unmap(Gpa::new(0x20_3000), PAGE_SIZE),
+            Unmapped::Something
+        );
         assert_eq!(tables.lookup(ZERO, 0x20_0000 | C_BIT), None);
         assert_eq!(tables.lookup(TWO, 0x20_3000), None);
-        assert_eq!(tables.unmap(Gpa::new(0x20_3000), PAGE_SIZE), Unmapped::Nothing);
+        assert_eq!(
+            tables.unmap(Gpa::new(0x20_3000), PAGE_SIZE),
+            Unmapped::Nothing
+        );
     }
 
     #[test]
@@ -250,8 +303,26 @@ mod tests {
         let block = frames.large_frame().unwrap();
         let page = frames.frame().unwrap();
         let mut tables = NestedTables::new();
-        tables.map(TWO, 0, block, PageSize::Large, Permissions::ALL, &mut frames).unwrap();
-        tables.map(TWO, 0x1000, page, PageSize::Small, Permissions::ALL, &mut frames).unwrap();
+        tables
+            .map(
+                TWO,
+                0,
+                block,
+                PageSize::Large,
+                Permissions::ALL,
+                &mut frames,
+            )
+            .unwrap();
+        tables
+            .map(
+                TWO,
+                0x1000,
+                page,
+                PageSize::Small,
+                Permissions::ALL,
+                &mut frames,
+            )
+            .unwrap();
         assert_eq!(tables.lookup(TWO, 0x1000), Some((page, PageSize::Small)));
         assert_eq!(tables.lookup(TWO, 0x2000), None);
     }
@@ -263,8 +334,26 @@ mod tests {
         let page = frames.frame().unwrap();
         let mut tables = NestedTables::new();
         let last = 0x40_0000 - PAGE_SIZE;
-        tables.map(TWO, last, page, PageSize::Small, Permissions::ALL, &mut frames).unwrap();
-        tables.map(TWO, 0x40_0000, page, PageSize::Small, Permissions::ALL, &mut frames).unwrap();
+        tables
+            .map(
+                TWO,
+                last,
+                page,
+                PageSize::Small,
+                Permissions::ALL,
+                &mut frames,
+            )
+            .unwrap();
+        tables
+            .map(
+                TWO,
+                0x40_0000,
+                page,
+                PageSize::Small,
+                Permissions::ALL,
+                &mut frames,
+            )
+            .unwrap();
         tables.unmap(Gpa::new(0), 0x40_0000);
         assert_eq!(tables.lookup(TWO, last), None);
         assert!(tables.lookup(TWO, 0x40_0000).is_some());
@@ -273,9 +362,15 @@ mod tests {
     #[test]
     fn rights_become_writable_and_no_execute_bits() {
         let read = Permissions::new().with_read(true);
-        assert_eq!(leaf_bits(PageSize::Small, read) & (WRITABLE | NO_EXECUTE), NO_EXECUTE);
+        assert_eq!(
+            leaf_bits(PageSize::Small, read) & (WRITABLE | NO_EXECUTE),
+            NO_EXECUTE
+        );
         let user = read.with_user_execute(true);
         assert_eq!(leaf_bits(PageSize::Small, user) & NO_EXECUTE, 0);
-        assert_eq!(leaf_bits(PageSize::Large, Permissions::ALL) & (WRITABLE | LARGE), WRITABLE | LARGE);
+        assert_eq!(
+            leaf_bits(PageSize::Large, Permissions::ALL) & (WRITABLE | LARGE),
+            WRITABLE | LARGE
+        );
     }
 }

@@ -4,7 +4,7 @@
 //! [`Rmp::adjust`] (RMPADJUST) by a guest. [`Rmp::check_guest`] and [`Rmp::check_host_write`] are the checks hardware
 //! makes on each access. A large entry lives at the first page of its 2 MiB; the 511 others below it are ignored.
 
-use super::addr::{Gpa, Phys, LARGE_PAGE_SIZE, PAGE_SIZE, PAGES_PER_LARGE};
+use super::addr::{Gpa, LARGE_PAGE_SIZE, PAGE_SIZE, PAGES_PER_LARGE, Phys};
 use alloc::vec;
 use alloc::vec::Vec;
 use bitfield_struct::bitfield;
@@ -107,8 +107,12 @@ pub struct Entry {
 }
 
 impl Entry {
-    const HYPERVISOR: Self =
-        Self { gpa: 0, asid: 0, flags: Flags::new(), permissions: [Permissions::NONE; VMPLS] };
+    const HYPERVISOR: Self = Self {
+        gpa: 0,
+        asid: 0,
+        flags: Flags::new(),
+        permissions: [Permissions::NONE; VMPLS],
+    };
 
     /// Whether the page is assigned to a guest.
     pub const fn is_assigned(&self) -> bool {
@@ -132,7 +136,11 @@ impl Entry {
 
     /// The size of the entry.
     pub const fn size(&self) -> PageSize {
-        if self.flags.large() { PageSize::Large } else { PageSize::Small }
+        if self.flags.large() {
+            PageSize::Large
+        } else {
+            PageSize::Small
+        }
     }
 
     /// Where the guest has the page.
@@ -145,13 +153,20 @@ impl Entry {
         self.permissions[vmpl.index()]
     }
 
+    /// Whether the page is this guest's, wherever the guest has it.
+    pub const fn is_owned_by(&self, guest: Owner) -> bool {
+        self.is_assigned() && self.asid == guest.asid && !self.flags.immutable()
+    }
+
     fn belongs_to(&self, guest: Owner, gpa: Gpa) -> bool {
-        self.is_assigned() && self.asid == guest.asid && self.gpa() == gpa.page()
+        self.is_owned_by(guest) && self.gpa() == gpa.page()
     }
 
     fn like(&self, other: &Self) -> bool {
         let known = |entry: &Self| entry.flags.with_ever_shared(false);
-        known(self) == known(other) && self.asid == other.asid && self.permissions == other.permissions
+        known(self) == known(other)
+            && self.asid == other.asid
+            && self.permissions == other.permissions
     }
 }
 
@@ -268,7 +283,10 @@ impl Rmp {
     /// A table for `[base, base + len)`, all of it the hypervisor's. `base` is aligned to 2 MiB.
     pub fn new(base: Phys, len: u64) -> Self {
         let pages = usize::try_from(len / PAGE_SIZE).unwrap_or(0);
-        Self { base: base.get(), entries: vec![Entry::HYPERVISOR; pages] }
+        Self {
+            base: base.get(),
+            entries: vec![Entry::HYPERVISOR; pages],
+        }
     }
 
     /// The entry that governs the page at `host`; memory the table does not cover is the hypervisor's.
@@ -283,7 +301,10 @@ impl Rmp {
 
     /// Whether the 2 MiB at `host` are alike but for ascending guest addresses: a large nested entry may map them.
     pub fn is_uniform(&self, host: Phys) -> bool {
-        let Some(first) = self.index(host).filter(|index| index % PAGES_PER_LARGE == 0) else {
+        let Some(first) = self
+            .index(host)
+            .filter(|index| index % PAGES_PER_LARGE == 0)
+        else {
             return false;
         };
         let head = self.entries[first];
@@ -293,7 +314,9 @@ impl Rmp {
         let Some(pages) = self.entries.get(first..first + PAGES_PER_LARGE) else {
             return false;
         };
-        let ascending = |(page, offset): (&Entry, u64)| !page.is_assigned() || page.gpa == head.gpa + offset * PAGE_SIZE;
+        let ascending = |(page, offset): (&Entry, u64)| {
+            !page.is_assigned() || page.gpa == head.gpa + offset * PAGE_SIZE
+        };
         head.gpa.is_multiple_of(LARGE_PAGE_SIZE)
             && pages.iter().all(|page| page.like(&head))
             && pages.iter().zip(0u64..).all(ascending)
@@ -301,7 +324,12 @@ impl Rmp {
 
     /// RMPUPDATE (APM vol. 3): the host gives a page to a guest or takes it back. VMPL0 gets every permission, the others
     /// none; a page given is not validated.
-    pub fn update(&mut self, host: Phys, size: PageSize, state: NewState) -> Result<(), HostFailure> {
+    pub fn update(
+        &mut self,
+        host: Phys,
+        size: PageSize,
+        state: NewState,
+    ) -> Result<(), HostFailure> {
         let index = self.index(host).ok_or(HostFailure::Input)?;
         if size == PageSize::Large && !index.is_multiple_of(PAGES_PER_LARGE) {
             return Err(HostFailure::Input);
@@ -312,7 +340,10 @@ impl Rmp {
             return Err(HostFailure::Permission);
         }
         self.entries[index] = match state {
-            NewState::Shared => Entry { flags: Flags::new().with_ever_shared(true), ..Entry::HYPERVISOR },
+            NewState::Shared => Entry {
+                flags: Flags::new().with_ever_shared(true),
+                ..Entry::HYPERVISOR
+            },
             NewState::Private { owner, gpa } => Entry {
                 gpa: gpa.page().get(),
                 asid: owner.asid,
@@ -320,7 +351,12 @@ impl Rmp {
                     .with_assigned(true)
                     .with_large(size == PageSize::Large)
                     .with_ever_shared(old.flags.ever_shared()),
-                permissions: [Permissions::ALL, Permissions::NONE, Permissions::NONE, Permissions::NONE],
+                permissions: [
+                    Permissions::ALL,
+                    Permissions::NONE,
+                    Permissions::NONE,
+                    Permissions::NONE,
+                ],
             },
         };
         if size == PageSize::Large && state == NewState::Shared {
@@ -341,22 +377,48 @@ impl Rmp {
         let mut gpa = head.gpa;
         for page in &mut self.entries[first..first + PAGES_PER_LARGE] {
             let ever_shared = head.flags.ever_shared() || page.flags.ever_shared();
-            *page = Entry { gpa, flags: head.flags.with_large(false).with_ever_shared(ever_shared), ..head };
+            *page = Entry {
+                gpa,
+                flags: head.flags.with_large(false).with_ever_shared(ever_shared),
+                ..head
+            };
             gpa += PAGE_SIZE;
         }
         Ok(())
     }
 
     /// What the PSP does to a page at launch (SNP firmware ABI, SNP_LAUNCH_UPDATE): validated, or a VMSA.
-    pub fn launch(&mut self, host: Phys, owner: Owner, gpa: Gpa, permissions: [Permissions; VMPLS], vmsa: bool) {
+    pub fn launch(
+        &mut self,
+        host: Phys,
+        owner: Owner,
+        gpa: Gpa,
+        permissions: [Permissions; VMPLS],
+        vmsa: bool,
+    ) {
         if let Some(index) = self.index(host) {
-            let flags = Flags::new().with_assigned(true).with_validated(true).with_vmsa(vmsa);
-            self.entries[index] = Entry { gpa: gpa.page().get(), asid: owner.asid, flags, permissions };
+            let flags = Flags::new()
+                .with_assigned(true)
+                .with_validated(true)
+                .with_vmsa(vmsa);
+            self.entries[index] = Entry {
+                gpa: gpa.page().get(),
+                asid: owner.asid,
+                flags,
+                permissions,
+            };
         }
     }
 
     /// The check on a guest's private access (APM vol. 2, 15.36.10): ownership, then validation, then permission.
-    pub fn check_guest(&self, host: Phys, owner: Owner, gpa: Gpa, vmpl: Vmpl, kind: AccessKind) -> Result<(), Violation> {
+    pub fn check_guest(
+        &self,
+        host: Phys,
+        owner: Owner,
+        gpa: Gpa,
+        vmpl: Vmpl,
+        kind: AccessKind,
+    ) -> Result<(), Violation> {
         let entry = self.entry(host);
         if !entry.belongs_to(owner, gpa) {
             return Err(Violation::NotOwned);
@@ -370,16 +432,31 @@ impl Rmp {
             AccessKind::Write => allowed.write(),
             AccessKind::Fetch => allowed.user_execute() || allowed.supervisor_execute(),
         };
-        if granted { Ok(()) } else { Err(Violation::Vmpl) }
+        if granted {
+            Ok(())
+        } else {
+            Err(Violation::Vmpl)
+        }
     }
 
     /// The check on a write by the hypervisor, or by a guest without the C-bit: the page must not be a guest's.
     pub fn check_host_write(&self, host: Phys) -> Result<(), Violation> {
-        if self.entry(host).is_assigned() { Err(Violation::NotOwned) } else { Ok(()) }
+        if self.entry(host).is_assigned() {
+            Err(Violation::NotOwned)
+        } else {
+            Ok(())
+        }
     }
 
     /// PVALIDATE (APM vol. 3) on the page at `gpa`, which the nested tables put at `host`.
-    pub fn pvalidate(&mut self, host: Phys, owner: Owner, gpa: Gpa, size: PageSize, validate: bool) -> Outcome<Change> {
+    pub fn pvalidate(
+        &mut self,
+        host: Phys,
+        owner: Owner,
+        gpa: Gpa,
+        size: PageSize,
+        validate: bool,
+    ) -> Outcome<Change> {
         if size == PageSize::Large && gpa != gpa.large_page() {
             return Outcome::Fail(FailCode::Input);
         }
@@ -400,7 +477,14 @@ impl Rmp {
     }
 
     /// RMPADJUST (APM vol. 3).
-    pub fn adjust(&mut self, host: Phys, owner: Owner, gpa: Gpa, size: PageSize, what: Adjustment) -> Outcome<()> {
+    pub fn adjust(
+        &mut self,
+        host: Phys,
+        owner: Owner,
+        gpa: Gpa,
+        size: PageSize,
+        what: Adjustment,
+    ) -> Outcome<()> {
         if size == PageSize::Large && gpa != gpa.large_page() {
             return Outcome::Fail(FailCode::Input);
         }
@@ -432,7 +516,14 @@ impl Rmp {
     }
 
     /// RMPQUERY (APM vol. 3): what `target` may do with the page.
-    pub fn query(&self, host: Phys, owner: Owner, gpa: Gpa, current: Vmpl, target: Vmpl) -> Outcome<Entry> {
+    pub fn query(
+        &self,
+        host: Phys,
+        owner: Owner,
+        gpa: Gpa,
+        current: Vmpl,
+        target: Vmpl,
+    ) -> Outcome<Entry> {
         if target <= current {
             return Outcome::Fail(FailCode::Permission);
         }
@@ -455,17 +546,30 @@ impl Rmp {
     /// The index of the entry that speaks for `index`: itself, or the large one it lies under.
     fn governing(&self, index: usize) -> usize {
         let first = index - index % PAGES_PER_LARGE;
-        if self.entries[first].flags.large() { first } else { index }
+        if self.entries[first].flags.large() {
+            first
+        } else {
+            index
+        }
     }
 
     fn check_no_overlap(&self, index: usize, size: PageSize) -> Result<(), HostFailure> {
         match size {
-            PageSize::Small if self.entries[self.governing(index)].flags.large() => Err(HostFailure::Overlap),
+            PageSize::Small if self.entries[self.governing(index)].flags.large() => {
+                Err(HostFailure::Overlap)
+            }
             PageSize::Small => Ok(()),
             PageSize::Large => {
-                let pages = self.entries.get(index..index + PAGES_PER_LARGE).ok_or(HostFailure::Input)?;
+                let pages = self
+                    .entries
+                    .get(index..index + PAGES_PER_LARGE)
+                    .ok_or(HostFailure::Input)?;
                 let blocked = !pages[0].flags.large() && pages.iter().any(Entry::is_assigned);
-                if blocked { Err(HostFailure::Overlap) } else { Ok(()) }
+                if blocked {
+                    Err(HostFailure::Overlap)
+                } else {
+                    Ok(())
+                }
             }
         }
     }

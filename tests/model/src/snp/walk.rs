@@ -132,7 +132,8 @@ impl Paging {
         let mut rights = WRITABLE | USER;
         let mut no_execute = 0;
         for level in (0..levels).rev() {
-            let index = linear >> (12 + 9 * level) & if levels == 3 && level == 2 { 3 } else { 0x1FF };
+            let index =
+                linear >> (12 + 9 * level) & if levels == 3 && level == 2 { 3 } else { 0x1FF };
             let entry = read(table + index * 8, EntryWidth::Eight).map_err(WalkError::Entry)?;
             if entry & PRESENT == 0 {
                 return Err(WalkError::Fault(self.fault(usage, privilege, 0)));
@@ -143,7 +144,8 @@ impl Paging {
                 no_execute |= entry & NO_EXECUTE;
             }
             if level == 0 || (entry & LARGE != 0 && level <= 2 && (levels != 3 || level == 1)) {
-                self.check(rights, no_execute, usage, privilege).map_err(WalkError::Fault)?;
+                self.check(rights, no_execute, usage, privilege)
+                    .map_err(WalkError::Fault)?;
                 let offset_mask = (1_u64 << (12 + 9 * level)) - 1;
                 return Ok((entry & ADDRESS & !offset_mask) | (linear & offset_mask));
             }
@@ -168,16 +170,24 @@ impl Paging {
         };
         let directory = absent((self.cr3 & 0xFFFF_F000) + (linear >> 22 & 0x3FF) * 4)?;
         if directory & LARGE != 0 && self.cr4 & CR4_PSE != 0 {
-            self.check(directory, 0, usage, privilege).map_err(WalkError::Fault)?;
+            self.check(directory, 0, usage, privilege)
+                .map_err(WalkError::Fault)?;
             let high = (directory >> 13 & 0xFF) << 32;
             return Ok(high | (directory & 0xFFC0_0000) | (linear & 0x3F_FFFF));
         }
         let entry = absent((directory & 0xFFFF_F000) + (linear >> 12 & 0x3FF) * 4)?;
-        self.check(directory & entry, 0, usage, privilege).map_err(WalkError::Fault)?;
+        self.check(directory & entry, 0, usage, privilege)
+            .map_err(WalkError::Fault)?;
         Ok((entry & 0xFFFF_F000) | (linear & 0xFFF))
     }
 
-    fn check(&self, rights: u64, no_execute: u64, usage: Use, privilege: Privilege) -> Result<(), PageFault> {
+    fn check(
+        &self,
+        rights: u64,
+        no_execute: u64,
+        usage: Use,
+        privilege: Privilege,
+    ) -> Result<(), PageFault> {
         let user = privilege == Privilege::User;
         let no_user = user && rights & USER == 0;
         let write_protected = rights & WRITABLE == 0 && (user || self.cr0 & CR0_WP != 0);
@@ -186,7 +196,11 @@ impl Paging {
             Use::Write => no_user || write_protected,
             Use::Fetch => no_user || (no_execute != 0 && self.efer & EFER_NXE != 0),
         };
-        if refused { Err(self.fault(usage, privilege, 1)) } else { Ok(()) }
+        if refused {
+            Err(self.fault(usage, privilege, 1))
+        } else {
+            Ok(())
+        }
     }
 
     fn fault(&self, usage: Use, privilege: Privilege, protection: u32) -> PageFault {
@@ -209,64 +223,155 @@ mod tests {
     use super::*;
     use std::collections::HashMap;
 
-    const LONG: Paging =
-        Paging { cr0: CR0_PE | CR0_PG | CR0_WP, cr3: 0x1000, cr4: CR4_PAE, efer: EFER_LMA | EFER_NXE };
+    const LONG: Paging = Paging {
+        cr0: CR0_PE | CR0_PG | CR0_WP,
+        cr3: 0x1000,
+        cr4: CR4_PAE,
+        efer: EFER_LMA | EFER_NXE,
+    };
 
-    fn walk(paging: Paging, entries: &[(u64, u64)], linear: u64, usage: Use, privilege: Privilege) -> Result<u64, WalkError<u64>> {
+    fn walk(
+        paging: Paging,
+        entries: &[(u64, u64)],
+        linear: u64,
+        usage: Use,
+        privilege: Privilege,
+    ) -> Result<u64, WalkError<u64>> {
         let entries: HashMap<u64, u64> = entries.iter().copied().collect();
-        paging.translate(linear, usage, privilege, |address, _| entries.get(&address).copied().ok_or(address))
+        paging.translate(linear, usage, privilege, |address, _| {
+            entries.get(&address).copied().ok_or(address)
+        })
     }
 
     /// The C-bit stands in the tables: each table address and the result carry it as written.
     #[test]
     fn long_mode_walk_keeps_the_c_bit() {
         let c = 1 << 51;
-        let paging = Paging { cr3: 0x1000 | c, ..LONG };
-        let tables =
-            [(0x1000 | c, 0x2003 | c), (0x2000 | c, 0x3003 | c), (0x3000 | c, 0x4003 | c), (0x4028 | c, 0x9003 | c)];
-        assert_eq!(walk(paging, &tables, 0x5123, Use::Write, Privilege::Supervisor), Ok(0x9123 | c));
+        let paging = Paging {
+            cr3: 0x1000 | c,
+            ..LONG
+        };
+        let tables = [
+            (0x1000 | c, 0x2003 | c),
+            (0x2000 | c, 0x3003 | c),
+            (0x3000 | c, 0x4003 | c),
+            (0x4028 | c, 0x9003 | c),
+        ];
+        assert_eq!(
+            walk(paging, &tables, 0x5123, Use::Write, Privilege::Supervisor),
+            Ok(0x9123 | c)
+        );
     }
 
     #[test]
     fn large_pages_end_the_walk_early() {
         let tables = [(0x1000, 0x2003), (0x2000, 0x3003), (0x3008, 0x4000_0083)];
-        assert_eq!(walk(LONG, &tables, 0x20_5123, Use::Read, Privilege::Supervisor), Ok(0x4000_5123));
+        assert_eq!(
+            walk(LONG, &tables, 0x20_5123, Use::Read, Privilege::Supervisor),
+            Ok(0x4000_5123)
+        );
         let giant = [(0x1000, 0x2003), (0x2008, 0x8000_0083)];
-        assert_eq!(walk(LONG, &giant, 0x4020_5123, Use::Read, Privilege::Supervisor), Ok(0x8020_5123));
+        assert_eq!(
+            walk(LONG, &giant, 0x4020_5123, Use::Read, Privilege::Supervisor),
+            Ok(0x8020_5123)
+        );
     }
 
     #[test]
     fn refusals_carry_the_error_code_of_the_access() {
-        let tables = [(0x1000, 0x2003), (0x2000, 0x3003), (0x3000, 0x4003), (0x4000, 0x9001 | NO_EXECUTE)];
+        let tables = [
+            (0x1000, 0x2003),
+            (0x2000, 0x3003),
+            (0x3000, 0x4003),
+            (0x4000, 0x9001 | NO_EXECUTE),
+        ];
         let fault = |code| Err(WalkError::Fault(PageFault { code }));
-        assert_eq!(walk(LONG, &tables, 0, Use::Write, Privilege::Supervisor), fault(3));
-        assert_eq!(walk(LONG, &tables, 0, Use::Fetch, Privilege::Supervisor), fault(0x11));
+        assert_eq!(
+            walk(LONG, &tables, 0, Use::Write, Privilege::Supervisor),
+            fault(3)
+        );
+        assert_eq!(
+            walk(LONG, &tables, 0, Use::Fetch, Privilege::Supervisor),
+            fault(0x11)
+        );
         assert_eq!(walk(LONG, &tables, 0, Use::Read, Privilege::User), fault(5));
-        assert_eq!(walk(LONG, &[(0x1000, 0)], 0, Use::Write, Privilege::User), fault(6));
+        assert_eq!(
+            walk(LONG, &[(0x1000, 0)], 0, Use::Write, Privilege::User),
+            fault(6)
+        );
     }
 
     #[test]
     fn without_write_protect_the_supervisor_writes_anywhere() {
-        let paging = Paging { cr0: CR0_PE | CR0_PG, ..LONG };
-        let tables = [(0x1000, 0x2001), (0x2000, 0x3001), (0x3000, 0x4001), (0x4000, 0x9001)];
-        assert_eq!(walk(paging, &tables, 0, Use::Write, Privilege::Supervisor), Ok(0x9000));
+        let paging = Paging {
+            cr0: CR0_PE | CR0_PG,
+            ..LONG
+        };
+        let tables = [
+            (0x1000, 0x2001),
+            (0x2000, 0x3001),
+            (0x3000, 0x4001),
+            (0x4000, 0x9001),
+        ];
+        assert_eq!(
+            walk(paging, &tables, 0, Use::Write, Privilege::Supervisor),
+            Ok(0x9000)
+        );
     }
 
     #[test]
     fn an_unreadable_entry_is_told_apart_from_a_fault() {
-        assert_eq!(walk(LONG, &[], 0, Use::Read, Privilege::Supervisor), Err(WalkError::Entry(0x1000)));
+        assert_eq!(
+            walk(LONG, &[], 0, Use::Read, Privilege::Supervisor),
+            Err(WalkError::Entry(0x1000))
+        );
     }
 
     #[test]
     fn legacy_modes_translate_too() {
-        let off = Paging { cr0: CR0_PE, ..LONG };
-        assert_eq!(walk(off, &[], 0x1_2345_6789, Use::Read, Privilege::Supervisor), Ok(0x2345_6789));
-        let two_level = Paging { cr4: CR4_PSE, efer: 0, ..LONG };
+        let off = Paging {
+            cr0: CR0_PE,
+            ..LONG
+        };
+        assert_eq!(
+            walk(off, &[], 0x1_2345_6789, Use::Read, Privilege::Supervisor),
+            Ok(0x2345_6789)
+        );
+        let two_level = Paging {
+            cr4: CR4_PSE,
+            efer: 0,
+            ..LONG
+        };
         let tables = [(0x1004, 0x2003), (0x2004, 0x7003)];
-        assert_eq!(walk(two_level, &tables, 0x40_1234, Use::Write, Privilege::Supervisor), Ok(0x7234));
-        assert_eq!(walk(two_level, &[(0x1000, 0x80_0083)], 0x1234, Use::Read, Privilege::Supervisor), Ok(0x80_1234));
-        let pae = Paging { efer: 0, cr3: 0x1020, ..LONG };
+        assert_eq!(
+            walk(
+                two_level,
+                &tables,
+                0x40_1234,
+                Use::Write,
+                Privilege::Supervisor
+            ),
+            Ok(0x7234)
+        );
+        assert_eq!(
+            walk(
+                two_level,
+                &[(0x1000, 0x80_0083)],
+                0x1234,
+                Use::Read,
+                Privilege::Supervisor
+            ),
+            Ok(0x80_1234)
+        );
+        let pae = Paging {
+            efer: 0,
+            cr3: 0x1020,
+            ..LONG
+        };
         let tables = [(0x1028, 0x2001), (0x2000, 0x60_00E3)];
-        assert_eq!(walk(pae, &tables, 0x4000_1234, Use::Write, Privilege::Supervisor), Ok(0x60_1234));
+        assert_eq!(
+            walk(pae, &tables, 0x4000_1234, Use::Write, Privilege::Supervisor),
+            Ok(0x60_1234)
+        );
     }
 }

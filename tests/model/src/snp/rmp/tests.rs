@@ -18,11 +18,19 @@ fn page(base: Phys, index: u64) -> Phys {
 }
 
 fn private(gpa: u64) -> NewState {
-    NewState::Private { owner: OWNER, gpa: Gpa::new(gpa) }
+    NewState::Private {
+        owner: OWNER,
+        gpa: Gpa::new(gpa),
+    }
 }
 
 fn adjustment(permissions: Permissions) -> Adjustment {
-    Adjustment { current: Vmpl::ZERO, target: TWO, permissions, vmsa: false }
+    Adjustment {
+        current: Vmpl::ZERO,
+        target: TWO,
+        permissions,
+        vmsa: false,
+    }
 }
 
 /// A guest that reads a page before it accepted it would read what the host put there.
@@ -33,9 +41,15 @@ fn an_assigned_page_needs_validation_before_any_access() {
     let gpa = Gpa::new(0x5000);
     let check = |rmp: &Rmp| rmp.check_guest(base, OWNER, gpa, Vmpl::ZERO, AccessKind::Read);
     assert_eq!(check(&rmp), Err(Violation::NotValidated));
-    assert_eq!(rmp.pvalidate(base, OWNER, gpa, PageSize::Small, true), Outcome::Done(Change::Changed));
+    assert_eq!(
+        rmp.pvalidate(base, OWNER, gpa, PageSize::Small, true),
+        Outcome::Done(Change::Changed)
+    );
     assert_eq!(check(&rmp), Ok(()));
-    assert_eq!(rmp.pvalidate(base, OWNER, gpa, PageSize::Small, true), Outcome::Done(Change::Unchanged));
+    assert_eq!(
+        rmp.pvalidate(base, OWNER, gpa, PageSize::Small, true),
+        Outcome::Done(Change::Unchanged)
+    );
 }
 
 #[test]
@@ -43,7 +57,8 @@ fn a_page_at_another_address_or_of_another_guest_is_not_owned() {
     let (mut rmp, base) = table();
     rmp.update(base, PageSize::Small, private(0x5000)).unwrap();
     rmp.pvalidate(base, OWNER, Gpa::new(0x5000), PageSize::Small, true);
-    let read = |owner, gpa| rmp.check_guest(base, owner, Gpa::new(gpa), Vmpl::ZERO, AccessKind::Read);
+    let read =
+        |owner, gpa| rmp.check_guest(base, owner, Gpa::new(gpa), Vmpl::ZERO, AccessKind::Read);
     assert_eq!(read(OWNER, 0x6000), Err(Violation::NotOwned));
     assert_eq!(read(OTHER, 0x5000), Err(Violation::NotOwned));
     assert_eq!(read(OWNER, 0x5FFF), Ok(()));
@@ -56,7 +71,13 @@ fn rmpupdate_drops_validation_and_lower_permissions() {
     let gpa = Gpa::new(0x5000);
     rmp.update(base, PageSize::Small, private(0x5000)).unwrap();
     rmp.pvalidate(base, OWNER, gpa, PageSize::Small, true);
-    rmp.adjust(base, OWNER, gpa, PageSize::Small, adjustment(Permissions::ALL));
+    rmp.adjust(
+        base,
+        OWNER,
+        gpa,
+        PageSize::Small,
+        adjustment(Permissions::ALL),
+    );
     rmp.update(base, PageSize::Small, NewState::Shared).unwrap();
     rmp.update(base, PageSize::Small, private(0x5000)).unwrap();
     let entry = rmp.entry(base);
@@ -74,7 +95,10 @@ fn a_lower_vmpl_has_what_rmpadjust_gave_it() {
     let check = |rmp: &Rmp, kind| rmp.check_guest(base, OWNER, gpa, TWO, kind);
     assert_eq!(check(&rmp, AccessKind::Read), Err(Violation::Vmpl));
     let read_only = Permissions::new().with_read(true);
-    assert_eq!(rmp.adjust(base, OWNER, gpa, PageSize::Small, adjustment(read_only)), Outcome::Done(()));
+    assert_eq!(
+        rmp.adjust(base, OWNER, gpa, PageSize::Small, adjustment(read_only)),
+        Outcome::Done(())
+    );
     assert_eq!(check(&rmp, AccessKind::Read), Ok(()));
     assert_eq!(check(&rmp, AccessKind::Write), Err(Violation::Vmpl));
     assert_eq!(check(&rmp, AccessKind::Fetch), Err(Violation::Vmpl));
@@ -87,21 +111,53 @@ fn rmpadjust_never_raises_the_caller_or_gives_what_it_lacks() {
     rmp.update(base, PageSize::Small, private(0x5000)).unwrap();
     rmp.pvalidate(base, OWNER, gpa, PageSize::Small, true);
     let ask = |rmp: &mut Rmp, current, target, permissions| {
-        rmp.adjust(base, OWNER, gpa, PageSize::Small, Adjustment { current, target, permissions, vmsa: true })
+        rmp.adjust(
+            base,
+            OWNER,
+            gpa,
+            PageSize::Small,
+            Adjustment {
+                current,
+                target,
+                permissions,
+                vmsa: true,
+            },
+        )
     };
-    assert_eq!(ask(&mut rmp, ONE, ONE, Permissions::NONE), Outcome::Fail(FailCode::Permission));
-    assert_eq!(ask(&mut rmp, ONE, Vmpl::ZERO, Permissions::NONE), Outcome::Fail(FailCode::Permission));
-    assert_eq!(ask(&mut rmp, ONE, TWO, Permissions::ALL), Outcome::Fail(FailCode::Permission));
-    assert_eq!(ask(&mut rmp, ONE, TWO, Permissions::NONE), Outcome::Done(()));
+    assert_eq!(
+        ask(&mut rmp, ONE, ONE, Permissions::NONE),
+        Outcome::Fail(FailCode::Permission)
+    );
+    assert_eq!(
+        ask(&mut rmp, ONE, Vmpl::ZERO, Permissions::NONE),
+        Outcome::Fail(FailCode::Permission)
+    );
+    assert_eq!(
+        ask(&mut rmp, ONE, TWO, Permissions::ALL),
+        Outcome::Fail(FailCode::Permission)
+    );
+    assert_eq!(
+        ask(&mut rmp, ONE, TWO, Permissions::NONE),
+        Outcome::Done(())
+    );
     assert!(!rmp.entry(base).is_vmsa(), "only VMPL0 makes a VMSA");
-    assert_eq!(ask(&mut rmp, Vmpl::ZERO, ONE, Permissions::NONE), Outcome::Done(()));
+    assert_eq!(
+        ask(&mut rmp, Vmpl::ZERO, ONE, Permissions::NONE),
+        Outcome::Done(())
+    );
     assert!(rmp.entry(base).is_vmsa());
 }
 
 #[test]
 fn a_vmsa_page_cannot_be_validated_again() {
     let (mut rmp, base) = table();
-    rmp.launch(base, OWNER, Gpa::new(0x5000), [Permissions::ALL; VMPLS], true);
+    rmp.launch(
+        base,
+        OWNER,
+        Gpa::new(0x5000),
+        [Permissions::ALL; VMPLS],
+        true,
+    );
     let outcome = rmp.pvalidate(base, OWNER, Gpa::new(0x5000), PageSize::Small, false);
     assert_eq!(outcome, Outcome::NotOwned);
 }
@@ -109,10 +165,17 @@ fn a_vmsa_page_cannot_be_validated_again() {
 #[test]
 fn sizes_must_agree() {
     let (mut rmp, base) = table();
-    rmp.update(base, PageSize::Large, private(0x20_0000)).unwrap();
+    rmp.update(base, PageSize::Large, private(0x20_0000))
+        .unwrap();
     let gpa = Gpa::new(0x20_0000);
-    assert_eq!(rmp.pvalidate(base, OWNER, gpa, PageSize::Small, true), Outcome::NeedsSmash);
-    assert_eq!(rmp.pvalidate(base, OWNER, gpa, PageSize::Large, true), Outcome::Done(Change::Changed));
+    assert_eq!(
+        rmp.pvalidate(base, OWNER, gpa, PageSize::Small, true),
+        Outcome::NeedsSmash
+    );
+    assert_eq!(
+        rmp.pvalidate(base, OWNER, gpa, PageSize::Large, true),
+        Outcome::Done(Change::Changed)
+    );
     rmp.psmash(base).unwrap();
     assert_eq!(
         rmp.pvalidate(base, OWNER, gpa, PageSize::Large, true),
@@ -128,16 +191,29 @@ fn sizes_must_agree() {
 #[test]
 fn a_large_entry_speaks_for_all_its_pages_until_smashed() {
     let (mut rmp, base) = table();
-    rmp.update(base, PageSize::Large, private(0x20_0000)).unwrap();
+    rmp.update(base, PageSize::Large, private(0x20_0000))
+        .unwrap();
     rmp.pvalidate(base, OWNER, Gpa::new(0x20_0000), PageSize::Large, true);
     let seventh = page(base, 7);
-    let check = |rmp: &Rmp| rmp.check_guest(seventh, OWNER, Gpa::new(0x20_7000), Vmpl::ZERO, AccessKind::Write);
+    let check = |rmp: &Rmp| {
+        rmp.check_guest(
+            seventh,
+            OWNER,
+            Gpa::new(0x20_7000),
+            Vmpl::ZERO,
+            AccessKind::Write,
+        )
+    };
     assert_eq!(check(&rmp), Ok(()));
-    assert_eq!(rmp.update(seventh, PageSize::Small, NewState::Shared), Err(HostFailure::Overlap));
+    assert_eq!(
+        rmp.update(seventh, PageSize::Small, NewState::Shared),
+        Err(HostFailure::Overlap)
+    );
     rmp.psmash(seventh).unwrap();
     assert_eq!(check(&rmp), Ok(()));
     assert!(rmp.is_uniform(base));
-    rmp.update(seventh, PageSize::Small, NewState::Shared).unwrap();
+    rmp.update(seventh, PageSize::Small, NewState::Shared)
+        .unwrap();
     assert_eq!(check(&rmp), Err(Violation::NotOwned));
     assert!(!rmp.is_uniform(base));
     assert_eq!(rmp.psmash(base), Err(HostFailure::Input));
@@ -146,9 +222,16 @@ fn a_large_entry_speaks_for_all_its_pages_until_smashed() {
 #[test]
 fn a_large_entry_needs_alignment_and_room() {
     let (mut rmp, base) = table();
-    assert_eq!(rmp.update(page(base, 1), PageSize::Large, NewState::Shared), Err(HostFailure::Input));
-    rmp.update(page(base, 9), PageSize::Small, private(0x9000)).unwrap();
-    assert_eq!(rmp.update(base, PageSize::Large, private(0)), Err(HostFailure::Overlap));
+    assert_eq!(
+        rmp.update(page(base, 1), PageSize::Large, NewState::Shared),
+        Err(HostFailure::Input)
+    );
+    rmp.update(page(base, 9), PageSize::Small, private(0x9000))
+        .unwrap();
+    assert_eq!(
+        rmp.update(base, PageSize::Large, private(0)),
+        Err(HostFailure::Overlap)
+    );
 }
 
 #[test]
@@ -164,8 +247,17 @@ fn query_tells_permissions_of_lower_levels_only() {
     let (mut rmp, base) = table();
     let gpa = Gpa::new(0x5000);
     rmp.update(base, PageSize::Small, private(0x5000)).unwrap();
-    assert_eq!(rmp.query(base, OWNER, gpa, Vmpl::ZERO, ONE), Outcome::NotValidated);
+    assert_eq!(
+        rmp.query(base, OWNER, gpa, Vmpl::ZERO, ONE),
+        Outcome::NotValidated
+    );
     rmp.pvalidate(base, OWNER, gpa, PageSize::Small, true);
-    assert!(matches!(rmp.query(base, OWNER, gpa, Vmpl::ZERO, ONE), Outcome::Done(_)));
-    assert_eq!(rmp.query(base, OWNER, gpa, ONE, ONE), Outcome::Fail(FailCode::Permission));
+    assert!(matches!(
+        rmp.query(base, OWNER, gpa, Vmpl::ZERO, ONE),
+        Outcome::Done(_)
+    ));
+    assert_eq!(
+        rmp.query(base, OWNER, gpa, ONE, ONE),
+        Outcome::Fail(FailCode::Permission)
+    );
 }

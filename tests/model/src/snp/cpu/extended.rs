@@ -1,0 +1,207 @@
+//! The x87, SSE and AVX part of a VMSA (APM vol. 2, table B-4, offsets 400h to 66Fh) and what goes with it: XCR0, PKRU,
+//! TSC_AUX and the debug address registers.
+//!
+//! SVM knows none of these; [`crate::svm`] swaps them as one [`ExtendedState`]. They move between it and the VMSA only
+//! when a processor turns to another VMSA.
+
+use super::vmsa::Image;
+use crate::snp::addr::Phys;
+use crate::svm::{ExtendedState, Xsave};
+use core::mem::{offset_of, size_of};
+use stockade_abi::vmsa::Vmsa;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Offset of PKRU in the standard XSAVE format, where QEMU has it (CPUID Fn0D_x9.EBX).
+const PKRU_OFFSET: usize = 0xA80;
+const START: usize = offset_of!(Vmsa, x87_dp);
+const ALL_COMPONENTS: u64 = Xsave::X87 | Xsave::SSE | Xsave::AVX | Xsave::PKRU;
+
+/// The floating-point part of a VMSA, field by field.
+#[repr(C)]
+#[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
+struct Floating {
+    x87_dp: u64,
+    mxcsr: u32,
+    ftw: u16,
+    fsw: u16,
+    fcw: u16,
+    fop: u16,
+    ds: u16,
+    cs: u16,
+    rip: u64,
+    registers: [[u8; 10]; 8],
+    xmm: [[u8; 16]; 16],
+    ymm_hi: [[u8; 16]; 16],
+}
+
+const _: () = assert!(START + size_of::<Floating>() == 0x670);
+
+/// Reads the state from the VMSA at `page`, of which `image` is the head.
+pub fn load(page: Phys, image: &Image, state: &mut ExtendedState) {
+    let mut floating = [0; size_of::<Floating>()];
+    page.in_page(START as u64).read_bytes(&mut floating);
+    let floating: Floating = zerocopy::transmute!(floating);
+    let xsave = &mut state.xsave;
+    xsave.fcw = floating.fcw;
+    xsave.fsw = floating.fsw;
+    xsave.ftw = abridge(floating.ftw);
+    xsave.fop = floating.fop;
+    xsave.rip = floating.rip;
+    xsave.rdp = floating.x87_dp;
+    // A reserved bit would be #GP on the host's XRSTOR.
+    xsave.mxcsr = floating.mxcsr & 0xFFFF;
+    for (to, from) in xsave.st.iter_mut().zip(&floating.registers) {
+        to[..10].copy_from_slice(from);
+    }
+    xsave.xmm = floating.xmm;
+    xsave.ymm_high = floating.ymm_hi;
+    xsave.xstate_bv = ALL_COMPONENTS;
+    xsave.xcomp_bv = 0;
+    let vmsa = image.vmsa();
+    xsave.as_mut_bytes()[PKRU_OFFSET..PKRU_OFFSET + 4].copy_from_slice(&vmsa.pkru.to_le_bytes());
+    state.xcr0 = vmsa.xcr0;
+    state.tsc_aux = u64::from(vmsa.tsc_aux);
+    state.debug = [vmsa.dr0, vmsa.dr1, vmsa.dr2, vmsa.dr3];
+}
+
+/// Takes into `image` those parts of the state that lie in the VMSA's head: they change without an exit.
+pub fn leave(state: &ExtendedState, image: &mut Image) {
+    let pkru = &state.xsave.as_bytes()[PKRU_OFFSET..PKRU_OFFSET + 4];
+    let pkru = <[u8; 4]>::try_from(pkru).map_or(0, u32::from_le_bytes);
+    let vmsa = image.edit();
+    vmsa.xcr0 = state.xcr0;
+    vmsa.tsc_aux = u32::try_from(state.tsc_aux & 0xFFFF_FFFF).unwrap_or(0);
+    vmsa.pkru = if state.xsave.xstate_bv & Xsave::PKRU == 0 {
+        0
+    } else {
+        pkru
+    };
+    [vmsa.dr0, vmsa.dr1, vmsa.dr2, vmsa.dr3] = state.debug;
+}
+
+/// Writes the floating-point part to the VMSA at `page`. A component XSAVE left out is in its initial state.
+pub fn store(state: &ExtendedState, page: Phys) {
+    let xsave = &state.xsave;
+    let has = |component| xsave.xstate_bv & component != 0;
+    let mut floating = Floating {
+        x87_dp: 0,
+        mxcsr: xsave.mxcsr,
+        ftw: 0xFFFF,
+        fsw: 0,
+        fcw: 0x37F,
+        fop: 0,
+        ds: 0,
+        cs: 0,
+        rip: 0,
+        registers: [[0; 10]; 8],
+        xmm: [[0; 16]; 16],
+        ymm_hi: [[0; 16]; 16],
+    };
+    if has(Xsave::X87) {
+        (floating.fcw, floating.fsw, floating.fop) = (xsave.fcw, xsave.fsw, xsave.fop);
+        (floating.rip, floating.x87_dp) = (xsave.rip, xsave.rdp);
+        for (to, from) in floating.registers.iter_mut().zip(&xsave.st) {
+            to.copy_from_slice(&from[..10]);
+        }
+        floating.ftw = unabridge(xsave.ftw, xsave.fsw, &floating.registers);
+    }
+    if has(Xsave::SSE) {
+        floating.xmm = xsave.xmm;
+    }
+    if has(Xsave::AVX) {
+        floating.ymm_hi = xsave.ymm_high;
+    }
+    page.in_page(START as u64).write_bytes(floating.as_bytes());
+}
+
+/// FXSAVE's tag byte: a bit for each register that is not empty (tag 3).
+fn abridge(tags: u16) -> u8 {
+    (0..8)
+        .filter(|register| tags >> (register * 2) & 3 != 3)
+        .fold(0, |bits, register| bits | 1 << register)
+}
+
+/// The full tag word (APM vol. 1, 6.2.4). The tag byte counts physical registers; `registers` begins with the top.
+fn unabridge(bits: u8, fsw: u16, registers: &[[u8; 10]; 8]) -> u16 {
+    if bits == 0 {
+        return 0xFFFF;
+    }
+    let top = usize::from(fsw >> 11 & 7);
+    (0..8_usize).fold(0, |tags, physical| {
+        let tag = if bits >> physical & 1 == 0 {
+            3
+        } else {
+            tag_of(&registers[(physical + 8 - top) % 8])
+        };
+        tags | tag << (physical * 2)
+    })
+}
+
+/// Valid 0, zero 1, special 2.
+fn tag_of(register: &[u8; 10]) -> u16 {
+    let exponent = u16::from_le_bytes([register[8], register[9]]) & 0x7FFF;
+    let is_zero = register[..8].iter().all(|byte| *byte == 0);
+    match exponent {
+        0 if is_zero => 1,
+        0 | 0x7FFF => 2,
+        _ if register[7] & 0x80 == 0 => 2,
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snp::addr::FrameSource;
+    use crate::snp::addr::fake::HeapFrames;
+
+    #[test]
+    fn state_survives_the_way_through_the_vmsa() {
+        let page = HeapFrames::new(0x40_0000).frame().unwrap();
+        let mut state = ExtendedState::new_reset();
+        state.xsave.xstate_bv = ALL_COMPONENTS;
+        state.xsave.xmm[3] = [0xAB; 16];
+        state.xsave.ymm_high[15] = [0xCD; 16];
+        state.xsave.mxcsr = 0x1FA0;
+        state.xsave.fcw = 0x27F;
+        (state.xcr0, state.tsc_aux, state.debug) = (7, 9, [1, 2, 3, 4]);
+        let mut image = Image::new();
+        leave(&state, &mut image);
+        store(&state, page);
+        let mut back = ExtendedState::new_reset();
+        load(page, &image, &mut back);
+        assert_eq!(
+            (back.xsave.xmm[3], back.xsave.ymm_high[15]),
+            ([0xAB; 16], [0xCD; 16])
+        );
+        assert_eq!((back.xsave.mxcsr, back.xsave.fcw), (0x1FA0, 0x27F));
+        assert_eq!((back.xcr0, back.tsc_aux, back.debug), (7, 9, [1, 2, 3, 4]));
+    }
+
+    #[test]
+    fn an_absent_component_is_stored_as_its_initial_state() {
+        let page = HeapFrames::new(0x40_0000).frame().unwrap();
+        let mut state = ExtendedState::new_reset();
+        state.xsave.xstate_bv = 0;
+        state.xsave.xmm[0] = [0xEE; 16];
+        state.xsave.fcw = 0;
+        store(&state, page);
+        let mut back = ExtendedState::new_reset();
+        load(page, &Image::new(), &mut back);
+        assert_eq!(
+            (back.xsave.xmm[0], back.xsave.fcw, back.xsave.ftw),
+            ([0; 16], 0x37F, 0)
+        );
+    }
+
+    #[test]
+    fn tag_words_of_both_kinds_agree_on_what_is_empty() {
+        assert_eq!(abridge(0xFFFF), 0);
+        assert_eq!(abridge(0x5555), 0xFF);
+        let mut registers = [[0; 10]; 8];
+        registers[0] = [0, 0, 0, 0, 0, 0, 0, 0x80, 0xFF, 0x3F];
+        // The top is physical register 7 and holds 1.0; register 0 holds zero.
+        assert_eq!(unabridge(0x81, 7 << 11, &registers), 0x3FFD);
+        assert_eq!(abridge(0x3FFD), 0x81);
+    }
+}

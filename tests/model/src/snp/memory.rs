@@ -1,0 +1,429 @@
+//! The memory system: guest addresses, the RMP and the nested tables together.
+//!
+//! [`Memory::fault`] decides every nested page fault; [`Memory::pvalidate`], [`Memory::adjust`] and
+//! [`Memory::change_state`] are the only ways a page changes hands, so that the nested tables never disagree with the
+//! RMP. What must be forgotten by other processors is told by [`Unmapped`].
+
+use super::addr::{C_BIT, FrameSource, Gpa, LARGE_PAGE_SIZE, PAGE_SIZE, Phys};
+use super::gpa_map::{GpaMap, RangeKind};
+use super::npt::{Layout, NestedTables, Unmapped, View};
+use super::rmp::{
+    AccessKind, Adjustment, Change, Entry, NewState, Outcome, Owner, PageSize, Permissions, Rmp, Violation, Vmpl,
+};
+
+/// Whose access it is, and how its addresses are meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Who {
+    /// The VMPL.
+    pub vmpl: Vmpl,
+    /// Where the C-bit is.
+    pub layout: Layout,
+    /// In the flat layout, the first shared address.
+    pub top: u64,
+}
+
+/// Whether an access is encrypted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Privacy {
+    /// Effective C-bit 1.
+    Private,
+    /// Effective C-bit 0.
+    Shared,
+}
+
+/// Where in an instruction's life the access happens (EXITINFO1 bits 32 and 33).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// At the final address.
+    Final,
+    /// While walking the guest's page tables: private whatever the C-bit (APM vol. 2, 15.34.5).
+    Walk,
+}
+
+/// How a nested page fault ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Resolution {
+    /// The page is mapped now: run again.
+    Mapped,
+    /// The guest's tables are named without the C-bit. Hardware does not care, QEMU does: add it to CR3.
+    WalkWithoutCBit,
+    /// The host took the page's state from the access, as KVM does: run again, other processors must flush.
+    Converted(Gpa),
+    /// No memory there: the host has reserved bits in that entry, hence #VC.
+    Device,
+    /// #VC, page not validated.
+    NotValidated,
+    /// #VMEXIT(NPF): this VMPL may not.
+    Denied,
+    /// The page belongs to someone else; no host could go on.
+    Foreign,
+    /// No memory for tables.
+    OutOfMemory,
+}
+
+/// Why the model cannot touch guest memory for the guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AccessFault {
+    /// No memory there.
+    Device,
+    /// The RMP refuses.
+    Rmp(Violation),
+}
+
+/// The memory system.
+pub struct Memory {
+    /// Which guest addresses have memory.
+    pub map: GpaMap,
+    /// To whom each page belongs.
+    pub rmp: Rmp,
+    /// The nested page tables.
+    pub tables: NestedTables,
+    owner: Owner,
+    /// What a read without the C-bit sees of a private page: noise, made on first use.
+    ciphertext: Option<Phys>,
+    /// Scrambles pages that change hands.
+    key: u64,
+}
+
+impl Who {
+    /// The root of nested tables for these accesses.
+    pub const fn view(&self) -> View {
+        View { vmpl: self.vmpl, layout: self.layout }
+    }
+
+    /// Splits an address of the guest's tables. `None` where the C-bit is out of place: a flat address with it names
+    /// no memory (below a virtual top of memory it would be #PF on hardware, APM vol. 2, 15.36.8).
+    pub const fn split(&self, address: u64) -> Option<(Gpa, Privacy)> {
+        let has_c_bit = address & C_BIT != 0;
+        match self.layout {
+            Layout::CBit if has_c_bit => Some((Gpa::new(address), Privacy::Private)),
+            Layout::CBit => Some((Gpa::new(address), Privacy::Shared)),
+            Layout::Flat if has_c_bit => None,
+            Layout::Flat if address < self.top => Some((Gpa::new(address), Privacy::Private)),
+            Layout::Flat => Some((Gpa::new(address), Privacy::Shared)),
+        }
+    }
+}
+
+impl Memory {
+    /// A guest without memory. `rmp` covers all host memory guests can get.
+    pub const fn new(rmp: Rmp, owner: Owner, key: u64) -> Self {
+        Self { map: GpaMap::new(), rmp, tables: NestedTables::new(), owner, ciphertext: None, key }
+    }
+
+    /// The guest as the RMP knows it.
+    pub const fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    /// Where the model may touch guest memory in the guest's stead. Page-table reads and fetches are private.
+    pub fn locate(&self, who: Who, address: u64, kind: AccessKind, stage: Stage) -> Result<Phys, AccessFault> {
+        let (gpa, mut privacy) = who.split(address).ok_or(AccessFault::Device)?;
+        if stage == Stage::Walk || kind == AccessKind::Fetch {
+            privacy = Privacy::Private;
+        }
+        let host = self.map.translate(gpa).ok_or(AccessFault::Device)?;
+        let check = match privacy {
+            Privacy::Private => self.rmp.check_guest(host, self.owner, gpa, who.vmpl, kind),
+            Privacy::Shared => self.rmp.check_host_write(host),
+        };
+        check.map(|()| host).map_err(AccessFault::Rmp)
+    }
+
+    /// The page at `gpa` as the host sees it: only when it is not the guest's.
+    pub fn host_page(&self, gpa: Gpa) -> Option<Phys> {
+        let host = self.map.translate(gpa)?;
+        self.rmp.check_host_write(host).ok().map(|()| host)
+    }
+
+    /// Decides a nested page fault at `address` (C-bit and all).
+    pub fn fault(
+        &mut self,
+        who: Who,
+        address: u64,
+        kind: AccessKind,
+        stage: Stage,
+        frames: &mut impl FrameSource,
+    ) -> Resolution {
+        let Some((gpa, privacy)) = who.split(address) else {
+            return Resolution::Device;
+        };
+        let Some(host) = self.map.translate(gpa) else {
+            return Resolution::Device;
+        };
+        let is_private_page = self.rmp.entry(host).is_assigned();
+        match (privacy, is_private_page) {
+            (Privacy::Private, true) => self.fault_private(who, address, gpa, kind, frames),
+            (Privacy::Private, false) => {
+                // KVM asks user space to make it private; the guest then finds it not validated.
+                self.change_state(gpa, PageSize::Small, PageState::Private);
+                Resolution::Converted(gpa)
+            }
+            (Privacy::Shared, false) => self.fill(who, address, gpa, Permissions::ALL, frames),
+            (Privacy::Shared, true) => self.fault_without_c_bit(who, address, gpa, kind, stage, frames),
+        }
+    }
+
+    fn fault_private(
+        &mut self,
+        who: Who,
+        address: u64,
+        gpa: Gpa,
+        kind: AccessKind,
+        frames: &mut impl FrameSource,
+    ) -> Resolution {
+        let Some(host) = self.map.translate(gpa) else {
+            return Resolution::Device;
+        };
+        match self.rmp.check_guest(host, self.owner, gpa, who.vmpl, kind) {
+            Ok(()) => {
+                let rights = self.rmp.entry(host).permissions(who.vmpl);
+                self.fill(who, address, gpa, rights, frames)
+            }
+            Err(Violation::NotValidated) => Resolution::NotValidated,
+            Err(Violation::Vmpl) => Resolution::Denied,
+            Err(Violation::NotOwned) => Resolution::Foreign,
+        }
+    }
+
+    /// An access that says "shared" to a page that is private.
+    fn fault_without_c_bit(
+        &mut self,
+        who: Who,
+        address: u64,
+        gpa: Gpa,
+        kind: AccessKind,
+        stage: Stage,
+        frames: &mut impl FrameSource,
+    ) -> Resolution {
+        match (stage, kind) {
+            (Stage::Walk, _) => Resolution::WalkWithoutCBit,
+            (_, AccessKind::Fetch) => {
+                // Private on hardware. Mapped read-only under this alias too; a data read through it sees plain text.
+                let Some(host) = self.map.translate(gpa) else {
+                    return Resolution::Device;
+                };
+                match self.rmp.check_guest(host, self.owner, gpa, who.vmpl, kind) {
+                    Ok(()) => {
+                        let rights = self.rmp.entry(host).permissions(who.vmpl).with_write(false);
+                        self.map_page(who, address, host, PageSize::Small, rights, frames)
+                    }
+                    Err(Violation::NotValidated) => Resolution::NotValidated,
+                    Err(Violation::Vmpl) => Resolution::Denied,
+                    Err(Violation::NotOwned) => Resolution::Foreign,
+                }
+            }
+            (_, AccessKind::Read) => match self.ciphertext_page(frames) {
+                Some(noise) => {
+                    let rights = Permissions::new().with_read(true);
+                    self.map_page(who, address, noise, PageSize::Small, rights, frames)
+                }
+                None => Resolution::OutOfMemory,
+            },
+            (_, AccessKind::Write) => {
+                // KVM and QEMU convert implicitly; Linux relies on it when it decrypts a page in place.
+                self.change_state(gpa, PageSize::Small, PageState::Shared);
+                Resolution::Converted(gpa)
+            }
+        }
+    }
+
+    /// Maps the page, and with it the 2 MiB around when all of that is alike.
+    fn fill(
+        &mut self,
+        who: Who,
+        address: u64,
+        gpa: Gpa,
+        rights: Permissions,
+        frames: &mut impl FrameSource,
+    ) -> Resolution {
+        let Some(host) = self.map.translate(gpa) else {
+            return Resolution::Device;
+        };
+        let last = Gpa::new(gpa.large_page().get() + LARGE_PAGE_SIZE - PAGE_SIZE);
+        let large = self.map.translate(gpa.large_page()).filter(|block| {
+            block.get().is_multiple_of(LARGE_PAGE_SIZE)
+                && self.map.translate(last).is_some_and(|end| end.get() == block.get() + LARGE_PAGE_SIZE - PAGE_SIZE)
+                && self.rmp.is_uniform(*block)
+        });
+        match large {
+            Some(block) => self.map_page(who, address, block, PageSize::Large, rights, frames),
+            None => self.map_page(who, address, host, PageSize::Small, rights, frames),
+        }
+    }
+
+    fn map_page(
+        &mut self,
+        who: Who,
+        address: u64,
+        host: Phys,
+        size: PageSize,
+        rights: Permissions,
+        frames: &mut impl FrameSource,
+    ) -> Resolution {
+        match self.tables.map(who.view(), address, host, size, rights, frames) {
+            Some(()) => Resolution::Mapped,
+            None => Resolution::OutOfMemory,
+        }
+    }
+
+    /// PVALIDATE of the page at `gpa`. Smashes a large RMP entry first, as the host does on the exit that causes.
+    pub fn pvalidate(&mut self, gpa: Gpa, size: PageSize, validate: Validate) -> (Outcome<Change>, Unmapped) {
+        let Some(host) = self.map.translate(gpa) else {
+            return (Outcome::NotOwned, Unmapped::Nothing);
+        };
+        let wanted = validate == Validate::Set;
+        let mut outcome = self.rmp.pvalidate(host, self.owner, gpa, size, wanted);
+        if outcome == Outcome::NeedsSmash && self.rmp.psmash(host).is_ok() {
+            outcome = self.rmp.pvalidate(host, self.owner, gpa, size, wanted);
+        }
+        let unmapped = match (outcome, validate) {
+            (Outcome::Done(Change::Changed), Validate::Rescind) => self.tables.unmap(gpa, size.bytes()),
+            _ => Unmapped::Nothing,
+        };
+        (outcome, unmapped)
+    }
+
+    /// RMPADJUST of the page at `gpa`.
+    pub fn adjust(&mut self, gpa: Gpa, size: PageSize, what: Adjustment) -> (Outcome<()>, Unmapped) {
+        let Some(host) = self.map.translate(gpa) else {
+            return (Outcome::NotOwned, Unmapped::Nothing);
+        };
+        let mut outcome = self.rmp.adjust(host, self.owner, gpa, size, what);
+        if outcome == Outcome::NeedsSmash && self.rmp.psmash(host).is_ok() {
+            outcome = self.rmp.adjust(host, self.owner, gpa, size, what);
+        }
+        let unmapped = match outcome {
+            Outcome::Done(()) => self.tables.unmap_for(what.target, gpa, size.bytes()),
+            _ => Unmapped::Nothing,
+        };
+        (outcome, unmapped)
+    }
+
+    /// RMPQUERY of the page at `gpa`.
+    pub fn query(&self, gpa: Gpa, current: Vmpl, target: Vmpl) -> Outcome<Entry> {
+        match self.map.translate(gpa) {
+            Some(host) => self.rmp.query(host, self.owner, gpa, current, target),
+            None => Outcome::NotOwned,
+        }
+    }
+
+    /// The host's RMPUPDATE on the guest's behalf. Asking for what is already so changes nothing, validation included.
+    /// `None` where there is no memory or the RMP refuses.
+    pub fn change_state(&mut self, gpa: Gpa, size: PageSize, state: PageState) -> Option<Unmapped> {
+        let host = self.map.translate(gpa)?;
+        if size == PageSize::Large && !host.get().is_multiple_of(LARGE_PAGE_SIZE) {
+            return None;
+        }
+        let entry = self.rmp.entry(host);
+        let alike = !entry.is_assigned() && self.rmp.is_uniform(host);
+        let whole = size == PageSize::Small || entry.size() == size || alike;
+        if whole && self.is_in_state(host, gpa, size, state) {
+            return Some(Unmapped::Nothing);
+        }
+        if size == PageSize::Large && !whole {
+            return self.change_small_pages(gpa, state);
+        }
+        if size == PageSize::Small && self.rmp.entry(host).size() == PageSize::Large {
+            self.rmp.psmash(host).ok()?;
+        }
+        let was_private = self.rmp.entry(host).is_assigned();
+        let new = match state {
+            PageState::Private => NewState::Private { owner: self.owner, gpa },
+            PageState::Shared => NewState::Shared,
+        };
+        self.rmp.update(host, size, new).ok()?;
+        if was_private != (state == PageState::Private) {
+            self.scramble(host, size);
+        }
+        Some(self.tables.unmap(gpa, size.bytes()))
+    }
+
+    fn change_small_pages(&mut self, gpa: Gpa, state: PageState) -> Option<Unmapped> {
+        let mut result = Unmapped::Nothing;
+        for page in (0..LARGE_PAGE_SIZE).step_by(0x1000) {
+            if self.change_state(gpa.checked_add(page)?, PageSize::Small, state)? == Unmapped::Something {
+                result = Unmapped::Something;
+            }
+        }
+        Some(result)
+    }
+
+    fn is_in_state(&self, host: Phys, gpa: Gpa, size: PageSize, state: PageState) -> bool {
+        let entry = self.rmp.entry(host);
+        match state {
+            PageState::Private => entry.is_owned_by(self.owner) && entry.gpa() == gpa.page(),
+            PageState::Shared => !entry.is_assigned() && (size == PageSize::Small || self.rmp.is_uniform(host)),
+        }
+    }
+
+    /// The host takes a page away behind the guest's back (an attack; also what a broken host does).
+    pub fn steal(&mut self, gpa: Gpa) -> Option<Unmapped> {
+        self.change_state(gpa.page(), PageSize::Small, PageState::Shared)
+    }
+
+    /// The memory was written with one key and is read with another: what one side wrote is noise to the other. The same
+    /// operation both ways, as with hardware, where the way back gives the old content again.
+    fn scramble(&self, host: Phys, size: PageSize) {
+        for page in (0..size.bytes()).step_by(0x1000) {
+            // SAFETY: the block is as large as its RMP entry.
+            let page = unsafe { host.page().add(page) };
+            let mut noise = self.key ^ page.get().wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+            for word in (0..PAGE_SIZE).step_by(8) {
+                noise ^= noise << 13;
+                noise ^= noise >> 7;
+                noise ^= noise << 17;
+                let word = page.in_page(word);
+                word.write_u64(word.read_u64() ^ noise);
+            }
+        }
+    }
+
+    fn ciphertext_page(&mut self, frames: &mut impl FrameSource) -> Option<Phys> {
+        if self.ciphertext.is_none() {
+            let page = frames.frame()?;
+            self.scramble(page, PageSize::Small);
+            self.ciphertext = Some(page);
+        }
+        self.ciphertext
+    }
+
+    /// Gives all of `kind` to the guest, not validated, in the largest pages that fit: the state RAM starts in.
+    pub fn assign_all(&mut self, kind: RangeKind) {
+        let Self { map, rmp, owner, .. } = self;
+        let blocks = map.ranges().iter().filter(|range| range.kind() == kind).flat_map(|range| range.blocks());
+        for (gpa, len, host) in blocks {
+            let state = |gpa| NewState::Private { owner: *owner, gpa };
+            if len == LARGE_PAGE_SIZE && rmp.update(host, PageSize::Large, state(gpa)).is_ok() {
+                continue;
+            }
+            for offset in (0..len).step_by(0x1000) {
+                // SAFETY: `offset` is below the block's length.
+                let page = unsafe { host.add(offset) };
+                // A page that cannot be assigned stays shared; the guest's PVALIDATE will say so.
+                let _ = rmp.update(page, PageSize::Small, state(Gpa::new(gpa.get() + offset)));
+            }
+        }
+    }
+}
+
+/// What a guest may ask its host to make of a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PageState {
+    /// The guest's.
+    Private,
+    /// Visible to the host.
+    Shared,
+}
+
+/// Which way PVALIDATE goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Validate {
+    /// The page becomes usable.
+    Set,
+    /// It is given up.
+    Rescind,
+}
+
+#[cfg(test)]
+mod tests;
