@@ -86,6 +86,7 @@ pub struct Serial<L> {
     fifo: Ring<FIFO_DEPTH>,
 
     output: Ring<OUTPUT_DEPTH>,
+    has_line: bool,
     input: Ring<INPUT_DEPTH>,
 }
 
@@ -105,6 +106,7 @@ impl<L: IrqLine> Serial<L> {
             transmitter_empty_pending: false,
             fifo: Ring::new(),
             output: Ring::new(),
+            has_line: false,
             input: Ring::new(),
         }
     }
@@ -124,6 +126,7 @@ impl<L: IrqLine> Serial<L> {
             transmitter_empty_pending,
             fifo,
             output: _,
+            has_line: _,
             input: _,
         } = self;
         *divisor = 0x0C;
@@ -145,9 +148,16 @@ impl<L: IrqLine> Serial<L> {
         self.output.len()
     }
 
+    /// Returns whether the waiting output has the end of a line in it.
+    #[must_use]
+    pub fn has_line(&self) -> bool {
+        self.has_line
+    }
+
     /// Moves waiting output into `buffer`; returns how many characters that were.
     pub fn take_output(&mut self, buffer: &mut [u8]) -> usize {
         let taken = self.output.pop_into(buffer);
+        self.has_line &= !self.output.is_empty();
         if taken > 0 {
             self.update_irq();
         }
@@ -318,6 +328,7 @@ impl<L: IrqLine> Serial<L> {
                 self.overrun = true;
             }
         } else {
+            self.has_line |= byte == b'\n';
             self.output.push(byte);
         }
         self.transmitter_empty_pending = true;
@@ -406,6 +417,7 @@ impl<L: IrqLine> Serial<L> {
             transmitter_empty_pending,
             fifo,
             output: _,
+            has_line: _,
             input: _,
         } = self;
         SerialState {

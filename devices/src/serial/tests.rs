@@ -47,6 +47,19 @@ fn sent_characters_come_out_in_order() {
     assert_eq!(&out[..5], b"hello");
 }
 
+/// The machine hands output over a line at a time.
+#[test]
+fn end_of_a_line_shows_until_it_is_taken() {
+    let irq = FakeIrqLine::default();
+    let mut serial = Serial::new(&irq);
+    write(&mut serial, 0, b'a');
+    assert!(!serial.has_line());
+    write(&mut serial, 0, b'\n');
+    assert!(serial.has_line());
+    serial.take_output(&mut [0; 8]);
+    assert!(!serial.has_line());
+}
+
 /// Back-pressure: the guest polls LSR and must not lose characters while the machine is behind.
 #[test]
 fn transmitter_is_busy_while_output_is_full() {
