@@ -1,30 +1,42 @@
 //! What a host can get wrong.
 
+use stockade_abi::ghcb::NaeExit;
+
 /// Why a call to the host did not succeed. None of it is the guest's fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HostError {
     /// The host answered, by the protocol's rules, that it will not do it.
-    #[error("host refused call {code:#x}: info1 {info1:#x}, info2 {info2:#x}")]
+    #[error("host refused {event}: result {result}, detail {detail:#x}")]
     Refused {
-        /// The exit code of the call.
-        code: u64,
-        /// `SW_EXITINFO1` as answered.
-        info1: u64,
-        /// `SW_EXITINFO2` as answered.
-        info2: u64,
+        /// What was asked.
+        event: NaeExit,
+        /// Bits 31:0 of SW_EXITINFO1.
+        result: u32,
+        /// SW_EXITINFO2.
+        detail: u64,
     },
     /// The answer breaks the protocol: a missing valid bit, an impossible value, an answer to another question.
-    #[error("host lied in call {code:#x}: {what}")]
+    #[error("host broke the protocol in {event}: {what}")]
     Lied {
-        /// The exit code of the call.
-        code: u64,
+        /// What was asked.
+        event: NaeExit,
         /// What is wrong with the answer.
         what: &'static str,
     },
-    /// The caller asked for something no host could do.
-    #[error("malformed call {code:#x}")]
+    /// The answer of the MSR protocol is none to this request.
+    #[error("host broke the MSR protocol: {answer:#x} is no answer to {request:#x}")]
+    MsrProtocol {
+        /// The word we wrote.
+        request: u64,
+        /// The word we read.
+        answer: u64,
+    },
+    /// We asked for something the protocol cannot say.
+    #[error("{event} cannot be asked for: {what}")]
     Malformed {
-        /// The exit code of the call.
-        code: u64,
+        /// What was to be asked.
+        event: NaeExit,
+        /// What does not fit.
+        what: &'static str,
     },
 }

@@ -1,0 +1,245 @@
+//! The start: from the first Rust instruction to a [`Platform`] in the program's hands.
+//!
+//! [`stockade_boot_main`] runs on the launch's page tables and boot stack: it reads the CPUID page, builds the real page
+//! tables and the heap, and changes to a proper stack. [`main_stack`] then checks, step by step, all that the architecture
+//! demands of processor and host; the first demand not met stops the machine with its reason. Nothing here trusts the host:
+//! what it is asked, it is asked by the checked calls of [`crate::ghcb`] and [`crate::msr_protocol`].
+
+mod checks;
+pub mod heap;
+pub(crate) mod image;
+mod launch;
+mod space;
+pub(crate) mod stacks;
+
+use core::arch::asm;
+use core::ptr::{self, NonNull};
+use core::sync::atomic::AtomicU64;
+
+use log::LevelFilter;
+use spin::Mutex;
+use stockade_abi::ghcb::{PscEntry, PscOperation};
+use stockade_abi::ghcb_msr::GHCB_MSR;
+use stockade_abi::rmp::{PageSize, RmpPermissions, VmsaPage};
+use stockade_abi::terminate::StopReason;
+use stockade_abi::vmsa::{SevFeatures, Vmsa};
+use stockade_boot::layout::{PAGE_SIZE, STAGING_BASE};
+use stockade_boot::ram::RamMap;
+
+use crate::console;
+use crate::cpu::CpuArea;
+use crate::cpuid::CpuidTable;
+use crate::doorbell::Doorbell;
+use crate::error::HostError;
+use crate::exception::descriptors;
+use crate::ghcb::{Ghcb, Processor};
+use crate::machine::{Cpu, Launch, Platform};
+use crate::memory::{GuestRam, accept};
+use crate::msr_protocol;
+use crate::paging::{LargestPage, OutOfPages};
+use crate::processor;
+use crate::psp::Psp;
+use crate::stop::refuse;
+use crate::time::TscClock;
+use crate::vmsa::{GUEST_VMPL, GuestVmsa, guest_features};
+use space::{AddressSpace, HEAP, RAM_WINDOW};
+
+/// The program's stack.
+const MAIN_STACK_PAGES: u64 = 64;
+/// An exception's stack: enough to print and stop.
+const EXCEPTION_STACK_PAGES: u64 = 4;
+/// Leaf 8000_0001h, EDX: 1 GiB pages.
+const GIGANTIC_PAGES: u32 = 1 << 26;
+/// The vCPU the machine starts with.
+const FIRST_APIC_ID: u32 = 0;
+
+unsafe extern "Rust" {
+    /// The program, defined by the binary.
+    safe fn paravisor_main(platform: Platform) -> !;
+}
+
+/// What the first part of the start leaves to the second, which runs on another stack.
+static EARLY: Mutex<Option<(AddressSpace, &'static CpuidTable)>> = Mutex::new(None);
+
+/// The first Rust function: called once by the entry code.
+#[expect(unsafe_code, reason = "the entry code calls it by name")]
+#[unsafe(no_mangle)]
+extern "C" fn stockade_boot_main() -> ! {
+    let cpuid = launch::cpuid_table();
+    let (space, stack) = address_space(cpuid).unwrap_or_else(|error| out_of_pages(error));
+    *EARLY.lock() = Some((space, cpuid));
+    // SAFETY: the stack is mapped and new; `main_stack` never returns, so nothing of the old one is needed again.
+    unsafe {
+        asm!(
+            "mov rsp, {stack}",
+            "xor ebp, ebp",
+            "call {main}",
+            "ud2",
+            stack = in(reg) stack,
+            main = sym main_stack,
+            options(noreturn)
+        );
+    }
+}
+
+/// Builds and enters the address space, starts the heap, and returns the top of the program's stack.
+fn address_space(cpuid: &CpuidTable) -> Result<(AddressSpace, u64), OutOfPages> {
+    let largest = match cpuid.lookup(0x8000_0001, 0)[3] & GIGANTIC_PAGES {
+        0 => LargestPage::Large,
+        _ => LargestPage::Gigantic,
+    };
+    // SAFETY: 1. this is the only call, before anything uses free memory.
+    let mut space = unsafe { AddressSpace::build(largest) }?;
+    space.enter();
+    // SAFETY: 1. the range is mapped by the tables just entered and used by nothing else. 2. this is the only call.
+    unsafe { heap::init(HEAP) };
+    let stack = stacks::allocate(&mut space, MAIN_STACK_PAGES)?;
+    Ok((space, stack))
+}
+
+extern "C" fn main_stack() -> ! {
+    let (space, cpuid) = EARLY.lock().take().expect("the first part has just run");
+    paravisor_main(start(space, cpuid))
+}
+
+/// The start proper: one demand after the other.
+fn start(mut space: AddressSpace, cpuid: &'static CpuidTable) -> Platform {
+    install_exceptions(&mut space);
+    let area = CpuArea::install();
+    let sev_features = checks::sev_features();
+    checks::c_bit(cpuid);
+    let hypervisor_features = checks::hypervisor_features(&mut exchange);
+    let ghcb = register_ghcb(&mut space);
+    area.set_ghcb(ghcb);
+    console::init(LevelFilter::Info);
+    log::info!("stockade paravisor {}", env!("CARGO_PKG_VERSION"));
+    let doorbell = register_doorbell(&mut space, &ghcb);
+    let psp = open_psp(&mut space, &ghcb);
+    let manifest = launch::manifest();
+    let parameters = launch::parameters(manifest.max_vcpus());
+    let clock = start_clock(sev_features, cpuid);
+    let ram = accept_ram(&mut space, &parameters.ram);
+    let vmsa = create_vmsa(&mut space, &ghcb, guest_features(sev_features));
+    if let Err(error) = ghcb.prepare_timer() {
+        refuse(StopReason::GHCB_PROTOCOL, &error);
+    }
+    Platform {
+        cpu: Cpu {
+            apic_id: FIRST_APIC_ID,
+            ghcb,
+            doorbell,
+            vmsa,
+        },
+        ram,
+        clock,
+        psp,
+        launch: Launch {
+            cpuid,
+            manifest,
+            parameters,
+            sev_features,
+            hypervisor_features,
+        },
+    }
+}
+
+fn out_of_pages(_: OutOfPages) -> ! {
+    refuse(StopReason::OUT_OF_MEMORY, &"no page is left")
+}
+
+fn install_exceptions(space: &mut AddressSpace) {
+    let stacks = [(); descriptors::STACKS].map(|()| {
+        let stack = stacks::allocate(space, EXCEPTION_STACK_PAGES);
+        stack.unwrap_or_else(|error| out_of_pages(error))
+    });
+    descriptors::install(stacks);
+}
+
+/// One word to the host and one back, before there is a GHCB.
+fn exchange(word: u64) -> u64 {
+    // SAFETY: 1. every SNP processor has the register. 2. it holds no address Rust relies on.
+    unsafe { processor::write_msr(GHCB_MSR, word) };
+    processor::vmgexit();
+    // SAFETY: 1. as above.
+    unsafe { processor::read_msr(GHCB_MSR) }
+}
+
+fn register_ghcb(space: &mut AddressSpace) -> Ghcb {
+    let page = space.share_page(|gpa| msr_protocol::share_page(&mut exchange, gpa));
+    let page = page.unwrap_or_else(|error| refuse(StopReason::GHCB_REFUSED, &error));
+    // Shared pages are mapped one to one.
+    let gpa = page.address();
+    if let Err(error) = msr_protocol::register_ghcb(&mut exchange, gpa) {
+        refuse(StopReason::GHCB_REFUSED, &error);
+    }
+    // SAFETY: 1. and 2. as for `exchange`. From here on the register keeps naming the page, for `Processor`.
+    unsafe { processor::write_msr(GHCB_MSR, gpa) };
+    Ghcb::new(page, gpa, Processor)
+}
+
+fn share_by_ghcb(ghcb: &Ghcb, gpa: u64) -> Result<(), HostError> {
+    ghcb.change_page_state(&[PscEntry::new()
+        .with_gfn(gpa / PAGE_SIZE)
+        .with_operation(PscOperation::SHARED)])
+}
+
+fn register_doorbell(space: &mut AddressSpace, ghcb: &Ghcb) -> Doorbell {
+    let page = space.share_page(|gpa| share_by_ghcb(ghcb, gpa));
+    let page = page.unwrap_or_else(|error| refuse(StopReason::GHCB_PROTOCOL, &error));
+    if let Err(error) = ghcb.set_doorbell(page.address()) {
+        refuse(StopReason::GHCB_PROTOCOL, &error);
+    }
+    Doorbell::new(page)
+}
+
+fn open_psp(space: &mut AddressSpace, ghcb: &Ghcb) -> Psp {
+    let key = launch::take_vmpck();
+    let [request, response] = [(); 2].map(|()| {
+        let page = space.share_page(|gpa| share_by_ghcb(ghcb, gpa));
+        page.unwrap_or_else(|error| refuse(StopReason::GHCB_PROTOCOL, &error))
+    });
+    Psp::new(key, request, response)
+}
+
+fn start_clock(features: SevFeatures, cpuid: &CpuidTable) -> TscClock {
+    static LATEST: AtomicU64 = AtomicU64::new(0);
+    let Some(hz) = launch::tsc_hz(features, cpuid) else {
+        let why =
+            "neither the processor nor the CPUID page tells the time-stamp counter's frequency";
+        refuse(StopReason::CPUID_PAGE_INVALID, &why)
+    };
+    log::info!("time-stamp counter at {} MHz", hz / 1_000_000);
+    TscClock::new(hz, &LATEST)
+}
+
+fn accept_ram(space: &mut AddressSpace, map: &RamMap) -> GuestRam {
+    space.map_guest(map).unwrap_or_else(|e| out_of_pages(e));
+    // SAFETY: 1. `map_guest` has just mapped it so.
+    let states = unsafe { accept::accept(map, RAM_WINDOW) };
+    let states = states.unwrap_or_else(|error| refuse(StopReason::ACCEPT_FAILED, &error));
+    log::info!("accepted {} MiB of guest memory", map.bytes() >> 20);
+    // SAFETY: 1. and 2. `map_guest` mapped both for ever, and the exception handler does fix-ups. 3. the window lies where no
+    // Rust object is. 4. `accept` returns what it accepted.
+    unsafe { GuestRam::new(*map, states, RAM_WINDOW, STAGING_BASE) }
+}
+
+fn create_vmsa(space: &mut AddressSpace, ghcb: &Ghcb, features: SevFeatures) -> GuestVmsa {
+    let gpa = space.small_page().unwrap_or_else(|e| out_of_pages(e));
+    let address = usize::try_from(gpa).expect("addresses are 64 bits");
+    let page: Option<NonNull<Vmsa>> = NonNull::new(ptr::with_exposed_provenance_mut(address));
+    let page = page.expect("the pool does not hold address 0");
+    // SAFETY: 1. the page comes from the pool, mapped one to one. 2. RMPADJUST follows; the pool's small pages are none of
+    // those at a 2 MiB boundary, which is the paravisor's first page.
+    let vmsa = unsafe { GuestVmsa::new(page, gpa, features) };
+    let none = RmpPermissions::empty();
+    // SAFETY: 1. the page is mapped and was accepted at entry. 2. VMPL2 gets no access, and this is how a VMSA is made.
+    let made =
+        unsafe { processor::rmpadjust(gpa, PageSize::SIZE_4K, GUEST_VMPL, none, VmsaPage::Yes) };
+    if let Err(error) = made {
+        refuse(StopReason::VMSA_CREATE_FAILED, &error);
+    }
+    if let Err(error) = ghcb.create_vcpu(FIRST_APIC_ID, GUEST_VMPL, features, gpa) {
+        refuse(StopReason::VMSA_CREATE_FAILED, &error);
+    }
+    vmsa
+}

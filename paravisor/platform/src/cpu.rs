@@ -1,0 +1,61 @@
+//! What each processor has of its own, found through the GS base.
+
+use alloc::boxed::Box;
+use core::arch::asm;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use spin::Once;
+
+use crate::ghcb::Ghcb;
+use crate::processor;
+
+const GS_BASE: u32 = 0xC000_0101;
+
+/// Whether every processor that runs Rust has its area.
+static READY: AtomicBool = AtomicBool::new(false);
+
+/// The area of one processor. Its own address comes first, where GS points.
+#[repr(C)]
+pub(crate) struct CpuArea {
+    this: Option<NonNull<CpuArea>>,
+    ghcb: Once<Ghcb>,
+}
+
+impl CpuArea {
+    /// Makes the area of the processor that executes this.
+    pub(crate) fn install() -> &'static Self {
+        let area = Box::leak(Box::new(Self {
+            this: None,
+            ghcb: Once::new(),
+        }));
+        let address = NonNull::from(&mut *area);
+        area.this = Some(address);
+        // SAFETY: 1. the register exists. 2. Rust code does not use GS but through `current`.
+        unsafe { processor::write_msr(GS_BASE, address.addr().get() as u64) };
+        READY.store(true, Ordering::Release);
+        area
+    }
+
+    /// Gives the processor its GHCB.
+    pub(crate) fn set_ghcb(&self, ghcb: Ghcb) {
+        self.ghcb.call_once(|| ghcb);
+    }
+
+    /// Returns the processor's GHCB, once it has one.
+    pub(crate) fn ghcb(&self) -> Option<&Ghcb> {
+        self.ghcb.get()
+    }
+}
+
+/// Returns the area of the processor that executes this, once it has one.
+pub(crate) fn current() -> Option<&'static CpuArea> {
+    if !READY.load(Ordering::Acquire) {
+        return None;
+    }
+    let area: *const CpuArea;
+    // SAFETY: `install` pointed GS at an area that begins with its own address.
+    unsafe { asm!("mov {}, gs:[0]", out(reg) area, options(nostack, readonly, preserves_flags)) };
+    // SAFETY: the area is leaked and only referred to as shared; `Once` orders its change.
+    unsafe { area.as_ref() }
+}

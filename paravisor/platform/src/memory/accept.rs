@@ -1,0 +1,79 @@
+//! Taking over the guest's memory: each page validated once, then opened to VMPL2 (APM vol. 2, 15.36.3 and 15.36.6).
+
+use stockade_abi::rmp::{PageSize, RmpError, RmpPermissions, VmsaPage};
+use stockade_boot::layout::{LARGE_PAGE_SIZE, PAGE_SIZE};
+use stockade_boot::ram::RamMap;
+
+use super::PageStates;
+use crate::processor::{RmpFailure, Validation, pvalidate, rmpadjust};
+use crate::vmsa::GUEST_VMPL;
+
+/// A page the host did not give us properly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("guest page at {gpa:#x}: {failure}")]
+pub(crate) struct AcceptError {
+    gpa: u64,
+    failure: RmpFailure,
+}
+
+/// Accepts all of `map`, mapped with the C-bit at its address plus `window`, in 2 MiB steps where the host allows.
+///
+/// # Safety
+/// 1. Every range of `map` is mapped there, by entries of at least 2 MiB where aligned, and no Rust object lies in it.
+pub(crate) unsafe fn accept(map: &RamMap, window: u64) -> Result<PageStates, AcceptError> {
+    let mut states = PageStates::default();
+    for range in map.ranges() {
+        let mut gpa = range.start;
+        while gpa < range.end {
+            let is_large =
+                gpa.is_multiple_of(LARGE_PAGE_SIZE) && range.end - gpa >= LARGE_PAGE_SIZE;
+            let bytes = if is_large { LARGE_PAGE_SIZE } else { PAGE_SIZE };
+            // SAFETY: 1. is the caller's promise.
+            unsafe { accept_chunk(gpa, bytes, window) }?;
+            let unchanged = |_| AcceptError {
+                gpa,
+                failure: RmpFailure::Unchanged,
+            };
+            states.accept(gpa, bytes).map_err(unchanged)?;
+            gpa += bytes;
+        }
+    }
+    Ok(states)
+}
+
+/// Accepts one large page, in small pages if the host backs it so, or one small page.
+///
+/// # Safety
+/// 1. As for [`accept`].
+unsafe fn accept_chunk(gpa: u64, bytes: u64, window: u64) -> Result<(), AcceptError> {
+    if bytes == LARGE_PAGE_SIZE {
+        // SAFETY: 1. is the caller's promise.
+        match unsafe { accept_page(gpa, PageSize::SIZE_2M, window) } {
+            Err(AcceptError {
+                failure: RmpFailure::Error(RmpError::FAIL_SIZE_MISMATCH),
+                ..
+            }) => {}
+            outcome => return outcome,
+        }
+    }
+    for page in (gpa..gpa + bytes).step_by(PAGE_SIZE as usize) {
+        // SAFETY: 1. is the caller's promise.
+        unsafe { accept_page(page, PageSize::SIZE_4K, window) }?;
+    }
+    Ok(())
+}
+
+/// Validates a page and opens it to the guest.
+///
+/// # Safety
+/// 1. As for [`accept`].
+unsafe fn accept_page(gpa: u64, size: PageSize, window: u64) -> Result<(), AcceptError> {
+    let address = window + gpa;
+    let failed = |failure| AcceptError { gpa, failure };
+    // SAFETY: 1. and 2. mapped with the C-bit and without Rust objects, as the caller promises. An unchanged page is refused,
+    // so the host cannot have it validated twice.
+    unsafe { pvalidate(address, size, Validation::Valid) }.map_err(failed)?;
+    let all = RmpPermissions::READ_WRITE_EXECUTE;
+    // SAFETY: 1. mapped, and validated by the line above. 2. Guest RAM is never referred to; it becomes no VMSA.
+    unsafe { rmpadjust(address, size, GUEST_VMPL, all, VmsaPage::No) }.map_err(failed)
+}
