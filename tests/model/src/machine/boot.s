@@ -172,5 +172,8 @@ boot_pdpt:
 
 .section .bss.boot_stack, "aw", @nobits
 .balign 4096
+.global boot_stack_guard
+boot_stack_guard:
+.zero 0x1000
 .zero 0x20000
 boot_stack_top:

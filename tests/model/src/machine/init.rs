@@ -10,7 +10,7 @@ use super::memory::{CHUNK_BYTES, HostPa};
 use super::options::{OptionError, Options};
 use super::processor::{self, PerCpu};
 use super::start_info::{StartInfo, StartInfoError};
-use super::{clock, console, frames, heap, ioapic, lapic, memory_map, pic, smp};
+use super::{clock, console, frames, heap, ioapic, lapic, memory_map, paging, pic, smp};
 
 /// What the loader asked for.
 #[derive(Debug)]
@@ -41,6 +41,11 @@ pub enum InitError {
         "the processor has {0} physical address bits, 52 are needed: start QEMU with -cpu EPYC-Milan,+la57,phys-bits=52"
     )]
     AddressBits(u32),
+}
+
+unsafe extern "C" {
+    /// The page below the first processor's stack.
+    safe static boot_stack_guard: u8;
 }
 
 /// Memory the mapping reaches.
@@ -76,6 +81,7 @@ pub unsafe fn init(start_info: u64, image: Range<u64>) -> Result<Boot, InitError
     // SAFETY: (1) free memory was shared out by the loader's map, which leaves the tables out.
     let tables =
         unsafe { Tables::read(info.rsdp()) }.map_err(|_| InitError::Firmware("unreadable"))?;
+    guard_own_pages();
     ioapic::start(tables.ioapic.ok_or(InitError::Firmware("no IOAPIC"))?);
     let port = tables
         .pm_timer_port
@@ -127,6 +133,15 @@ unsafe fn share_memory_out(info: &StartInfo, image: Range<u64>) -> Result<(), In
     // SAFETY: (1) each part is RAM nobody uses.
     memory_map::free_parts(info.ram(), &used, |part| unsafe { frames::add(part) });
     Ok(())
+}
+
+/// Makes the page below the first stack absent, and the null pointer's.
+fn guard_own_pages() {
+    for page in [HostPa::of(&boot_stack_guard), HostPa::new(0)] {
+        // SAFETY: the first is padding; page 0 was the firmware's, and its tables have been read.
+        let is_guarded = unsafe { paging::guard(page) };
+        assert!(is_guarded, "no memory for page tables");
+    }
 }
 
 fn check_processor() -> Result<(), InitError> {

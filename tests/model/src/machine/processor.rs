@@ -80,7 +80,9 @@ impl PerCpu {
 
     /// Returns and forgets the lowest vector that came for the guest: of one PIC the interrupt of highest priority.
     pub fn take_external(&self) -> Option<u8> {
-        self.external.lowest().inspect(|vector| self.external.remove(*vector))
+        self.external
+            .lowest()
+            .inspect(|vector| self.external.remove(*vector))
     }
 
     /// Returns the vector [`take_external`](Self::take_external) would.
@@ -151,10 +153,16 @@ impl VectorSet {
     }
 
     fn lowest(&self) -> Option<u8> {
-        (0..=u8::MAX).step_by(64).zip(&self.0).find_map(|(first, bits)| {
-            let lowest = bits.load(Ordering::Relaxed).trailing_zeros();
-            u8::try_from(lowest).ok().filter(|lowest| *lowest < 64).map(|lowest| first + lowest)
-        })
+        (0..=u8::MAX)
+            .step_by(64)
+            .zip(&self.0)
+            .find_map(|(first, bits)| {
+                let lowest = bits.load(Ordering::Relaxed).trailing_zeros();
+                u8::try_from(lowest)
+                    .ok()
+                    .filter(|lowest| *lowest < 64)
+                    .map(|lowest| first + lowest)
+            })
     }
 }
 

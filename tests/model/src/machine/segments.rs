@@ -10,6 +10,9 @@ use x86::dtables::{DescriptorTablePointer, lgdt};
 use x86::segmentation::{self, SegmentSelector};
 use x86::task::load_tr;
 
+use super::memory::HostPa;
+use super::paging;
+
 /// Selector of the code segment.
 pub(super) const CODE: u16 = 0x08;
 const DATA_INDEX: u16 = 2;
@@ -76,11 +79,20 @@ pub(super) fn load() {
     unsafe { segmentation::load_ss(SegmentSelector::new(DATA_INDEX, Ring::Ring0)) };
 }
 
-/// Returns the top of a new stack, which is never freed.
+/// Returns the top of a new stack, which is never freed and has a guard page below.
 pub(super) fn new_stack(bytes: usize) -> u64 {
-    let stack = vec![0_u128; bytes / 16].leak();
-    stack.as_ptr_range().end.addr() as u64
+    let memory = vec![Page([0; 0x1000]); 1 + bytes / 0x1000].leak();
+    if let [guard, ..] = memory {
+        // SAFETY: the page is leaked, and nobody has its address but us.
+        let is_guarded = unsafe { paging::guard(HostPa::of(guard)) };
+        assert!(is_guarded, "no memory for page tables");
+    }
+    memory.as_ptr_range().end.addr() as u64
 }
+
+#[derive(Clone)]
+#[repr(align(4096))]
+struct Page(#[expect(dead_code, reason = "the bytes of a stack")] [u8; 0x1000]);
 
 /// An available 64-bit TSS. APM vol. 2, 4.8.3.
 fn tss_descriptor(base: u64) -> [u64; 2] {

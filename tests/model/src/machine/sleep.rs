@@ -27,6 +27,8 @@ pub fn until(ns: u64, done: impl Fn() -> bool) -> bool {
         until_interrupt();
     }
     lapic::disarm_timer();
-    processor::current().timer_fired.store(false, Ordering::Relaxed);
+    processor::current()
+        .timer_fired
+        .store(false, Ordering::Relaxed);
     done()
 }
