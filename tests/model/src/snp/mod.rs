@@ -10,5 +10,6 @@ pub mod gpa_map;
 pub mod memory;
 pub mod npt;
 pub mod rmp;
+pub mod stats;
 pub mod vm;
 pub mod walk;

@@ -11,10 +11,8 @@ use core::mem::{offset_of, size_of};
 use stockade_abi::vmsa::Vmsa;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Offset of PKRU in the standard XSAVE format, where QEMU has it (CPUID Fn0D_x9.EBX).
-const PKRU_OFFSET: usize = 0xA80;
 const START: usize = offset_of!(Vmsa, x87_dp);
-const ALL_COMPONENTS: u64 = Xsave::X87 | Xsave::SSE | Xsave::AVX | Xsave::PKRU;
+const IN_VMSA: u64 = Xsave::X87 | Xsave::SSE | Xsave::AVX;
 
 /// The floating-point part of a VMSA, field by field.
 #[repr(C)]
@@ -55,10 +53,10 @@ pub fn load(page: Phys, image: &Image, state: &mut ExtendedState) {
     }
     xsave.xmm = floating.xmm;
     xsave.ymm_high = floating.ymm_hi;
-    xsave.xstate_bv = ALL_COMPONENTS;
+    xsave.xstate_bv = IN_VMSA;
     xsave.xcomp_bv = 0;
     let vmsa = image.vmsa();
-    xsave.as_mut_bytes()[PKRU_OFFSET..PKRU_OFFSET + 4].copy_from_slice(&vmsa.pkru.to_le_bytes());
+    state.set_pkru(vmsa.pkru);
     state.xcr0 = vmsa.xcr0;
     state.tsc_aux = u64::from(vmsa.tsc_aux);
     state.debug = [vmsa.dr0, vmsa.dr1, vmsa.dr2, vmsa.dr3];
@@ -66,8 +64,7 @@ pub fn load(page: Phys, image: &Image, state: &mut ExtendedState) {
 
 /// Takes into `image` those parts of the state that lie in the VMSA's head: they change without an exit.
 pub fn leave(state: &ExtendedState, image: &mut Image) {
-    let pkru = &state.xsave.as_bytes()[PKRU_OFFSET..PKRU_OFFSET + 4];
-    let pkru = <[u8; 4]>::try_from(pkru).map_or(0, u32::from_le_bytes);
+    let pkru = state.pkru();
     let vmsa = image.edit();
     vmsa.xcr0 = state.xcr0;
     vmsa.tsc_aux = u32::try_from(state.tsc_aux & 0xFFFF_FFFF).unwrap_or(0);
@@ -159,7 +156,7 @@ mod tests {
     fn state_survives_the_way_through_the_vmsa() {
         let page = HeapFrames::new(0x40_0000).frame().unwrap();
         let mut state = ExtendedState::new_reset();
-        state.xsave.xstate_bv = ALL_COMPONENTS;
+        state.xsave.xstate_bv = IN_VMSA;
         state.xsave.xmm[3] = [0xAB; 16];
         state.xsave.ymm_high[15] = [0xCD; 16];
         state.xsave.mxcsr = 0x1FA0;

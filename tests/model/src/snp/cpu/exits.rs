@@ -1,0 +1,379 @@
+//! What an exit of the real VMRUN is for a guest of SEV-SNP (APM vol. 2, 15.35.4, table 15-33).
+//!
+//! Automatic exits go to the host, the rest is #VC: delivered to the guest, or with ReflectVC turned into an automatic
+//! exit whose cause only the VMSA tells (15.36.9). Some exits exist only because QEMU knows no SNP; they end here.
+
+use super::linear::{Linear, LinearFault};
+use super::msr::{Access, MsrFile};
+use super::rmp_instructions::{self, Executed};
+use super::vmsa::{Busy, ExitReport};
+use super::{Leaving, Next, Platform, Processor};
+use crate::snp::decode::{CodeSize, Decoded, Instruction, MAX_LENGTH, decode};
+use crate::snp::memory::{Resolution, Stage};
+use crate::snp::npt::Unmapped;
+use crate::snp::rmp::AccessKind;
+use crate::snp::vm::MachineFrames;
+use crate::snp::walk::{CR0_PE, Privilege};
+use crate::svm::Exit;
+use crate::snp::addr::C_BIT;
+use stockade_abi::exit::{ExitCode, MSR_INFO_WRITE, NpfInfo};
+use stockade_abi::vmsa::{EventInfo, EventType, SevFeatures};
+
+const EXCP_UD: u64 = 0x46;
+const CR8_WRITE: u64 = 0x18;
+const VECTOR_UD: u8 = 6;
+const VECTOR_GP: u8 = 13;
+const VECTOR_PF: u8 = 14;
+const DR6_SINGLE_STEP: u64 = 1 << 14;
+
+impl Processor {
+    /// Decides what `exit` is.
+    pub(super) fn decide(&mut self, platform: &impl Platform, exit: Exit, ghcb: &mut u64) -> Next {
+        let interrupted = exit.interrupted.map(|event| EventInfo::from_bits(event.into_bits()));
+        if let Some(event) = interrupted {
+            self.injection.interrupted(event);
+            self.injection.event = Some(event);
+        }
+        let stepped = self.injection.stepping.take();
+        match ExitCode(exit.code) {
+            ExitCode::INTR | ExitCode::NMI | ExitCode::INIT | ExitCode::SMI => {
+                self.automatic(ExitCode(exit.code), 0, 0)
+            }
+            ExitCode::NPF => self.nested_fault(platform, exit),
+            ExitCode(EXCP_UD) => self.undefined(platform),
+            ExitCode::EXCP_DB => match stepped {
+                Some(stepping) => {
+                    self.vmcb.save.dr6 = stepping.dr6;
+                    if stepping.trap_flag {
+                        self.vmcb.save.dr6 |= DR6_SINGLE_STEP;
+                        self.injection.event = Some(exception(1, None));
+                    }
+                    Next::Resume
+                }
+                None => self.automatic(ExitCode::INVALID, exit.code, 0),
+            },
+            ExitCode::HLT | ExitCode::PAUSE => self.finished(platform, ExitCode(exit.code)),
+            ExitCode::SHUTDOWN => self.automatic(ExitCode::SHUTDOWN, 0, 0),
+            ExitCode::VMMCALL => self.vmmcall(platform),
+            ExitCode::MSR => self.msr(platform, exit.info1, ghcb),
+            ExitCode::IOIO => self.non_automatic(platform, ExitCode::IOIO, exit.info1, exit.info2, exit.info2),
+            ExitCode(CR8_WRITE) => self.write_cr8(platform),
+            ExitCode::INVALID => self.invalid(platform),
+            code => match self.decoded(platform) {
+                Ok(decoded) => {
+                    let next = self.next_rip(decoded);
+                    self.non_automatic(platform, code, 0, 0, next)
+                }
+                Err(next) => next,
+            },
+        }
+    }
+
+    /// An automatic exit: host and VMSA are told the same.
+    pub(super) fn automatic(&mut self, code: ExitCode, info1: u64, info2: u64) -> Next {
+        let int_info = self.injection.event.take().unwrap_or_default();
+        let report = ExitReport { code, info1, info2, int_info, nrip: self.vmcb.save.rip };
+        Next::Leave(Leaving { report, code, info1, info2, busy: Busy::Keep })
+    }
+
+    /// An event that may need the host: #VC, or with ReflectVC an exit to a more privileged VMPL.
+    pub(super) fn non_automatic(
+        &mut self,
+        platform: &impl Platform,
+        code: ExitCode,
+        info1: u64,
+        info2: u64,
+        nrip: u64,
+    ) -> Next {
+        platform.counters().count_vc(self.image.vmpl(), code);
+        let interrupted = self.injection.event.take();
+        if !self.image.has(SevFeatures::REFLECT_VC) {
+            if interrupted.is_some_and(is_contributory) {
+                self.injection.event = Some(exception(8, Some(0)));
+                return Next::Resume;
+            }
+            let error_code = u32::try_from(code.0 & 0xFFFF_FFFF).unwrap_or(0);
+            return self.raise(platform, super::deliver::VC_VECTOR, error_code).unwrap_or(Next::Resume);
+        }
+        let report = ExitReport { code, info1, info2, int_info: interrupted.unwrap_or_default(), nrip };
+        let busy = if interrupted.is_some() { Busy::Set } else { Busy::Keep };
+        Next::Leave(Leaving { report, code: ExitCode::EXCP_VC, info1: 0, info2: 0, busy })
+    }
+
+    /// HLT and PAUSE: hardware has advanced RIP when the host sees the exit.
+    fn finished(&mut self, platform: &impl Platform, code: ExitCode) -> Next {
+        match self.decoded(platform) {
+            Ok(decoded) => {
+                self.retire(decoded);
+                self.automatic(code, 0, 0)
+            }
+            Err(next) => next,
+        }
+    }
+
+    fn vmmcall(&mut self, platform: &impl Platform) -> Next {
+        match self.decoded(platform) {
+            Ok(decoded) if decoded.instruction == Instruction::Vmgexit => {
+                self.retire(decoded);
+                self.automatic(ExitCode::VMGEXIT, 0, 0)
+            }
+            Ok(decoded) => {
+                let next = self.next_rip(decoded);
+                self.non_automatic(platform, ExitCode::VMMCALL, 0, 0, next)
+            }
+            Err(next) => next,
+        }
+    }
+
+    /// #UD in QEMU: an instruction of SNP, or really undefined.
+    fn undefined(&mut self, platform: &impl Platform) -> Next {
+        let decoded = match self.fetch(platform) {
+            Ok(decoded) => decoded,
+            Err(next) => return next,
+        };
+        match decoded {
+            Some(decoded)
+                if matches!(
+                    decoded.instruction,
+                    Instruction::Pvalidate | Instruction::Rmpadjust | Instruction::Rmpquery
+                ) =>
+            {
+                self.rmp_instruction(platform, decoded)
+            }
+            _ => {
+                self.injection.event = Some(exception(VECTOR_UD, None));
+                Next::Resume
+            }
+        }
+    }
+
+    fn rmp_instruction(&mut self, platform: &impl Platform, decoded: Decoded) -> Next {
+        let who = self.who();
+        let mut memory = platform.memory().lock();
+        let save = &mut self.vmcb.save;
+        let executed =
+            rmp_instructions::execute(decoded.instruction, save, &mut self.registers, &mut memory, who);
+        drop(memory);
+        platform.counters().count_rmp_instruction(decoded.instruction);
+        match executed {
+            Executed::Retired(unmapped) => {
+                self.retire(decoded);
+                if unmapped == Unmapped::Something {
+                    platform.flush_others();
+                }
+                Next::Resume
+            }
+            Executed::GeneralProtection => self.general_protection(),
+            Executed::PageFault { fault, address } => {
+                self.vmcb.save.cr2 = address;
+                self.injection.event = Some(exception(VECTOR_PF, Some(fault.code)));
+                Next::Resume
+            }
+            Executed::NotValidated { address } => {
+                self.vmcb.save.cr2 = address;
+                let rip = self.vmcb.save.rip;
+                self.non_automatic(platform, ExitCode::PAGE_NOT_VALIDATED, 0, 0, rip)
+            }
+            Executed::NestedFault { gpa } => {
+                let info = NpfInfo::PRESENT | NpfInfo::RMP | NpfInfo::ENCRYPTED | NpfInfo::FINAL_GPA;
+                self.automatic(ExitCode::NPF, info.bits(), gpa.get())
+            }
+        }
+    }
+
+    fn msr(&mut self, platform: &impl Platform, info1: u64, ghcb: &mut u64) -> Next {
+        let decoded = match self.decoded(platform) {
+            Ok(decoded) => decoded,
+            Err(next) => return next,
+        };
+        let msr = u32::try_from(self.registers.rcx & 0xFFFF_FFFF).unwrap_or(0);
+        let (low, high) = (self.vmcb.save.rax & 0xFFFF_FFFF, self.registers.rdx & 0xFFFF_FFFF);
+        let mut file = MsrFile {
+            save: &mut self.vmcb.save,
+            image: &mut self.image,
+            extended: &mut self.extended,
+            ghcb,
+            tsc_mhz: platform.tsc_mhz(),
+        };
+        let done = if info1 & MSR_INFO_WRITE != 0 {
+            file.write(msr, high << 32 | low)
+        } else {
+            match file.read(msr) {
+                Access::Done(value) => {
+                    self.vmcb.save.rax = value & 0xFFFF_FFFF;
+                    self.registers.rdx = value >> 32;
+                    Access::Done(())
+                }
+                Access::Fault => Access::Fault,
+                Access::Intercepted => Access::Intercepted,
+            }
+        };
+        match done {
+            Access::Done(()) => {
+                self.retire(decoded);
+                Next::Resume
+            }
+            Access::Fault => self.general_protection(),
+            Access::Intercepted => {
+                let next = self.next_rip(decoded);
+                self.non_automatic(platform, ExitCode::MSR, info1 & MSR_INFO_WRITE, 0, next)
+            }
+        }
+    }
+
+    /// MOV CR8 while an interrupt waits behind the TPR.
+    fn write_cr8(&mut self, platform: &impl Platform) -> Next {
+        match self.decoded(platform) {
+            Ok(decoded) => {
+                if let Instruction::MoveToControl { control: 8, general } = decoded.instruction {
+                    let value = self.general(general);
+                    if value > 0xF {
+                        return self.general_protection();
+                    }
+                    self.injection.control.set_v_tpr(value.to_le_bytes()[0]);
+                }
+                self.retire(decoded);
+                Next::Resume
+            }
+            Err(next) => next,
+        }
+    }
+
+    /// QEMU ends the guest when it moves reserved bits into a control register; hardware raises #GP.
+    fn invalid(&mut self, platform: &impl Platform) -> Next {
+        match self.fetch(platform) {
+            Ok(Some(Decoded { instruction: Instruction::MoveToControl { .. }, .. })) => self.general_protection(),
+            _ => self.automatic(ExitCode::INVALID, 0, 0),
+        }
+    }
+
+    fn nested_fault(&mut self, platform: &impl Platform, exit: Exit) -> Next {
+        let info = NpfInfo::from_bits_retain(exit.info1);
+        let kind = if info.contains(NpfInfo::FETCH) {
+            AccessKind::Fetch
+        } else if info.contains(NpfInfo::WRITE) {
+            AccessKind::Write
+        } else {
+            AccessKind::Read
+        };
+        let stage = if info.contains(NpfInfo::PAGE_TABLE_WALK) { Stage::Walk } else { Stage::Final };
+        // QEMU calls every walk a write; it reads entries far more often than it sets their accessed bits.
+        let kind = if stage == Stage::Walk && kind == AccessKind::Write { AccessKind::Read } else { kind };
+        let who = self.who();
+        platform.counters().count_nested_fault();
+        let resolution = platform.memory().lock().fault(who, exit.info2, kind, stage, &mut MachineFrames);
+        match resolution {
+            Resolution::Mapped => Next::Resume,
+            Resolution::WalkWithoutCBit => {
+                self.vmcb.save.cr3 |= C_BIT;
+                Next::Resume
+            }
+            Resolution::Converted(_) => {
+                platform.counters().count_conversion();
+                platform.flush_others();
+                Next::Resume
+            }
+            Resolution::Device => {
+                let info = info | NpfInfo::PRESENT | NpfInfo::RESERVED;
+                self.non_automatic(platform, ExitCode::NPF, info.bits(), exit.info2 & !C_BIT, self.vmcb.save.rip)
+            }
+            Resolution::NotValidated => {
+                // Hardware leaves the linear address; QEMU tells the physical one only.
+                self.vmcb.save.cr2 = exit.info2 & !C_BIT;
+                let rip = self.vmcb.save.rip;
+                self.non_automatic(platform, ExitCode::PAGE_NOT_VALIDATED, info.bits(), exit.info2 & !C_BIT, rip)
+            }
+            Resolution::Denied => {
+                let info = info | NpfInfo::PRESENT | NpfInfo::RMP | NpfInfo::VMPL | NpfInfo::ENCRYPTED;
+                self.automatic(ExitCode::NPF, info.bits(), exit.info2 & !C_BIT)
+            }
+            Resolution::Foreign | Resolution::OutOfMemory => {
+                let info = info | NpfInfo::RMP;
+                self.automatic(ExitCode::NPF, info.bits(), exit.info2 & !C_BIT)
+            }
+        }
+    }
+
+    fn general_protection(&mut self) -> Next {
+        self.injection.event = Some(exception(VECTOR_GP, Some(0)));
+        Next::Resume
+    }
+
+    fn retire(&mut self, decoded: Decoded) {
+        self.vmcb.save.rip = self.next_rip(decoded);
+        self.injection.control.set_int_shadow(false);
+    }
+
+    fn next_rip(&self, decoded: Decoded) -> u64 {
+        let next = self.vmcb.save.rip.wrapping_add(u64::from(decoded.length));
+        if self.code_size() == CodeSize::Long { next } else { next & 0xFFFF_FFFF }
+    }
+
+    fn code_size(&self) -> CodeSize {
+        let is_long = self.paging().is_long() && self.vmcb.save.cs.attributes & 0x200 != 0;
+        if is_long { CodeSize::Long } else { CodeSize::Legacy }
+    }
+
+    /// The instruction at RIP, which must be one that can be intercepted.
+    fn decoded(&mut self, platform: &impl Platform) -> Result<Decoded, Next> {
+        match self.fetch(platform)? {
+            Some(decoded) => Ok(decoded),
+            // Another processor changed the code under this one: the guest runs what is there now.
+            None => Err(Next::Resume),
+        }
+    }
+
+    fn fetch(&mut self, platform: &impl Platform) -> Result<Option<Decoded>, Next> {
+        let save = &self.vmcb.save;
+        let size = self.code_size();
+        let base = if size == CodeSize::Long { 0 } else { save.cs.base };
+        let address = base.wrapping_add(save.rip);
+        let privilege =
+            if save.cpl == 3 && save.cr0 & CR0_PE != 0 { Privilege::User } else { Privilege::Supervisor };
+        let mut bytes = [0; MAX_LENGTH];
+        let memory = platform.memory().lock();
+        let linear = Linear { memory: &memory, who: self.who(), paging: self.paging() };
+        match linear.fetch(address, &mut bytes, privilege) {
+            Ok(count) => Ok(decode(&bytes[..count], size)),
+            // The code went away after it was executed; running it again tells why.
+            Err(LinearFault::Page { .. } | LinearFault::Nested(_)) => Err(Next::Resume),
+        }
+    }
+
+    fn general(&self, register: u8) -> u64 {
+        let registers = &self.registers;
+        match register {
+            0 => self.vmcb.save.rax,
+            1 => registers.rcx,
+            2 => registers.rdx,
+            3 => registers.rbx,
+            4 => self.vmcb.save.rsp,
+            5 => registers.rbp,
+            6 => registers.rsi,
+            7 => registers.rdi,
+            8 => registers.r8,
+            9 => registers.r9,
+            10 => registers.r10,
+            11 => registers.r11,
+            12 => registers.r12,
+            13 => registers.r13,
+            14 => registers.r14,
+            _ => registers.r15,
+        }
+    }
+}
+
+fn exception(vector: u8, error_code: Option<u32>) -> EventInfo {
+    EventInfo::new()
+        .with_vector(vector)
+        .with_event_type(EventType::EXCEPTION)
+        .with_error_code_valid(error_code.is_some())
+        .with_error_code(error_code.unwrap_or(0))
+        .with_valid(true)
+}
+
+/// Exceptions that make a double fault with #VC (APM vol. 2, 8.2.9): #DE, #TS, #NP, #SS, #GP, #PF and the rest of their
+/// class.
+fn is_contributory(event: EventInfo) -> bool {
+    event.event_type() == EventType::EXCEPTION && matches!(event.vector(), 0 | 10..=14 | 21 | 29 | 30)
+}
