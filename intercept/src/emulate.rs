@@ -36,10 +36,11 @@ use execute::Executor;
 use fetch::DecodeCache;
 use guest::Guest;
 use registers::Cpu;
-use stockade_abi::exit::{IoioInfo, NpfInfo};
+use stockade_abi::exit::NpfInfo;
 use stockade_abi::vmsa::Vmsa;
 use stockade_bus::{Gpa, GuestMemory, MemoryError};
 
+use crate::exit::IoAccess;
 use crate::walk::Access;
 
 /// How many elements of a string instruction one call executes.
@@ -88,8 +89,8 @@ pub enum Stop {
     #[error(transparent)]
     Memory(MemoryError),
     /// The exit names no width, address size or segment there is.
-    #[error("exit information {0:#x} describes no port access")]
-    MalformedPortExit(u64),
+    #[error("the exit describes no port access")]
+    MalformedPortExit,
 }
 
 /// What a nested page fault said about the address it came from. It spares the walk for instructions with one memory operand.
@@ -105,7 +106,7 @@ impl Hint {
     /// The faulting translation was the processor's own, with the rights the access needed, so the page stands. It is used only for an access
     /// of the same kind at the same offset into its page, and only if the page is no RAM.
     #[must_use]
-    pub fn from_exit(info: NpfInfo, gpa: u64) -> Option<Self> {
+    pub fn from_exit(info: NpfInfo, gpa: Gpa) -> Option<Self> {
         let others = NpfInfo::PAGE_TABLE_WALK | NpfInfo::FETCH | NpfInfo::SHADOW_STACK;
         if !info.contains(NpfInfo::FINAL_GPA) || info.intersects(others) {
             return None;
@@ -115,7 +116,6 @@ impl Hint {
         } else {
             Access::Read
         };
-        let gpa = Gpa(gpa);
         Some(Self { gpa, access })
     }
 }
@@ -157,10 +157,13 @@ impl Emulator {
         vmsa: &mut Vmsa,
         memory: &dyn GuestMemory,
         bus: &mut B,
-        info: IoioInfo,
+        access: &IoAccess,
         next_rip: u64,
     ) -> Result<Done, Stop> {
         let cpu = Cpu::new(vmsa, self.phys_bits);
-        io::execute(Guest::new(cpu, memory, bus), info, next_rip)
+        io::execute(Guest::new(cpu, memory, bus), access, next_rip)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -220,3 +220,6 @@ impl Path {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -163,3 +163,177 @@ pub(super) fn divide_signed(high: u64, low: u64, divisor: u64, width: Width) -> 
 fn join(high: u64, low: u64, width: Width) -> u128 {
     u128::from(high & width.mask()) << width.bits() | u128::from(low & width.mask())
 }
+
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "tests")]
+mod tests {
+    use super::*;
+
+    const OPERATIONS: [Binary; 7] = [
+        Binary::Add,
+        Binary::Adc,
+        Binary::Sub,
+        Binary::Sbb,
+        Binary::And,
+        Binary::Or,
+        Binary::Xor,
+    ];
+
+    /// The definition in the manual's words: sums in wider integers, signed and unsigned.
+    fn reference(op: Binary, left: u8, right: u8, carry: bool) -> (u8, Flags) {
+        let (l, r) = (i32::from(left), i32::from(right));
+        let (sl, sr) = (
+            i32::from(left.cast_signed()),
+            i32::from(right.cast_signed()),
+        );
+        let c = i32::from(carry && matches!(op, Binary::Adc | Binary::Sbb));
+        let (unsigned, signed, nibble) = match op {
+            Binary::Add | Binary::Adc => (l + r + c, sl + sr + c, (l & 15) + (r & 15) + c),
+            Binary::Sub | Binary::Sbb => (l - r - c, sl - sr - c, (l & 15) - (r & 15) - c),
+            Binary::And => (l & r, sl & sr, 0),
+            Binary::Or => (l | r, sl | sr, 0),
+            Binary::Xor => (l ^ r, sl ^ sr, 0),
+        };
+        let result = unsigned.rem_euclid(256) as u8;
+        let mut flags = Flags::empty();
+        flags.set(Flags::CARRY, !(0..256).contains(&unsigned));
+        flags.set(Flags::OVERFLOW, !(-128..128).contains(&signed));
+        flags.set(Flags::ADJUST, !(0..16).contains(&nibble));
+        flags.set(Flags::ZERO, result == 0);
+        flags.set(Flags::SIGN, result >= 128);
+        let mut ones = 0;
+        for bit in 0..8 {
+            ones += (result >> bit) & 1;
+        }
+        flags.set(Flags::PARITY, ones % 2 == 0);
+        (result, flags)
+    }
+
+    #[test]
+    fn every_pair_of_bytes_has_the_result_and_flags_of_the_definition() {
+        for op in OPERATIONS {
+            for left in 0..=255 {
+                for right in 0..=255 {
+                    for carry in [false, true] {
+                        let flags = Flags::CARRY.when(carry);
+                        let got = binary(op, left.into(), right.into(), flags, Width::Byte);
+                        let (value, expected) = reference(op, left, right, carry);
+                        let change = FlagChange::new(Flags::STATUS, expected);
+                        assert_eq!(got, (value.into(), change), "{op:?} {left} {right} {carry}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// A byte operation moved up to the top of a wider one has the same sign, carry and overflow.
+    #[test]
+    fn wider_operations_agree_with_bytes_at_their_top() {
+        let seen = Flags::CARRY | Flags::SIGN | Flags::OVERFLOW | Flags::ZERO;
+        for width in [Width::Word, Width::Dword, Width::Qword] {
+            let up = width.bits() - 8;
+            for op in [
+                Binary::Add,
+                Binary::Sub,
+                Binary::And,
+                Binary::Or,
+                Binary::Xor,
+            ] {
+                for left in 0..=255_u64 {
+                    for right in 0..=255_u64 {
+                        let none = Flags::empty();
+                        let (value, change) = binary(op, left << up, right << up, none, width);
+                        let (byte, expected) = binary(op, left, right, none, Width::Byte);
+                        assert_eq!(value, byte << up);
+                        assert_eq!(change.value & seen, expected.value & seen);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bits_above_the_width_do_not_count() {
+        let high = 0xABCD_0000_0000_0000;
+        for op in OPERATIONS {
+            let clean = binary(op, 0x7F, 0x81, Flags::CARRY, Width::Byte);
+            let dirty = binary(op, 0x7F | high, 0x81 | !0xFF, Flags::CARRY, Width::Byte);
+            assert_eq!(clean, dirty);
+        }
+    }
+
+    #[test]
+    fn increment_and_decrement_leave_the_carry() {
+        for value in 0..=255_u64 {
+            let (up, change) = increment(value, Width::Byte);
+            let (sum, added) = binary(Binary::Add, value, 1, Flags::empty(), Width::Byte);
+            assert_eq!(up, sum);
+            assert_eq!(change.mask, Flags::STATUS - Flags::CARRY);
+            assert_eq!(change.value, added.value - Flags::CARRY);
+            let (down, change) = decrement(value, Width::Byte);
+            let (difference, taken) = binary(Binary::Sub, value, 1, Flags::empty(), Width::Byte);
+            assert_eq!(down, difference);
+            assert_eq!(change.value, taken.value - Flags::CARRY);
+        }
+    }
+
+    #[test]
+    fn every_pair_of_bytes_multiplies() {
+        let lost = Flags::CARRY | Flags::OVERFLOW;
+        for left in 0..=255_u8 {
+            for right in 0..=255_u8 {
+                let product = u16::from(left) * u16::from(right);
+                let (low, high, change) = multiply_wide(left.into(), right.into(), Width::Byte);
+                assert_eq!(low | high << 8, product.into());
+                assert_eq!(change.value, lost.when(product > 255));
+
+                let (sl, sr) = (left.cast_signed(), right.cast_signed());
+                let product = i16::from(sl) * i16::from(sr);
+                let (low, high, change) =
+                    multiply_signed_wide(left.into(), right.into(), Width::Byte);
+                assert_eq!(low | high << 8, product.cast_unsigned().into());
+                let expected = lost.when(sl.checked_mul(sr).is_none());
+                assert_eq!(change.value, expected);
+                let short = multiply_signed(left.into(), right.into(), Width::Byte);
+                assert_eq!((short.0, short.1.value), (low, expected));
+            }
+        }
+    }
+
+    #[test]
+    fn every_small_dividend_divides_as_integers_do() {
+        for dividend in (0..=0xFFFF_u16).step_by(7) {
+            for divisor in 0..=255_u8 {
+                let (high, low) = (u64::from(dividend >> 8), u64::from(dividend & 0xFF));
+                let wide = u16::from(divisor);
+                let expected = dividend
+                    .checked_div(wide)
+                    .filter(|quotient| *quotient < 256)
+                    .map(|quotient| (quotient.into(), (dividend % wide).into()));
+                assert_eq!(divide(high, low, divisor.into(), Width::Byte), expected);
+
+                let (top, bottom) = (dividend.cast_signed(), i16::from(divisor.cast_signed()));
+                let expected = top
+                    .checked_div(bottom)
+                    .and_then(|quotient| i8::try_from(quotient).ok())
+                    .map(|quotient| {
+                        let remainder = (top % bottom) as u8;
+                        (quotient.cast_unsigned().into(), remainder.into())
+                    });
+                let got = divide_signed(high, low, divisor.into(), Width::Byte);
+                assert_eq!(got, expected, "{top} / {bottom}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_worst_divisions_are_refused() {
+        assert_eq!(divide(1, 0, 1, Width::Qword), None);
+        assert_eq!(divide(0, 5, 0, Width::Qword), None);
+        let top = 1 << 63;
+        assert_eq!(divide_signed(top, 0, u64::MAX, Width::Qword), None);
+        assert_eq!(divide_signed(u64::MAX, top, u64::MAX, Width::Qword), None);
+        let negative = divide_signed(u64::MAX, top, 1, Width::Qword);
+        assert_eq!(negative, Some((top, 0)));
+    }
+}

@@ -6,7 +6,7 @@ use super::alu::Binary;
 use super::guest::Guest;
 use super::shift::Shift;
 use super::vector::Lane;
-use super::{Done, MmioBus, Stop};
+use super::{Done, Exception, MmioBus, Stop};
 
 /// Where execution goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +135,7 @@ impl<B: MmioBus + ?Sized> Executor<'_, B> {
             M::Movd | M::Movq | M::Movss | M::Movsd => self.vector(Lane::LowAlone),
             M::Movlps | M::Movlpd => self.vector(Lane::Low),
             M::Movhps | M::Movhpd => self.vector(Lane::High),
+            M::Ud0 | M::Ud1 | M::Ud2 => Err(Stop::Exception(Exception::INVALID_OPCODE)),
             _ => Err(self.unsupported()),
         }
     }

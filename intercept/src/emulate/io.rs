@@ -1,25 +1,25 @@
 //! Port accesses, from what the exit said about them: the instruction itself is not looked at. APM vol. 2, 15.10.2.
 
 use iced_x86::Register;
-use stockade_abi::exit::IoioInfo;
 
 use super::flags::Width;
 use super::guest::Guest;
 use super::string::Pointers;
 use super::{Done, MmioBus, PortBus, Stop};
+use crate::exit::{Direction, IoAccess, StringIo};
 use crate::walk::Access;
 
-/// A port access, parsed.
+/// A port access, checked.
 #[derive(Clone, Copy)]
 struct PortAccess {
-    info: IoioInfo,
+    port: u16,
     width: Width,
+    direction: Direction,
 }
 
-/// A port access with its memory side, parsed.
+/// The memory side of a port access, checked.
 #[derive(Clone, Copy)]
-struct StringAccess {
-    port: PortAccess,
+struct Memory {
     pointers: Pointers,
     segment: Register,
 }
@@ -27,59 +27,54 @@ struct StringAccess {
 /// Executes the access an exit describes.
 pub(super) fn execute<B: MmioBus + PortBus + ?Sized>(
     mut guest: Guest<'_, B>,
-    info: IoioInfo,
+    access: &IoAccess,
     next_rip: u64,
 ) -> Result<Done, Stop> {
     let flags_before = guest.cpu.flags();
-    let access = PortAccess::parse(info)?;
-    if info.string() {
-        let access = StringAccess::parse(access)?;
-        if !guest.string_access(access)? {
-            return Ok(guest.cpu.pause(flags_before));
-        }
-    } else {
-        guest.register_access(access);
+    let port = PortAccess::parse(access).ok_or(Stop::MalformedPortExit)?;
+    let Some(string) = access.string else {
+        guest.register_access(port);
+        return Ok(guest.cpu.complete(next_rip, flags_before));
+    };
+    let memory = Memory::parse(string, port).ok_or(Stop::MalformedPortExit)?;
+    if !string.rep {
+        guest.string_element(port, memory)?;
+    } else if !guest.repeat_string(port, memory)? {
+        return Ok(guest.cpu.pause(flags_before));
     }
     Ok(guest.cpu.complete(next_rip, flags_before))
 }
 
 impl PortAccess {
-    fn parse(info: IoioInfo) -> Result<Self, Stop> {
-        let width = match (info.size8(), info.size16(), info.size32()) {
-            (true, false, false) => Width::Byte,
-            (false, true, false) => Width::Word,
-            (false, false, true) => Width::Dword,
-            _ => return Err(Stop::MalformedPortExit(info.into_bits())),
-        };
-        Ok(Self { info, width })
+    fn parse(access: &IoAccess) -> Option<Self> {
+        let width = Width::from_bytes(usize::from(access.width))?;
+        Some(Self {
+            port: access.port,
+            width: Some(width).filter(|width| *width != Width::Qword)?,
+            direction: access.direction,
+        })
     }
 }
 
-impl StringAccess {
-    fn parse(port: PortAccess) -> Result<Self, Stop> {
-        let info = port.info;
-        let malformed = Stop::MalformedPortExit(info.into_bits());
-        let pointers = match (info.address16(), info.address32(), info.address64()) {
-            (true, false, false) => Pointers::BITS16,
-            (false, true, false) => Pointers::BITS32,
-            (false, false, true) => Pointers::BITS64,
-            _ => return Err(malformed),
+impl Memory {
+    /// INS writes to ES whatever the prefixes; OUTS reads from the segment the exit names.
+    fn parse(string: StringIo, port: PortAccess) -> Option<Self> {
+        let pointers = match string.address_size {
+            2 => Pointers::BITS16,
+            4 => Pointers::BITS32,
+            8 => Pointers::BITS64,
+            _ => return None,
         };
-        let segment = match info.segment() {
-            _ if info.is_in() => Register::ES,
-            0 => Register::ES,
-            1 => Register::CS,
-            2 => Register::SS,
-            3 => Register::DS,
-            4 => Register::FS,
-            5 => Register::GS,
-            _ => return Err(malformed),
+        let segment = match (port.direction, string.segment) {
+            (Direction::Read, _) | (_, 0) => Register::ES,
+            (_, 1) => Register::CS,
+            (_, 2) => Register::SS,
+            (_, 3) => Register::DS,
+            (_, 4) => Register::FS,
+            (_, 5) => Register::GS,
+            _ => return None,
         };
-        Ok(Self {
-            port,
-            pointers,
-            segment,
-        })
+        Some(Self { pointers, segment })
     }
 }
 
@@ -90,61 +85,62 @@ impl<B: MmioBus + PortBus + ?Sized> Guest<'_, B> {
             Width::Word => Register::AX,
             _ => Register::EAX,
         };
-        if access.info.is_in() {
-            let value = self.read_port(access);
-            self.cpu.write(register, value);
-        } else {
-            let value = self.cpu.read(register);
-            self.write_port(access, value);
+        match access.direction {
+            Direction::Read => {
+                let value = self.read_port(access);
+                self.cpu.write(register, value);
+            }
+            Direction::Write => {
+                let value = self.cpu.read(register);
+                self.write_port(access, value);
+            }
         }
     }
 
-    /// Executes a string access, or as much of it as one call may. Returns whether it is complete.
-    fn string_access(&mut self, access: StringAccess) -> Result<bool, Stop> {
-        if !access.port.info.rep() {
-            self.string_element(access)?;
-            return Ok(true);
-        }
+    /// Executes a repeated access, or as much of it as one call may. Returns whether it is complete.
+    fn repeat_string(&mut self, port: PortAccess, memory: Memory) -> Result<bool, Stop> {
         for _ in 0..self.cpu.repeat_limit() {
-            if self.cpu.is_counted_out(access.pointers) {
+            if self.cpu.is_counted_out(memory.pointers) {
                 return Ok(true);
             }
-            self.string_element(access)?;
-            self.cpu.count_down(access.pointers);
+            self.string_element(port, memory)?;
+            self.cpu.count_down(memory.pointers);
         }
-        Ok(self.cpu.is_counted_out(access.pointers))
+        Ok(self.cpu.is_counted_out(memory.pointers))
     }
 
-    fn string_element(&mut self, access: StringAccess) -> Result<(), Stop> {
-        let width = access.port.width;
-        let (pointer, direction) = if access.port.info.is_in() {
-            (access.pointers.target, Access::Write)
-        } else {
-            (access.pointers.source, Access::Read)
+    /// Moves one element; its memory side is found before the port is touched.
+    fn string_element(&mut self, port: PortAccess, memory: Memory) -> Result<(), Stop> {
+        let (pointer, access) = match port.direction {
+            Direction::Read => (memory.pointers.target, Access::Write),
+            Direction::Write => (memory.pointers.source, Access::Read),
         };
         let offset = self.cpu.read(pointer);
-        let span = self.locate(access.segment, offset, width.bytes(), direction)?;
-        if access.port.info.is_in() {
-            let value = self.read_port(access.port);
-            self.write_integer(&span, value, width)?;
-        } else {
-            let value = self.read_integer(&span, width)?;
-            self.write_port(access.port, value);
+        let span = self.locate(memory.segment, offset, port.width.bytes(), access)?;
+        match port.direction {
+            Direction::Read => {
+                let value = self.read_port(port);
+                self.write_integer(&span, value, port.width)?;
+            }
+            Direction::Write => {
+                let value = self.read_integer(&span, port.width)?;
+                self.write_port(port, value);
+            }
         }
-        self.cpu.advance(pointer, width);
+        self.cpu.advance(pointer, port.width);
         Ok(())
     }
 
     fn read_port(&mut self, access: PortAccess) -> u64 {
         let mut bytes = [0; 8];
         let data = &mut bytes[..access.width.bytes()];
-        self.bus.port_read(access.info.port(), data);
+        self.bus.port_read(access.port, data);
         u64::from_le_bytes(bytes)
     }
 
     fn write_port(&mut self, access: PortAccess, value: u64) {
         let bytes = value.to_le_bytes();
         self.bus
-            .port_write(access.info.port(), &bytes[..access.width.bytes()]);
+            .port_write(access.port, &bytes[..access.width.bytes()]);
     }
 }

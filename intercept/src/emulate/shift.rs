@@ -162,3 +162,135 @@ fn rotated(is_carry: bool, is_overflow: bool) -> FlagChange {
 fn narrow(value: u128, width: Width) -> u64 {
     value as u64 & width.mask()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHIFTS: [Shift; 7] = [
+        Shift::Left,
+        Shift::Right,
+        Shift::ArithmeticRight,
+        Shift::RotateLeft,
+        Shift::RotateRight,
+        Shift::RotateCarryLeft,
+        Shift::RotateCarryRight,
+    ];
+
+    /// One bit at a time, as the manual explains it: value, carry, overflow.
+    fn one_step(op: Shift, value: u64, carry: bool, width: Width) -> (u64, bool, bool) {
+        let top = value & width.sign() != 0;
+        let bottom = value & 1 != 0;
+        let left = (value << 1) & width.mask();
+        let right = value >> 1;
+        let at_top = |is_set: bool| if is_set { width.sign() } else { 0 };
+        let (result, carry) = match op {
+            Shift::Left => (left, top),
+            Shift::Right => (right, bottom),
+            Shift::ArithmeticRight => (right | at_top(top), bottom),
+            Shift::RotateLeft => (left | u64::from(top), top),
+            Shift::RotateRight => (right | at_top(bottom), bottom),
+            Shift::RotateCarryLeft => (left | u64::from(carry), top),
+            Shift::RotateCarryRight => (right | at_top(carry), bottom),
+        };
+        let is_overflow = (result & width.sign() != 0) != top;
+        (result, carry, is_overflow)
+    }
+
+    fn check(op: Shift, value: u64, count: u64, flags: Flags, width: Width) {
+        let mask = if width == Width::Qword { 63 } else { 31 };
+        let mut state = (value, flags.contains(Flags::CARRY), false);
+        for _ in 0..count & mask {
+            state = one_step(op, state.0, state.1, width);
+        }
+        let (result, is_carry, is_overflow) = state;
+        let mut expected = Flags::CARRY.when(is_carry) | Flags::OVERFLOW.when(is_overflow);
+        let mut changed = Flags::CARRY | Flags::OVERFLOW;
+        if matches!(op, Shift::Left | Shift::Right | Shift::ArithmeticRight) {
+            changed = Flags::STATUS;
+            expected |= Flags::of_result(result, width);
+        }
+        let (got, change) = shift(op, value, count, flags, width);
+        assert_eq!(got, result, "{op:?} {value:#x} {count} {flags:?} {width:?}");
+        if count & mask == 0 {
+            assert_eq!(change, FlagChange::NONE);
+        } else {
+            let expected = FlagChange::new(changed, expected);
+            assert_eq!(change, expected, "{op:?} {value:#x} {count} {width:?}");
+        }
+    }
+
+    #[test]
+    fn every_byte_by_every_count_is_so_many_single_steps() {
+        for op in SHIFTS {
+            for value in 0..=255 {
+                for count in 0..=255 {
+                    check(op, value, count, Flags::empty(), Width::Byte);
+                    check(op, value, count, Flags::STATUS, Width::Byte);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn wider_values_by_every_count_are_so_many_single_steps() {
+        let values = [
+            0,
+            1,
+            2,
+            0x5555_5555_5555_5555,
+            0x8000_8000_8000_8000,
+            !0,
+            !1,
+        ];
+        for width in [Width::Word, Width::Dword, Width::Qword] {
+            for op in SHIFTS {
+                for value in values {
+                    for count in 0..=255 {
+                        check(op, value & width.mask(), count, Flags::empty(), width);
+                        check(op, value & width.mask(), count, Flags::CARRY, width);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn double_shifts_move_single_bits_from_one_operand_to_the_other() {
+        for width in [Width::Word, Width::Dword, Width::Qword] {
+            let value = 0x8421_C639_0F5A_1E87 & width.mask();
+            let fill = 0xF012_3456_789A_BCDE & width.mask();
+            for count in 0..u64::from(width.bits()) {
+                let (mut left, mut right) = ((value, fill), (value, fill));
+                let (mut out_left, mut out_right) = (false, false);
+                for _ in 0..count {
+                    out_left = left.0 & width.sign() != 0;
+                    let carried = u64::from(left.1 & width.sign() != 0);
+                    left = (
+                        ((left.0 << 1) | carried) & width.mask(),
+                        (left.1 << 1) & width.mask(),
+                    );
+                    out_right = right.0 & 1 != 0;
+                    let carried = if right.1 & 1 != 0 { width.sign() } else { 0 };
+                    right = ((right.0 >> 1) | carried, right.1 >> 1);
+                }
+                let (got, change) = double_left(value, fill, count, width);
+                assert_eq!(got, left.0);
+                assert_eq!(change.value.contains(Flags::CARRY), out_left);
+                let (got, change) = double_right(value, fill, count, width);
+                assert_eq!(got, right.0);
+                assert_eq!(change.value.contains(Flags::CARRY), out_right);
+            }
+        }
+    }
+
+    #[test]
+    fn double_shift_by_one_overflows_when_the_sign_changes() {
+        let (_, same) = double_left(0x4000_0000, 0, 2, Width::Qword);
+        assert!(!same.value.contains(Flags::OVERFLOW));
+        let (_, left) = double_left(0x4000, 0, 1, Width::Word);
+        assert!(left.value.contains(Flags::OVERFLOW));
+        let (_, right) = double_right(0x4000, 1, 1, Width::Word);
+        assert!(right.value.contains(Flags::OVERFLOW));
+    }
+}
