@@ -12,8 +12,10 @@
 extern crate alloc;
 
 pub mod host;
+pub mod igvm_file;
 pub mod machine;
 mod selftest;
+pub mod psp;
 pub mod snp;
 pub mod svm;
 

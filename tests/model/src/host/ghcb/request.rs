@@ -288,7 +288,7 @@ impl Ghcb {
         let info1 = self.field(GhcbField::SW_EXIT_INFO1)?;
         let info2 = self.field(GhcbField::SW_EXIT_INFO2)?;
         match code {
-            NaeExit(..0x8000_0000) => self.instruction(code, info1, info2),
+            NaeExit(..=0x7FFF_FFFF) => self.instruction(code, info1, info2),
             NaeExit::HYPERVISOR_FEATURES => Ok(Request::HypervisorFeatures),
             NaeExit::TERMINATE => Ok(Request::Terminate {
                 set: byte(info1),
