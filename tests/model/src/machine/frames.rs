@@ -65,21 +65,8 @@ pub fn free_bytes() -> u64 {
 ///
 /// 1. The range is memory, mapped one to one, that nobody uses.
 pub(super) unsafe fn add(range: Range<u64>) {
-    let mut frames = FRAMES.lock();
-    let end = range.end & !(PAGE_BYTES - 1);
-    let mut next = range.start.next_multiple_of(PAGE_BYTES);
-    while next < end {
-        let address = HostPa::new(next);
-        if address.is_aligned(CHUNK_BYTES) && end - next >= CHUNK_BYTES {
-            // SAFETY: (1) the chunk is unused memory.
-            unsafe { frames.chunks.push(address) };
-            next += CHUNK_BYTES;
-        } else {
-            // SAFETY: (1) the page is unused memory.
-            unsafe { frames.pages.push(address) };
-            next += PAGE_BYTES;
-        }
-    }
+    // SAFETY: (1).
+    unsafe { FRAMES.lock().add(range) };
 }
 
 struct Frames {
@@ -88,6 +75,26 @@ struct Frames {
 }
 
 impl Frames {
+    /// # Safety
+    ///
+    /// 1. As [`add`].
+    unsafe fn add(&mut self, range: Range<u64>) {
+        let end = range.end & !(PAGE_BYTES - 1);
+        let mut next = range.start.next_multiple_of(PAGE_BYTES);
+        while next < end {
+            let address = HostPa::new(next);
+            if address.is_aligned(CHUNK_BYTES) && end - next >= CHUNK_BYTES {
+                // SAFETY: (1) the chunk is unused memory.
+                unsafe { self.chunks.push(address) };
+                next += CHUNK_BYTES;
+            } else {
+                // SAFETY: (1) the page is unused memory.
+                unsafe { self.pages.push(address) };
+                next += PAGE_BYTES;
+            }
+        }
+    }
+
     fn take_page(&mut self) -> Option<HostPa> {
         if let Some(page) = self.pages.pop() {
             return Some(page);
@@ -129,5 +136,35 @@ impl List {
         self.head = unsafe { frame.as_ptr::<u64>().read() };
         self.length -= 1;
         Some(frame)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::alloc::{Layout, alloc};
+
+    #[test]
+    fn a_range_becomes_chunks_and_pages_and_each_is_given_once() {
+        let layout = Layout::from_size_align(3 << 21, 1 << 21).unwrap();
+        // SAFETY: the layout is not empty.
+        let start = unsafe { alloc(layout) }.expose_provenance() as u64;
+        let mut frames = Frames {
+            pages: List::EMPTY,
+            chunks: List::EMPTY,
+        };
+        // SAFETY: allocated just now, and never freed.
+        unsafe { frames.add(start + 1..start + (3 << 21) - 1) };
+        assert_eq!((frames.pages.length, frames.chunks.length), (511 + 511, 1));
+        let mut given = Vec::new();
+        while let Some(page) = frames.take_page() {
+            assert!(page.is_aligned(PAGE_BYTES));
+            given.push(page);
+        }
+        given.sort();
+        given.dedup();
+        assert_eq!(given.len(), 511 + 511 + 512);
+        assert!(given.iter().all(|page| page.as_u64() > start && page.as_u64() < start + (3 << 21) - PAGE_BYTES));
+        assert_eq!(frames.chunks.pop(), None);
     }
 }

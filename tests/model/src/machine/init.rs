@@ -79,31 +79,34 @@ pub unsafe fn init(start_info: u64, image: Range<u64>) -> Result<Boot, InitError
     check_processor()?;
     let options = Options::parse(info.command_line())?;
     // SAFETY: (1) free memory was shared out by the loader's map, which leaves the tables out.
-    let tables =
-        unsafe { Tables::read(info.rsdp()) }.map_err(|_| InitError::Firmware("unreadable"))?;
+    let tables = unsafe { Tables::read(info.rsdp()) };
     guard_own_pages();
+    start_devices(
+        tables.map_err(|_| InitError::Firmware("unreadable"))?,
+        options.tsc_khz,
+    )?;
+    let image = info.module();
+    log::info!(
+        "{} processors, {} MiB free, image of {} bytes",
+        smp::count(),
+        frames::free_bytes() >> 20,
+        image.map_or(0, <[u8]>::len)
+    );
+    Ok(Boot { options, image })
+}
+
+/// Makes ready what the firmware's tables name.
+fn start_devices(tables: Tables, tsc_khz: Option<u64>) -> Result<(), InitError> {
     ioapic::start(tables.ioapic.ok_or(InitError::Firmware("no IOAPIC"))?);
     let port = tables
         .pm_timer_port
         .ok_or(InitError::Firmware("no PM timer"))?;
-    clock::calibrate(port, options.tsc_khz);
+    clock::calibrate(port, tsc_khz);
     let own = processor::current().apic_id;
-    smp::set_others(
-        tables
-            .apic_ids
-            .into_iter()
-            .filter(|id| *id != own && *id < 255)
-            .collect(),
-    );
-    log::info!(
-        "{} processors, {} MiB free",
-        smp::count(),
-        frames::free_bytes() >> 20
-    );
-    Ok(Boot {
-        options,
-        image: info.module(),
-    })
+    let mut others = tables.apic_ids;
+    others.retain(|id| *id != own && *id < 255);
+    smp::set_others(others);
+    Ok(())
 }
 
 /// # Safety

@@ -1,5 +1,7 @@
 //! What the compiler expects of a C library: `memcpy` and its kin, and two names of the unwinder.
 //!
+//! In tests they have no names of their own and are compared with the real ones.
+//!
 //! By SSE and not by string instructions: TCG runs those one element at a time. Moves of 16 bytes overlap at the end instead of
 //! finishing byte by byte.
 
@@ -10,7 +12,7 @@ use core::arch::naked_asm;
 /// # Safety
 ///
 /// 1. As C's `memcpy`.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(test), unsafe(no_mangle))]
 #[unsafe(naked)]
 pub unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, n: usize) -> *mut u8 {
     naked_asm!(
@@ -84,7 +86,7 @@ pub unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, n: usize) -> *mut 
 /// # Safety
 ///
 /// 1. As C's `memmove`.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(test), unsafe(no_mangle))]
 #[unsafe(naked)]
 pub unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, n: usize) -> *mut u8 {
     naked_asm!(
@@ -129,7 +131,7 @@ pub unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, n: usize) -> *mut
 /// # Safety
 ///
 /// 1. As C's `memset`.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(test), unsafe(no_mangle))]
 #[unsafe(naked)]
 pub unsafe extern "C" fn memset(to: *mut u8, value: i32, n: usize) -> *mut u8 {
     naked_asm!(
@@ -192,7 +194,7 @@ pub unsafe extern "C" fn memset(to: *mut u8, value: i32, n: usize) -> *mut u8 {
 /// # Safety
 ///
 /// 1. As C's `memcmp`.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(test), unsafe(no_mangle))]
 #[unsafe(naked)]
 pub unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, n: usize) -> i32 {
     naked_asm!(
@@ -237,7 +239,7 @@ pub unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, n: usize) -> 
 /// # Safety
 ///
 /// 1. As `memcmp`.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(test), unsafe(no_mangle))]
 #[unsafe(naked)]
 pub unsafe extern "C" fn bcmp(left: *const u8, right: *const u8, n: usize) -> i32 {
     naked_asm!("jmp {memcmp}", memcmp = sym memcmp)
@@ -248,7 +250,7 @@ pub unsafe extern "C" fn bcmp(left: *const u8, right: *const u8, n: usize) -> i3
 /// # Safety
 ///
 /// 1. As C's `strlen`.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(test), unsafe(no_mangle))]
 #[unsafe(naked)]
 pub unsafe extern "C" fn strlen(text: *const u8) -> usize {
     naked_asm!(
@@ -264,12 +266,96 @@ pub unsafe extern "C" fn strlen(text: *const u8) -> usize {
 }
 
 /// Named by the precompiled `core`; nothing unwinds.
+#[cfg(not(test))]
 #[unsafe(no_mangle)]
 pub extern "C" fn rust_eh_personality() {}
 
 /// Named by the precompiled `core`; nothing unwinds.
+#[cfg(not(test))]
 #[unsafe(no_mangle)]
 #[unsafe(naked)]
 pub extern "C" fn _Unwind_Resume() -> ! {
     naked_asm!("ud2")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern() -> Vec<u8> {
+        (0_u32..600)
+            .map(|index| (index.wrapping_mul(0x9E37_79B1) >> 13).to_le_bytes()[0])
+            .collect()
+    }
+
+    #[test]
+    fn copying_equals_the_slice_method_for_every_length_and_overlap() {
+        let original = pattern();
+        for length in 0..=200 {
+            for (from, to) in [
+                (0, 300),
+                (300, 7),
+                (100, 101),
+                (101, 100),
+                (100, 116),
+                (116, 100),
+                (90, 159),
+                (159, 90),
+                (50, 50),
+            ] {
+                let mut expected = original.clone();
+                expected.copy_within(from..from + length, to);
+                let mut seen = original.clone();
+                let base = seen.as_mut_ptr();
+                // SAFETY: both ranges lie within the 600 bytes.
+                let result = unsafe { memmove(base.add(to), base.add(from), length) };
+                assert_eq!(result.addr() - base.addr(), to);
+                assert_eq!(seen, expected, "{length} from {from} to {to}");
+                if from.abs_diff(to) >= length {
+                    let mut seen = original.clone();
+                    let base = seen.as_mut_ptr();
+                    // SAFETY: both ranges lie within the 600 bytes and do not overlap.
+                    unsafe { memcpy(base.add(to), base.add(from), length) };
+                    assert_eq!(seen, expected, "{length} from {from} to {to}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn filling_touches_exactly_the_range() {
+        for length in 0..=200 {
+            let mut seen = pattern();
+            let mut expected = seen.clone();
+            expected[33..33 + length].fill(0xA5);
+            // SAFETY: the range lies within the 600 bytes.
+            unsafe { memset(seen.as_mut_ptr().add(33), 0x1A5, length) };
+            assert_eq!(seen, expected, "{length}");
+        }
+    }
+
+    #[test]
+    fn comparing_orders_by_the_first_difference() {
+        let left = pattern();
+        for length in 0..=40 {
+            // SAFETY: within both.
+            assert_eq!(unsafe { memcmp(left.as_ptr(), left.as_ptr(), length) }, 0);
+            for at in 0..length {
+                let mut right = left.clone();
+                right[at] ^= 0x80;
+                right[at + 1] ^= 0xFF;
+                let expected = left[..length].cmp(&right[..length]) as i32;
+                // SAFETY: within both.
+                assert_eq!(
+                    unsafe { memcmp(left.as_ptr(), right.as_ptr(), length) },
+                    expected,
+                    "{length} {at}"
+                );
+                // SAFETY: within both.
+                assert_ne!(unsafe { bcmp(left.as_ptr(), right.as_ptr(), length) }, 0);
+            }
+        }
+        // SAFETY: zero-terminated.
+        assert_eq!(unsafe { strlen(c"four".as_ptr().cast()) }, 4);
+    }
 }

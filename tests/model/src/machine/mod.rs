@@ -14,7 +14,7 @@ pub mod frames;
 pub mod heap;
 mod init;
 pub mod interrupts;
-#[cfg(all(feature = "image", not(test)))]
+#[cfg(any(feature = "image", test))]
 pub mod intrinsics;
 pub mod ioapic;
 pub mod lapic;

@@ -56,11 +56,11 @@ fn slot(table: u64, page: HostPa, level: u32) -> *mut u64 {
 fn split(entry: u64, level: u32) -> Option<u64> {
     let table = frames::allocate_page()?;
     let flags = if level == 1 { MAPPED } else { MAPPED | LARGE };
-    let bytes = 1 << (12 + 9 * (level - 1));
-    let entries = (0..512).map(|index| ((entry & ADDRESS) + index * bytes) | flags);
-    for (index, entry) in entries.enumerate() {
+    for index in 0..512 {
+        let address = (entry & ADDRESS) + (index << (12 + 9 * (level - 1)));
+        let slot = HostPa::new(table.as_u64() + index * 8).as_ptr::<u64>();
         // SAFETY: a page of our own with 512 entries.
-        unsafe { table.as_ptr::<u64>().add(index).write(entry) };
+        unsafe { slot.write(address | flags) };
     }
     Some(table.as_u64() | MAPPED)
 }

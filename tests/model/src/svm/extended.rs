@@ -146,6 +146,17 @@ impl ExtendedState {
     }
 }
 
+impl Xsave {
+    /// The x87 component.
+    pub const X87: u64 = 1;
+    /// The SSE component.
+    pub const SSE: u64 = 1 << 1;
+    /// The AVX component: [`Self::ymm_high`].
+    pub const AVX: u64 = 1 << 2;
+    /// The PKRU component.
+    pub const PKRU: u64 = 1 << 9;
+}
+
 /// The bits of MXCSR that exist.
 const MXCSR_VALID: u32 = 0xFFFF;
 /// TSC_AUX.
@@ -211,15 +222,4 @@ mod tests {
             assert!(!is_valid_xcr0(xcr0, all), "{xcr0:#x}");
         }
     }
-}
-
-impl Xsave {
-    /// The x87 component.
-    pub const X87: u64 = 1;
-    /// The SSE component.
-    pub const SSE: u64 = 1 << 1;
-    /// The AVX component: [`Self::ymm_high`].
-    pub const AVX: u64 = 1 << 2;
-    /// The PKRU component.
-    pub const PKRU: u64 = 1 << 9;
 }

@@ -4,15 +4,16 @@
 //! [`ExtendedState`] neither VMRUN nor VMLOAD swaps. [`run()`] enters it and returns the [`Exit`].
 
 mod extended;
+mod intercepts;
 mod permission;
 mod run;
 mod vmcb;
 
 pub use extended::{ExtendedState, Xsave, supported};
+pub use intercepts::{Intercepts1, Intercepts2};
 pub use permission::{IoPermissionMap, MsrAccess, MsrPermissionMap};
 pub(crate) use run::enable;
 pub use run::{Exit, GuestRegisters, run};
 pub use vmcb::{
-    ControlArea, Event, Intercepts1, Intercepts2, InterruptControl, InterruptShadow, NestedControl,
-    SaveArea, Segment, Vmcb,
+    ControlArea, Event, InterruptControl, InterruptShadow, NestedControl, SaveArea, Segment, Vmcb,
 };

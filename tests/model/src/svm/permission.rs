@@ -114,9 +114,9 @@ mod tests {
     fn passing_an_msr_clears_only_its_bits() {
         let mut map = MsrPermissionMap::intercept_all();
         map.pass(0xC000_0082, MsrAccess::READ);
-        assert_eq!(map.0[0x800 + 0x20], 0xFF & !(1 << 4));
+        assert_eq!(map.0[0x800 + 0x20], !(1 << 4));
         map.pass(0xC000_0082, MsrAccess::WRITE);
-        assert_eq!(map.0[0x800 + 0x20], 0xFF & !(3 << 4));
+        assert_eq!(map.0[0x800 + 0x20], !(3 << 4));
         assert_eq!(map.0.iter().filter(|byte| **byte != 0xFF).count(), 1);
     }
 
