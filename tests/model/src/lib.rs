@@ -9,6 +9,8 @@
     reason = "a bare-metal hypervisor: boot, page tables, VMRUN"
 )]
 
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
+
 extern crate alloc;
 
 pub mod host;
