@@ -1,7 +1,13 @@
 //! Builds, measures, inspects and runs unmodified guests as confidential VMs.
+//!
+//! In the order of use: [`image`] packs an image, [`measure`] and [`inspect`] tell what is in it, [`setup`] finds what a run
+//! needs, [`run`] runs it.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
 
+pub mod image;
+pub mod inspect;
+pub mod measure;
 pub mod run;
 pub mod setup;

@@ -1,0 +1,161 @@
+//! A confidential image: the paravisor, measured, and its payload, staged.
+
+use sha2::{Digest, Sha384};
+use stockade_abi::vmsa::SevFeatures;
+use stockade_boot::launch::{Encryption, LaunchState, TableState};
+use stockade_boot::layout::{self, PAGE_SIZE, paravisor};
+use stockade_boot::linux::SetupHeader;
+use stockade_boot::manifest::{GuestFlags, Manifest, Payload, PayloadKind};
+use zerocopy::IntoBytes;
+
+use super::elf::Paravisor;
+use super::error::ImageError;
+use super::page_tables;
+use super::pages::{PAGE_BYTES, Pages};
+use super::parts::{Directives, PageKind};
+use super::vmsa::vmsa;
+
+/// SMT allowed, no debugging, no migration agent, any firmware version (SNP firmware ABI, table 9; bit 17 must be 1).
+pub const DEFAULT_POLICY: u64 = 0x3_0000;
+
+/// What goes into an image.
+#[derive(Clone, Debug)]
+pub struct BuildOptions {
+    /// The paravisor's ELF file.
+    pub paravisor: Vec<u8>,
+    /// The guest's kernel, a bzImage.
+    pub kernel: Vec<u8>,
+    /// The guest's initial RAM disk.
+    pub initrd: Option<Vec<u8>>,
+    /// The kernel's command line.
+    pub command_line: String,
+    /// The most vCPUs a host may start the guest with.
+    pub max_vcpus: u32,
+    /// Options of the guest's machine.
+    pub flags: GuestFlags,
+    /// The guest policy the PSP enforces.
+    pub policy: u64,
+    /// The C-bit's position.
+    pub c_bit: u32,
+}
+
+impl BuildOptions {
+    /// Returns the defaults around these two files.
+    #[must_use]
+    pub fn new(paravisor: Vec<u8>, kernel: Vec<u8>) -> Self {
+        Self {
+            paravisor,
+            kernel,
+            initrd: None,
+            command_line: String::new(),
+            max_vcpus: 1,
+            flags: GuestFlags::X2APIC | GuestFlags::TPM,
+            policy: DEFAULT_POLICY,
+            c_bit: layout::C_BIT,
+        }
+    }
+}
+
+/// Returns the image as an IGVM file. The same options give the same bytes.
+///
+/// Order of launch, which is the order of measurement: page tables, CPUID, secrets, manifest, parameters, the paravisor's
+/// pages by address, the payload (shared, in no measurement), the VMSA. KVM measures VMSAs after everything else whatever the
+/// file says, so putting it last gives one digest on all hosts.
+pub fn build(options: &BuildOptions) -> Result<Vec<u8>, ImageError> {
+    SetupHeader::parse(&options.kernel, options.kernel.len() as u64)?;
+    let program = Paravisor::parse(&options.paravisor)?;
+    let staged = stage(options)?;
+    let files: Vec<Payload> = staged.iter().map(|file| file.payload).collect();
+    let manifest = Manifest::new(options.c_bit, options.max_vcpus, options.flags, &files)?;
+
+    let mut launch = Directives::default();
+    launch.required_memory(paravisor::BASE, constant(paravisor::SIZE));
+    measured(
+        &mut launch,
+        page_tables::tables(options.c_bit, &program.segments),
+    );
+    launch.cpuid_page(paravisor::CPUID_PAGE);
+    launch.secrets_page(paravisor::SECRETS_PAGE);
+    let mut page = Pages::default();
+    page.put(paravisor::MANIFEST_PAGE, manifest.as_bytes());
+    measured(&mut launch, page);
+    launch.parameters(
+        paravisor::PARAMETERS_PAGE,
+        constant(paravisor::PARAMETERS_VCPU_COUNT),
+        constant(paravisor::PARAMETERS_MEMORY_MAP),
+    );
+    measured(&mut launch, program.pages);
+    for file in staged {
+        for (index, page) in file.bytes.chunks(PAGE_BYTES).enumerate() {
+            let gpa = file.payload.gpa.get() + index as u64 * PAGE_SIZE;
+            launch.page(gpa, PageKind::Shared, page.to_vec());
+        }
+    }
+    launch.vcpu(vmsa(
+        &launch_state(program.entry, options.c_bit),
+        paravisor_features(),
+    ));
+    launch.into_file(options.policy)
+}
+
+/// A payload file and where it is staged.
+struct Staged<'a> {
+    payload: Payload,
+    bytes: &'a [u8],
+}
+
+fn stage(options: &BuildOptions) -> Result<Vec<Staged<'_>>, ImageError> {
+    if options.command_line.contains('\0') {
+        return Err(ImageError::CommandLineNul);
+    }
+    let files = [
+        (PayloadKind::KERNEL, options.kernel.as_slice()),
+        (
+            PayloadKind::INITRD,
+            options.initrd.as_deref().unwrap_or_default(),
+        ),
+        (PayloadKind::COMMAND_LINE, options.command_line.as_bytes()),
+    ];
+    let mut gpa = layout::STAGING_BASE;
+    let mut staged = Vec::new();
+    for (kind, bytes) in files.into_iter().filter(|(_, bytes)| !bytes.is_empty()) {
+        let len_bytes = bytes.len() as u64;
+        let payload = Payload::new(kind, gpa, len_bytes, Sha384::digest(bytes).into());
+        staged.push(Staged { payload, bytes });
+        gpa += len_bytes.next_multiple_of(PAGE_SIZE);
+    }
+    if gpa > layout::STAGING_END {
+        return Err(ImageError::PayloadTooLarge {
+            bytes: gpa - layout::STAGING_BASE,
+        });
+    }
+    Ok(staged)
+}
+
+fn measured(launch: &mut Directives, pages: Pages) {
+    for (gpa, data) in pages {
+        launch.page(gpa, PageKind::Measured, data);
+    }
+}
+
+/// The state `docs/architecture.md` promises to the paravisor's first instruction.
+fn launch_state(entry: u64, c_bit: u32) -> LaunchState {
+    LaunchState {
+        rsp: paravisor::STACK_TOP,
+        cr3: paravisor::PML4 | 1 << c_bit,
+        gdtr: TableState { base: 0, limit: 0 },
+        ..LaunchState::new_64_bit(entry, 0, Encryption::CBit(c_bit))
+    }
+}
+
+fn paravisor_features() -> SevFeatures {
+    SevFeatures::SNP_ACTIVE | SevFeatures::RESTRICTED_INJECTION | SevFeatures::DEBUG_SWAP
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "constants of the layout below 4 GiB"
+)]
+const fn constant(value: u64) -> u32 {
+    value as u32
+}

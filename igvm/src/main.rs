@@ -1,0 +1,102 @@
+//! The command `stockade`.
+
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use stockade::image::{self, BuildOptions, Image, ImageError};
+use stockade::{inspect, measure};
+
+/// Runs stock operating systems as confidential VMs.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Builds an image (IGVM) of paravisor, kernel, initrd and command line.
+    Build(Build),
+    /// Prints the launch digest of an image, as the PSP will report it.
+    Measure(Measure),
+    /// Prints what is in an image.
+    Inspect(Inspect),
+}
+
+#[derive(Debug, Args)]
+struct Build {
+    /// The image to write.
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// The paravisor's ELF file.
+    #[arg(long, value_name = "FILE")]
+    paravisor: PathBuf,
+    /// The guest's kernel, a bzImage.
+    #[arg(long, value_name = "FILE")]
+    kernel: PathBuf,
+    /// The guest's initial RAM disk.
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+    /// The kernel's command line.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    append: String,
+    /// The most vCPUs the guest may be started with.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
+    cpus: u32,
+}
+
+#[derive(Debug, Args)]
+struct Measure {
+    /// The image.
+    image: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct Inspect {
+    /// The image.
+    image: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Build(arguments) => build(arguments),
+        Command::Measure(arguments) => print_measurement(&arguments),
+        Command::Inspect(arguments) => {
+            Image::open(&arguments.image).map(|image| print!("{}", inspect::describe(&image)))
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("stockade: {error}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn build(arguments: Build) -> Result<(), ImageError> {
+    let paravisor = image::read(&arguments.paravisor)?;
+    let mut options = BuildOptions::new(paravisor, image::read(&arguments.kernel)?);
+    options.initrd = arguments.initrd.as_deref().map(image::read).transpose()?;
+    options.command_line = arguments.append;
+    options.max_vcpus = arguments.cpus;
+    image::write(&arguments.output, &image::build(&options)?)
+}
+
+fn print_measurement(arguments: &Measure) -> Result<(), ImageError> {
+    let measurement = measure::measure(&Image::open(&arguments.image)?);
+    if arguments.json {
+        // A plain structure of strings and numbers always has a JSON form.
+        println!("{}", serde_json::json!(measurement));
+    } else {
+        println!("{}", measurement.launch_digest);
+    }
+    Ok(())
+}
