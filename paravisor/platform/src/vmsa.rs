@@ -11,9 +11,11 @@ use stockade_abi::exit::ExitCode;
 use stockade_abi::vmsa::{SevFeatures, VintrControl, Vmsa, reset};
 use stockade_boot::layout::VTOM;
 
+use crate::cpuid::CpuidTable;
 use crate::doorbell::Doorbell;
 use crate::error::HostError;
 use crate::ghcb::{Gate, Ghcb};
+use crate::processor;
 
 /// The privilege level of the guest.
 pub const GUEST_VMPL: u8 = 2;
@@ -140,6 +142,27 @@ impl GuestVmsa {
     }
 }
 
+/// Bits of PRED_CMD (APM vol. 2, 3.2.9): indirect branch and selective branch prediction barrier.
+const IBPB: u64 = 1 << 0;
+const SBPB: u64 = 1 << 7;
+
+/// Writes `bits` to PRED_CMD as far as the processor knows them, so that branches of the guest are predicted afresh.
+pub fn prediction_barrier(cpuid: &CpuidTable, bits: u64) {
+    let bits = bits & prediction_bits(cpuid);
+    if bits != 0 {
+        const PRED_CMD: u32 = 0x49;
+        // SAFETY: 1. the CPUID page, vouched for by the PSP, names a bit of the register, so it exists. 2. It commands the
+        // branch predictor only.
+        unsafe { processor::write_msr(PRED_CMD, bits) };
+    }
+}
+
+fn prediction_bits(cpuid: &CpuidTable) -> u64 {
+    let ibpb = cpuid.lookup(0x8000_0008, 0)[1] & (1 << 12) != 0;
+    let sbpb = cpuid.lookup(0x8000_0021, 0)[0] & (1 << 27) != 0;
+    u64::from(ibpb) * IBPB | u64::from(sbpb) * SBPB
+}
+
 fn reset_state() -> Vmsa {
     let mut vmsa = Vmsa::zeroed();
     vmsa.cs = reset::CS;
@@ -178,6 +201,7 @@ mod tests {
     use super::*;
     use crate::ghcb::tests::FakeHost;
     use crate::shared::tests::page;
+    use stockade_abi::cpuid_page::CpuidPage;
     use std::boxed::Box;
 
     fn vmsa() -> GuestVmsa {
@@ -216,6 +240,21 @@ mod tests {
         assert_eq!(vmsa.enter(&host.ghcb(), &doorbell), Ok(HostReturn::Ran));
         assert_eq!(host.events(), [0x8000_0018]);
         assert!(vmsa.vmsa().vintr_ctrl.busy());
+    }
+
+    /// A bit the processor does not know would be #GP at VMPL0.
+    #[test]
+    fn prediction_commands_are_those_the_processor_knows() {
+        let mut page = CpuidPage::zeroed();
+        let bits = |page: &CpuidPage| prediction_bits(&CpuidTable::parse(page).unwrap());
+        assert_eq!(bits(&page), 0);
+        page.count = 2;
+        page.entries[0].eax_in = 0x8000_0008;
+        page.entries[0].ebx = 1 << 12;
+        assert_eq!(bits(&page), IBPB);
+        page.entries[1].eax_in = 0x8000_0021;
+        page.entries[1].eax = 1 << 27;
+        assert_eq!(bits(&page), IBPB | SBPB);
     }
 
     #[test]

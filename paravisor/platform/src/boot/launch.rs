@@ -54,8 +54,9 @@ pub(super) fn take_vmpck() -> Zeroizing<[u8; VMPCK_SIZE]> {
 
 fn tsc_factor() -> u32 {
     let secrets: *const SecretsPage = page(paravisor::SECRETS_PAGE);
-    // SAFETY: the page is mapped; the field is a plain number.
-    unsafe { (&raw const (*secrets).tsc_factor).read() }
+    // SAFETY: the page is mapped, and no other reference to it is held.
+    let secrets = unsafe { &*secrets };
+    secrets.tsc_factor
 }
 
 /// Copies the manifest and checks it.

@@ -96,7 +96,7 @@ fn set(page: &SharedPage, field: GhcbField, value: u64) {
 
 fn invalidate(page: &SharedPage, field: GhcbField) {
     let (word, mask) = field.valid_mask();
-    page.write_u64(BITMAP_OFFSET + 8 * word, u64::MAX & !mask);
+    page.write_u64(BITMAP_OFFSET + 8 * word, !mask);
 }
 
 #[test]

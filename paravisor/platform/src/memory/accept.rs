@@ -56,9 +56,9 @@ unsafe fn accept_chunk(gpa: u64, bytes: u64, window: u64) -> Result<(), AcceptEr
             outcome => return outcome,
         }
     }
-    for page in (gpa..gpa + bytes).step_by(PAGE_SIZE as usize) {
+    for index in 0..bytes / PAGE_SIZE {
         // SAFETY: 1. is the caller's promise.
-        unsafe { accept_page(page, PageSize::SIZE_4K, window) }?;
+        unsafe { accept_page(gpa + index * PAGE_SIZE, PageSize::SIZE_4K, window) }?;
     }
     Ok(())
 }

@@ -95,12 +95,8 @@ impl Chunk {
 }
 
 fn bit(page: u64) -> (usize, u64) {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "a page of a chunk is below 512"
-    )]
-    let word = (page / 64) as usize % WORDS;
-    (word, 1 << (page % 64))
+    let [word, ..] = (page / 64).to_le_bytes();
+    (usize::from(word) % WORDS, 1 << (page % 64))
 }
 
 fn is_set(bits: &[u64; WORDS], page: u64) -> bool {

@@ -18,6 +18,9 @@ use crate::shared::SHARED_PAGE_SIZE;
 /// Which key of the secrets page protects the messages of VMPL0.
 const VMPCK_ID: u8 = 0;
 
+#[expect(clippy::cast_possible_truncation, reason = "60h fits")]
+const HEADER_SIZE_FIELD: u16 = HEADER_SIZE as u16;
+
 /// Why a page is not the message expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
@@ -62,7 +65,7 @@ pub fn seal(
     header.sequence = sequence;
     header.algo = ALGO_AES_256_GCM;
     header.header_version = HEADER_VERSION;
-    header.header_size = HEADER_SIZE as u16;
+    header.header_size = HEADER_SIZE_FIELD;
     header.message_type = kind;
     header.message_version = MESSAGE_VERSION;
     header.message_size = message_size;
@@ -93,7 +96,7 @@ pub fn open<'a>(
     let is_expected = header.sequence == sequence
         && header.algo == ALGO_AES_256_GCM
         && header.header_version == HEADER_VERSION
-        && usize::from(header.header_size) == HEADER_SIZE
+        && header.header_size == HEADER_SIZE_FIELD
         && header.message_type == kind
         && header.message_version == MESSAGE_VERSION
         && header.message_vmpck == VMPCK_ID;
