@@ -160,7 +160,7 @@ pub fn prediction_barrier(cpuid: &CpuidTable, bits: u64) {
 fn prediction_bits(cpuid: &CpuidTable) -> u64 {
     let ibpb = cpuid.lookup(0x8000_0008, 0)[1] & (1 << 12) != 0;
     let sbpb = cpuid.lookup(0x8000_0021, 0)[0] & (1 << 27) != 0;
-    u64::from(ibpb) * IBPB | u64::from(sbpb) * SBPB
+    (u64::from(ibpb) * IBPB) | (u64::from(sbpb) * SBPB)
 }
 
 fn reset_state() -> Vmsa {
