@@ -23,7 +23,6 @@ const NO_C3: u16 = 0xFFF;
 pub(super) fn fadt(machine: &Machine, dsdt: u64, facs: u64) -> Vec<u8> {
     let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
         .dsdt_64(dsdt)
-        .firmware_ctrl_64(facs)
         .preferred_pm_profile(PmProfile::Unspecified)
         .gpe_info(ports::GPE0.into(), 0, ports::GPE0_BYTES, 0, 0);
     for flag in [
@@ -36,7 +35,8 @@ pub(super) fn fadt(machine: &Machine, dsdt: u64, facs: u64) -> Vec<u8> {
     ] {
         fadt = fadt.flag(flag);
     }
-    // Below 4 GiB both fit, and both are filled: readers disagree which one counts.
+    // The tables lie below 4 GiB. For the DSDT both fields are filled, as readers disagree which one counts; two fields for
+    // the FACS would be taken as two of them.
     fadt.dsdt = low(dsdt).into();
     fadt.firmware_ctrl = low(facs).into();
     fadt.sci_int = u16::from(ports::SCI).into();

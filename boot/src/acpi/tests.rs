@@ -52,7 +52,8 @@ fn walk(writes: &[Write]) -> Vec<(String, Vec<u8>)> {
         .collect();
     let fadt = tables[0].1.clone();
     tables.push(named(at(u64_at(&fadt, 140))));
-    tables.push(named(at(u64_at(&fadt, 132))));
+    let facs = u32::from_le_bytes(fadt[36..40].try_into().unwrap());
+    tables.push(named(at(facs.into())));
     tables.push(named(xsdt));
     tables
 }

@@ -33,12 +33,15 @@ pub enum LoadError {
 
 /// Copies kernel, initrd and command line from staging to guest memory, checks them, and returns the first vCPU's registers.
 ///
+/// `appended` goes behind the command line: what the paravisor itself has to tell the kernel.
+///
 /// The kernel's header is used before the file's digest is known: it can only choose places in guest RAM, where nothing of
 /// value is yet. When this returns an error the guest must not be run.
 pub fn load<S, M>(
     manifest: &Manifest,
     ram: &RamMap,
     acpi_rsdp: u64,
+    appended: &[u8],
     source: &mut S,
     memory: &M,
 ) -> Result<LaunchState, LoadError>
@@ -50,10 +53,11 @@ where
         .payload(PayloadKind::KERNEL)
         .ok_or(LoadError::NoKernel)?;
     let initrd = manifest.payload(PayloadKind::INITRD);
-    let command_line = match manifest.payload(PayloadKind::COMMAND_LINE) {
+    let mut command_line = match manifest.payload(PayloadKind::COMMAND_LINE) {
         Some(file) => payload::read(file, source)?,
         None => Vec::new(),
     };
+    command_line.extend_from_slice(appended);
     let sizes = Sizes {
         kernel: kernel.len_bytes.get(),
         initrd: initrd.map_or(0, |file| file.len_bytes.get()),
@@ -164,6 +168,7 @@ mod tests {
             &staged.manifest,
             &ram,
             guest::RSDP,
+            b" lpj=5",
             &mut staged.staging,
             memory,
         )
@@ -195,7 +200,7 @@ mod tests {
         assert_eq!(page.acpi_rsdp_addr.get(), guest::RSDP);
         assert_eq!(page.e820_entries, 7);
         let command_line = u64::from(page.header.cmd_line_ptr.get());
-        assert_eq!(read(&memory, command_line, 14), b"console=ttyS0\0");
+        assert_eq!(read(&memory, command_line, 20), b"console=ttyS0 lpj=5\0");
     }
 
     #[test]
