@@ -1,7 +1,7 @@
 //! Integer arithmetic with exact flags: pure functions of operands and flags.
 //!
 //! APM vol. 3, general-purpose instructions. Flags the manual leaves undefined are set as AMD processors do where that is known
-//! (AF is cleared by logic and shifts) and left alone elsewhere.
+//! (logic clears AF) and left alone elsewhere.
 
 use super::flags::{FlagChange, Flags, Width};
 

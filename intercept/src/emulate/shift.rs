@@ -1,7 +1,8 @@
 //! Shifts and rotates with exact flags: pure functions.
 //!
 //! APM vol. 3: SHL, SHR, SAR, ROL, ROR, RCL, RCR, SHLD, SHRD. A count of zero (after masking) changes nothing, flags included.
-//! OF is defined for counts of one only; for others it is that of the last one-bit step. AF, undefined, is cleared by shifts.
+//! What the manual leaves undefined is as AMD processors were seen to do it: OF is that of the last one-bit step, and shifts set AF.
+//! Only 16-bit double shifts by more than 16, whose very result is undefined, are not.
 
 use super::alu::Answer;
 use super::flags::{FlagChange, Flags, Width};
@@ -114,10 +115,9 @@ pub(super) fn double_left(value: u64, fill: u64, count: u64, width: Width) -> An
     if count == 0 {
         return (value & width.mask(), FlagChange::NONE);
     }
-    let pair = pair(value, fill, width);
-    let wide = pair << (count - 1);
-    let is_carry = wide & (1 << (2 * width.bits() - 1)) != 0;
-    let result = narrow((wide << 1) >> width.bits(), width);
+    let turned = turned_pair(value, fill, count, width);
+    let is_carry = turned & 1 != 0;
+    let result = narrow(turned >> width.bits(), width);
     let is_overflow = (result & width.sign() != 0) != is_carry;
     (result, shifted(result, is_carry, is_overflow, width))
 }
@@ -128,15 +128,18 @@ pub(super) fn double_right(value: u64, fill: u64, count: u64, width: Width) -> A
     if count == 0 {
         return (value & width.mask(), FlagChange::NONE);
     }
-    let before_last = pair(fill, value, width) >> (count - 1);
-    let result = narrow(before_last >> 1, width);
+    let turned = turned_pair(fill, value, 2 * width.bits() - count, width);
+    let is_carry = (turned >> width.bits()) & u128::from(width.sign()) != 0;
+    let result = narrow(turned, width);
     let is_overflow = top_bits_differ(result, width);
-    let change = shifted(result, before_last & 1 != 0, is_overflow, width);
-    (result, change)
+    (result, shifted(result, is_carry, is_overflow, width))
 }
 
-fn pair(high: u64, low: u64, width: Width) -> u128 {
-    u128::from(high & width.mask()) << width.bits() | u128::from(low & width.mask())
+/// Rotates two operands to the left as one ring.
+fn turned_pair(high: u64, low: u64, places: u32, width: Width) -> u128 {
+    let length = 2 * width.bits();
+    let pair = u128::from(high & width.mask()) << width.bits() | u128::from(low & width.mask());
+    ((pair << places) | (pair >> (length - places))) & (u128::MAX >> (128 - length))
 }
 
 fn top_bits_differ(value: u64, width: Width) -> bool {
@@ -145,6 +148,7 @@ fn top_bits_differ(value: u64, width: Width) -> bool {
 
 fn shifted(result: u64, is_carry: bool, is_overflow: bool, width: Width) -> FlagChange {
     let value = Flags::of_result(result, width)
+        | Flags::ADJUST
         | Flags::CARRY.when(is_carry)
         | Flags::OVERFLOW.when(is_overflow);
     FlagChange::new(Flags::STATUS, value)
@@ -208,7 +212,7 @@ mod tests {
         let mut changed = Flags::CARRY | Flags::OVERFLOW;
         if matches!(op, Shift::Left | Shift::Right | Shift::ArithmeticRight) {
             changed = Flags::STATUS;
-            expected |= Flags::of_result(result, width);
+            expected |= Flags::of_result(result, width) | Flags::ADJUST;
         }
         let (got, change) = shift(op, value, count, flags, width);
         assert_eq!(got, result, "{op:?} {value:#x} {count} {flags:?} {width:?}");
