@@ -134,7 +134,7 @@ impl Launch {
             return Err(Status::InvalidAddress);
         }
         let contents = match page_type {
-            PageType::Normal | PageType::Vmsa => hash_page(contents),
+            PageType::Normal | PageType::Vmsa => Sha384::digest(contents).into(),
             _ => [0; 48],
         };
         let info = PageInfo {
@@ -223,11 +223,6 @@ impl Launch {
     }
 }
 
-/// Many pages of an image are zeros: their digest costs nothing.
-fn hash_page(contents: &[u8; PAGE_BYTES]) -> Sha384Digest {
-    Sha384::digest(contents).into()
-}
-
 /// ECDSA P-384 with SHA-384 (SNP ABI table 137); curve 2 is P-384 (table 138).
 const ALGORITHM_ECDSA_P384: u32 = 1;
 const CURVE_P384: u32 = 2;
@@ -270,3 +265,6 @@ fn big_endian(number: &[u8; 72]) -> [u8; 48] {
     bytes.reverse();
     bytes
 }
+
+#[cfg(test)]
+mod tests;
