@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 use core::arch::asm;
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use spin::Once;
@@ -22,19 +22,32 @@ pub(crate) struct CpuArea {
     ghcb: Once<Ghcb>,
 }
 
+// SAFETY: `this` is set before the area is shared, and only ever read by an instruction.
+unsafe impl Sync for CpuArea {}
+// SAFETY: as above; the area is never freed.
+unsafe impl Send for CpuArea {}
+
 impl CpuArea {
-    /// Makes the area of the processor that executes this.
-    pub(crate) fn install() -> &'static Self {
+    /// Returns the area of a processor that has none yet.
+    pub(crate) fn allocate() -> &'static Self {
         let area = Box::leak(Box::new(Self {
             this: None,
             ghcb: Once::new(),
         }));
-        let address = NonNull::from(&mut *area);
-        area.this = Some(address);
-        // SAFETY: 1. the register exists. 2. Rust code does not use GS but through `current`.
-        unsafe { processor::write_msr(GS_BASE, address.addr().get() as u64) };
-        READY.store(true, Ordering::Release);
+        area.this = Some(NonNull::from(&mut *area));
         area
+    }
+
+    /// Makes it the area of the first processor, which executes this.
+    pub(crate) fn install(&'static self) {
+        // SAFETY: 1. the register exists. 2. Rust code does not use GS but through `current`.
+        unsafe { processor::write_msr(GS_BASE, self.address()) };
+        READY.store(true, Ordering::Release);
+    }
+
+    /// Returns what GS points at on its processor.
+    pub(crate) fn address(&'static self) -> u64 {
+        ptr::from_ref(self).addr() as u64
     }
 
     /// Gives the processor its GHCB.

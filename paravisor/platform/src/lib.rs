@@ -56,6 +56,7 @@ pub mod vmsa;
 pub use error::HostError;
 pub use ghcb::Ghcb;
 pub use machine::{Cpu, Launch, Platform};
+pub use processor::RmpFailure;
 pub use shared::{SHARED_PAGE_SIZE, SharedPage};
 #[cfg(feature = "image")]
 pub use stop::stop;

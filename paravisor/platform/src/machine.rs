@@ -26,6 +26,9 @@ pub struct Platform {
     pub psp: Psp,
     /// What the launch left for us.
     pub launch: Launch,
+    /// The other processors, to be started.
+    #[cfg(feature = "image")]
+    pub processors: crate::boot::Processors,
 }
 
 /// One processor: the handles to its host side.

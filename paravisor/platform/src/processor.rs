@@ -19,7 +19,7 @@ pub(crate) enum Validation {
 
 /// Why an RMP instruction did not do its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum RmpFailure {
+pub enum RmpFailure {
     /// The page already was in the state asked for: somebody validated it before us.
     #[error("the page was in that state before")]
     Unchanged,

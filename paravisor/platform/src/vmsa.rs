@@ -201,8 +201,8 @@ mod tests {
     use super::*;
     use crate::ghcb::tests::FakeHost;
     use crate::shared::tests::page;
-    use stockade_abi::cpuid_page::CpuidPage;
     use std::boxed::Box;
+    use stockade_abi::cpuid_page::CpuidPage;
 
     fn vmsa() -> GuestVmsa {
         let page = NonNull::from(Box::leak(Box::new(Vmsa::zeroed())));

@@ -9,39 +9,38 @@ mod checks;
 pub mod heap;
 pub(crate) mod image;
 mod launch;
+mod processors;
 mod space;
 pub(crate) mod stacks;
 
 use core::arch::asm;
-use core::ptr::{self, NonNull};
 use core::sync::atomic::AtomicU64;
 
 use log::LevelFilter;
 use spin::Mutex;
-use stockade_abi::ghcb::{PscEntry, PscOperation};
 use stockade_abi::ghcb_msr::GHCB_MSR;
-use stockade_abi::rmp::{PageSize, RmpPermissions, VmsaPage};
 use stockade_abi::terminate::StopReason;
-use stockade_abi::vmsa::{SevFeatures, Vmsa};
-use stockade_boot::layout::{PAGE_SIZE, STAGING_BASE};
+use stockade_abi::vmsa::SevFeatures;
+use stockade_boot::layout::STAGING_BASE;
 use stockade_boot::ram::RamMap;
+
+pub use processors::{Processors, StartError};
 
 use crate::console;
 use crate::cpu::CpuArea;
 use crate::cpuid::CpuidTable;
-use crate::doorbell::Doorbell;
-use crate::error::HostError;
 use crate::exception::descriptors;
-use crate::ghcb::{Ghcb, Processor};
-use crate::machine::{Cpu, Launch, Platform};
+use crate::ghcb::Ghcb;
+use crate::machine::{Launch, Platform};
 use crate::memory::{GuestRam, accept};
 use crate::msr_protocol;
 use crate::paging::{LargestPage, OutOfPages};
 use crate::processor;
 use crate::psp::Psp;
+use crate::shared::SharedPage;
 use crate::stop::refuse;
 use crate::time::TscClock;
-use crate::vmsa::{GUEST_VMPL, GuestVmsa, guest_features};
+use crate::vmsa::guest_features;
 use space::{AddressSpace, HEAP, RAM_WINDOW};
 
 /// The program's stack.
@@ -104,32 +103,29 @@ extern "C" fn main_stack() -> ! {
 
 /// The start proper: one demand after the other.
 fn start(mut space: AddressSpace, cpuid: &'static CpuidTable) -> Platform {
-    install_exceptions(&mut space);
-    let area = CpuArea::install();
+    let stacks = exception_stacks(&mut space).unwrap_or_else(|error| out_of_pages(error));
+    descriptors::install(stacks);
+    let area = CpuArea::allocate();
+    area.install();
     let sev_features = checks::sev_features();
     checks::c_bit(cpuid);
     let hypervisor_features = checks::hypervisor_features(&mut exchange);
-    let ghcb = register_ghcb(&mut space);
-    area.set_ghcb(ghcb);
+    let page = space.share_page(|gpa| msr_protocol::share_page(&mut exchange, gpa));
+    let page = page.unwrap_or_else(|error| refuse(StopReason::GHCB_REFUSED, &error));
+    let ghcb = processors::register_ghcb(area, page);
     console::init(LevelFilter::Info);
     log::info!("stockade paravisor {}", env!("CARGO_PKG_VERSION"));
-    let doorbell = register_doorbell(&mut space, &ghcb);
+    let doorbell = share_by_ghcb(&mut space, &ghcb);
     let psp = open_psp(&mut space, &ghcb);
     let manifest = launch::manifest();
     let parameters = launch::parameters(manifest.max_vcpus());
     let clock = start_clock(sev_features, cpuid);
     let ram = accept_ram(&mut space, &parameters.ram);
-    let vmsa = create_vmsa(&mut space, &ghcb, guest_features(sev_features));
-    if let Err(error) = ghcb.prepare_timer() {
-        refuse(StopReason::GHCB_PROTOCOL, &error);
-    }
+    let features = guest_features(sev_features);
+    let vmsa = processors::guest_vmsa(&mut space, features)
+        .unwrap_or_else(|error| refuse(StopReason::VMSA_CREATE_FAILED, &error));
     Platform {
-        cpu: Cpu {
-            apic_id: FIRST_APIC_ID,
-            ghcb,
-            doorbell,
-            vmsa,
-        },
+        cpu: processors::register(FIRST_APIC_ID, ghcb, doorbell, vmsa),
         ram,
         clock,
         psp,
@@ -140,19 +136,27 @@ fn start(mut space: AddressSpace, cpuid: &'static CpuidTable) -> Platform {
             sev_features,
             hypervisor_features,
         },
+        processors: Processors::new(space, sev_features),
     }
+}
+
+/// Returns the tops of a processor's exception stacks.
+fn exception_stacks(space: &mut AddressSpace) -> Result<[u64; descriptors::STACKS], OutOfPages> {
+    let mut stacks = [0; descriptors::STACKS];
+    for top in &mut stacks {
+        *top = stacks::allocate(space, EXCEPTION_STACK_PAGES)?;
+    }
+    Ok(stacks)
+}
+
+/// Returns a page shared with the host, which must agree.
+fn share_by_ghcb(space: &mut AddressSpace, ghcb: &Ghcb) -> SharedPage {
+    let page = processors::share(space, ghcb);
+    page.unwrap_or_else(|error| refuse(StopReason::GHCB_PROTOCOL, &error))
 }
 
 fn out_of_pages(_: OutOfPages) -> ! {
     refuse(StopReason::OUT_OF_MEMORY, &"no page is left")
-}
-
-fn install_exceptions(space: &mut AddressSpace) {
-    let stacks = [(); descriptors::STACKS].map(|()| {
-        let stack = stacks::allocate(space, EXCEPTION_STACK_PAGES);
-        stack.unwrap_or_else(|error| out_of_pages(error))
-    });
-    descriptors::install(stacks);
 }
 
 /// One word to the host and one back, before there is a GHCB.
@@ -164,40 +168,9 @@ fn exchange(word: u64) -> u64 {
     unsafe { processor::read_msr(GHCB_MSR) }
 }
 
-fn register_ghcb(space: &mut AddressSpace) -> Ghcb {
-    let page = space.share_page(|gpa| msr_protocol::share_page(&mut exchange, gpa));
-    let page = page.unwrap_or_else(|error| refuse(StopReason::GHCB_REFUSED, &error));
-    // Shared pages are mapped one to one.
-    let gpa = page.address();
-    if let Err(error) = msr_protocol::register_ghcb(&mut exchange, gpa) {
-        refuse(StopReason::GHCB_REFUSED, &error);
-    }
-    // SAFETY: 1. and 2. as for `exchange`. From here on the register keeps naming the page, for `Processor`.
-    unsafe { processor::write_msr(GHCB_MSR, gpa) };
-    Ghcb::new(page, gpa, Processor)
-}
-
-fn share_by_ghcb(ghcb: &Ghcb, gpa: u64) -> Result<(), HostError> {
-    ghcb.change_page_state(&[PscEntry::new()
-        .with_gfn(gpa / PAGE_SIZE)
-        .with_operation(PscOperation::SHARED)])
-}
-
-fn register_doorbell(space: &mut AddressSpace, ghcb: &Ghcb) -> Doorbell {
-    let page = space.share_page(|gpa| share_by_ghcb(ghcb, gpa));
-    let page = page.unwrap_or_else(|error| refuse(StopReason::GHCB_PROTOCOL, &error));
-    if let Err(error) = ghcb.set_doorbell(page.address()) {
-        refuse(StopReason::GHCB_PROTOCOL, &error);
-    }
-    Doorbell::new(page)
-}
-
 fn open_psp(space: &mut AddressSpace, ghcb: &Ghcb) -> Psp {
     let key = launch::take_vmpck();
-    let [request, response] = [(); 2].map(|()| {
-        let page = space.share_page(|gpa| share_by_ghcb(ghcb, gpa));
-        page.unwrap_or_else(|error| refuse(StopReason::GHCB_PROTOCOL, &error))
-    });
+    let [request, response] = [(); 2].map(|()| share_by_ghcb(space, ghcb));
     Psp::new(key, request, response)
 }
 
@@ -221,25 +194,4 @@ fn accept_ram(space: &mut AddressSpace, map: &RamMap) -> GuestRam {
     // SAFETY: 1. and 2. `map_guest` mapped both for ever, and the exception handler does fix-ups. 3. the window lies where no
     // Rust object is. 4. `accept` returns what it accepted.
     unsafe { GuestRam::new(*map, states, RAM_WINDOW, STAGING_BASE) }
-}
-
-fn create_vmsa(space: &mut AddressSpace, ghcb: &Ghcb, features: SevFeatures) -> GuestVmsa {
-    let gpa = space.small_page().unwrap_or_else(|e| out_of_pages(e));
-    let address = usize::try_from(gpa).expect("addresses are 64 bits");
-    let page: Option<NonNull<Vmsa>> = NonNull::new(ptr::with_exposed_provenance_mut(address));
-    let page = page.expect("the pool does not hold address 0");
-    // SAFETY: 1. the page comes from the pool, mapped one to one. 2. RMPADJUST follows; the pool's small pages are none of
-    // those at a 2 MiB boundary, which is the paravisor's first page.
-    let vmsa = unsafe { GuestVmsa::new(page, gpa, features) };
-    let none = RmpPermissions::empty();
-    // SAFETY: 1. the page is mapped and was accepted at entry. 2. VMPL2 gets no access, and this is how a VMSA is made.
-    let made =
-        unsafe { processor::rmpadjust(gpa, PageSize::SIZE_4K, GUEST_VMPL, none, VmsaPage::Yes) };
-    if let Err(error) = made {
-        refuse(StopReason::VMSA_CREATE_FAILED, &error);
-    }
-    if let Err(error) = ghcb.create_vcpu(FIRST_APIC_ID, GUEST_VMPL, features, gpa) {
-        refuse(StopReason::VMSA_CREATE_FAILED, &error);
-    }
-    vmsa
 }

@@ -63,7 +63,12 @@ impl AddressSpace {
     /// Switches the processor to the page tables.
     pub(super) fn enter(&self) {
         // SAFETY: the tables map the image, the stack in use and all that Rust refers to where it was before.
-        unsafe { x86::controlregs::cr3_write(self.tables.cr3()) }
+        unsafe { x86::controlregs::cr3_write(self.cr3()) }
+    }
+
+    /// Returns the value of CR3 on every processor.
+    pub(super) fn cr3(&self) -> u64 {
+        self.tables.cr3()
     }
 
     /// Returns the pages for tables and stacks.

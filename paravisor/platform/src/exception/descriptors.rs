@@ -12,8 +12,8 @@ use x86::task::load_tr;
 
 const CODE: u64 = 0x00AF_9B00_0000_FFFF;
 const DATA: u64 = 0x00CF_9300_0000_FFFF;
-const CODE_SELECTOR: u16 = 0x08;
-const DATA_SELECTOR: u16 = 0x10;
+pub(crate) const CODE_SELECTOR: u16 = 0x08;
+pub(crate) const DATA_SELECTOR: u16 = 0x10;
 const TASK_SELECTOR: u16 = 0x18;
 /// Present, interrupt gate: interrupts stay off in the handler.
 const INTERRUPT_GATE: u64 = 0x8E << 40;

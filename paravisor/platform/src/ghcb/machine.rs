@@ -16,6 +16,8 @@ use crate::error::HostError;
 pub const TIMER_VECTOR: u8 = 0xE0;
 /// The doorbell vector of console input.
 pub const CONSOLE_VECTOR: u8 = 0xE1;
+/// The doorbell vector by which one of our processors calls another out of its guest.
+pub const KICK_VECTOR: u8 = 0xE2;
 
 const IA32_APIC_BASE: u32 = 0x1B;
 const APIC_BASE_ENABLE_X2APIC: u64 = 1 << 10 | 1 << 11;
@@ -154,6 +156,13 @@ impl<G: Gate> Ghcb<G> {
     /// Tells the host that the vector last taken from the doorbell is dealt with.
     pub(crate) fn end_of_interrupt(&self) -> Result<(), HostError> {
         self.wrmsr(X2APIC_EOI, 0)
+    }
+
+    /// Has the host signal [`KICK_VECTOR`] on processor `apic_id`, which brings it back from its guest.
+    pub fn kick(&self, apic_id: u32) -> Result<(), HostError> {
+        let icr = u64::from(apic_id) << 32 | u64::from(KICK_VECTOR);
+        self.call(&Request::new(NaeExit::HV_IPI, icr, 0))
+            .map(|_| ())
     }
 
     /// Has the host's first serial port signal [`CONSOLE_VECTOR`] on processor `apic_id` (82093AA, 3.2.4).

@@ -240,6 +240,14 @@ fn the_console_interrupt_is_routed_by_two_register_pairs() {
     assert_eq!(*writes.borrow(), expected);
 }
 
+#[test]
+fn a_kick_is_a_fixed_interrupt_to_one_processor() {
+    let host = FakeHost::new();
+    host.ghcb().kick(5).unwrap();
+    assert_eq!(host.page().read_u64(0x10), 5 << 32 | 0xE2);
+    assert_eq!(host.events(), [0x8000_0015]);
+}
+
 mod page_state {
     use super::*;
     use stockade_abi::ghcb::{PscEntry, PscOperation};
