@@ -12,6 +12,7 @@ use crate::state::check_version;
 mod calendar;
 
 use calendar::DateTime;
+pub use calendar::unix_seconds;
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// How long before the end of a second update-in-progress reads as one (data sheet: 244 µs plus the cycle).

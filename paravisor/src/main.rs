@@ -7,11 +7,15 @@
     reason = "the platform calls the program by its exported symbol"
 )]
 
-use stockade_platform::{Platform, stop};
+extern crate alloc;
 
+mod adapters;
+mod start;
+
+use stockade_platform::Platform;
+
+/// Called by the platform once the machine is checked and accepted.
 #[unsafe(no_mangle)]
 fn paravisor_main(platform: Platform) -> ! {
-    log::info!("{} vCPU", platform.launch.parameters.vcpu_count);
-    let _ = platform.cpu.ghcb.power_off();
-    stop(stockade_abi::terminate::StopReason::INTERNAL_PANIC)
+    start::run(platform)
 }

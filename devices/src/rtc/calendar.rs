@@ -95,9 +95,34 @@ fn narrow(value: i64) -> u8 {
     u8::try_from(value).unwrap_or(0)
 }
 
+/// Reads a time of day out of somebody else's clock chip, cell by cell; `None` if it shows no date there is.
+pub fn unix_seconds(mut read: impl FnMut(u8) -> u8) -> Option<u64> {
+    const BINARY: u8 = 0x04;
+    let is_binary = read(0x0B) & BINARY != 0;
+    let mut number = |cell: u8| {
+        let value = read(cell);
+        if is_binary {
+            value
+        } else {
+            (value >> 4).wrapping_mul(10).wrapping_add(value & 0x0F)
+        }
+    };
+    let time = DateTime {
+        second: number(0),
+        minute: number(2),
+        hour: number(4),
+        day: number(7),
+        month: number(8),
+        year: i64::from(number(0x32)) * 100 + i64::from(number(9)),
+    };
+    let seconds = time.to_unix();
+    let is_real = DateTime::from_unix(seconds) == time;
+    u64::try_from(seconds).ok().filter(|_| is_real)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::DateTime;
+    use super::{DateTime, unix_seconds};
 
     #[test]
     fn known_dates_convert_both_ways() {
@@ -114,6 +139,27 @@ mod tests {
             );
             assert_eq!(time.to_unix(), unix);
         }
+    }
+
+    #[test]
+    fn another_chips_time_is_read_and_nonsense_is_not() {
+        let mut cells = [0_u8; 128];
+        for (cell, value) in [
+            (0, 0x59),
+            (2, 0x30),
+            (4, 0x12),
+            (7, 0x29),
+            (8, 2),
+            (9, 0x24),
+            (0x32, 0x20),
+        ] {
+            cells[cell] = value;
+        }
+        let read = |cells: [u8; 128]| unix_seconds(move |cell| cells[usize::from(cell)]);
+        assert_eq!(read(cells), Some(1_709_209_859));
+        cells[8] = 0x13;
+        assert_eq!(read(cells), None);
+        assert_eq!(unix_seconds(|_| 0xFF), None);
     }
 
     #[test]

@@ -1,0 +1,167 @@
+//! The platform behind the library's traits.
+
+use stockade_abi::terminate::StopReason;
+use stockade_abi::vmsa::Vmsa;
+use stockade_apic::Time as Moment;
+use stockade_boot::payload::{PayloadSource, Unreadable};
+use stockade_bus::{Clock, Nanoseconds};
+use stockade_paravisor::host::{Entered, Host, Processor, Signals, Timekeeper};
+use stockade_platform::cpuid::CpuidTable;
+use stockade_platform::doorbell::Doorbell;
+use stockade_platform::ghcb::{CONSOLE_VECTOR, IoWidth, TIMER_VECTOR};
+use stockade_platform::memory::GuestRam;
+use stockade_platform::time::{TscClock, read_tsc};
+use stockade_platform::vmsa::{HostReturn, prediction_barrier};
+use stockade_platform::{Cpu, Ghcb, HostError};
+
+/// The host's port for the guest's console: a 16550.
+const CONSOLE_PORT: u16 = 0x3F8;
+const LINE_STATUS: u16 = CONSOLE_PORT + 5;
+const DATA_READY: u32 = 1;
+
+/// What a failed call to the host ends in.
+fn reason(error: HostError) -> StopReason {
+    log::error!("{error}");
+    match error {
+        HostError::Lied { .. } => StopReason::HOST_LIED,
+        HostError::Refused { .. } | HostError::Malformed { .. } | HostError::MsrProtocol { .. } => {
+            StopReason::GHCB_PROTOCOL
+        }
+    }
+}
+
+/// Guest time from the processor's counter.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Time(pub(crate) TscClock);
+
+impl Clock for Time {
+    fn now_ns(&self) -> Nanoseconds {
+        self.0.now_ns()
+    }
+}
+
+impl Timekeeper for Time {
+    fn now(&self) -> Moment {
+        Moment {
+            ns: self.0.now_ns(),
+            tsc: read_tsc(),
+        }
+    }
+
+    fn tsc_at(&self, ns: u64) -> u64 {
+        self.0.tsc_at(ns)
+    }
+}
+
+/// The guest's side of a processor.
+pub(crate) struct GuestProcessor {
+    pub(crate) cpu: Cpu,
+    /// What the processor knows, for the barriers the guest asks for.
+    pub(crate) cpuid: &'static CpuidTable,
+}
+
+impl Processor for GuestProcessor {
+    fn vmsa(&self) -> &Vmsa {
+        self.cpu.vmsa.vmsa()
+    }
+
+    fn vmsa_mut(&mut self) -> &mut Vmsa {
+        self.cpu.vmsa.vmsa_mut()
+    }
+
+    fn enter(&mut self) -> Result<Entered, StopReason> {
+        let Cpu {
+            ghcb,
+            doorbell,
+            vmsa,
+            ..
+        } = &mut self.cpu;
+        match vmsa.enter(ghcb, doorbell).map_err(reason)? {
+            HostReturn::Ran => Ok(Entered::Ran),
+            HostReturn::EventPending => Ok(Entered::EventPending),
+        }
+    }
+
+    fn reset(&mut self) {
+        self.cpu.vmsa.reset();
+    }
+
+    fn prediction_barrier(&mut self, bits: u64) {
+        prediction_barrier(self.cpuid, bits);
+    }
+}
+
+/// The host as this processor sees it.
+pub(crate) struct PlatformHost {
+    ghcb: Ghcb,
+    doorbell: Doorbell,
+}
+
+impl PlatformHost {
+    pub(crate) fn new(cpu: &Cpu) -> Self {
+        Self {
+            ghcb: cpu.ghcb.clone(),
+            doorbell: cpu.doorbell,
+        }
+    }
+}
+
+impl Host for PlatformHost {
+    fn drain(&mut self) -> Result<Signals, StopReason> {
+        if !self.doorbell.is_signalled() {
+            return Ok(Signals::default());
+        }
+        let pending = self.doorbell.drain(&self.ghcb).map_err(reason)?;
+        let mut signals = Signals {
+            timer: pending.contains(TIMER_VECTOR),
+            console: pending.contains(CONSOLE_VECTOR),
+            dropped: pending.denied + u32::from(pending.nmi) + u32::from(pending.machine_check),
+        };
+        let expected = u32::from(signals.timer) + u32::from(signals.console);
+        let all = u32::try_from(pending.vectors().count()).unwrap_or(u32::MAX);
+        signals.dropped += all - expected;
+        Ok(signals)
+    }
+
+    fn wait(&mut self) -> Result<(), StopReason> {
+        self.doorbell.wait();
+        Ok(())
+    }
+
+    fn arm_timer(&mut self, tsc: u64) -> Result<(), StopReason> {
+        self.ghcb.arm_timer(tsc).map_err(reason)
+    }
+
+    fn console_write(&mut self, bytes: &[u8]) -> Result<(), StopReason> {
+        self.ghcb.io_out_string(CONSOLE_PORT, bytes).map_err(reason)
+    }
+
+    fn console_read(&mut self, buffer: &mut [u8]) -> Result<usize, StopReason> {
+        for (count, slot) in buffer.iter_mut().enumerate() {
+            let status = self
+                .ghcb
+                .io_in(LINE_STATUS, IoWidth::Byte)
+                .map_err(reason)?;
+            if status & DATA_READY == 0 {
+                return Ok(count);
+            }
+            let byte = self
+                .ghcb
+                .io_in(CONSOLE_PORT, IoWidth::Byte)
+                .map_err(reason)?;
+            *slot = byte.to_le_bytes()[0];
+        }
+        Ok(buffer.len())
+    }
+}
+
+/// The staging range as the loader reads it.
+pub(crate) struct Staging<'a>(pub(crate) &'a GuestRam);
+
+impl PayloadSource for Staging<'_> {
+    fn read(&mut self, gpa: u64, buffer: &mut [u8]) -> Result<(), Unreadable> {
+        self.0
+            .read_staging(gpa, buffer)
+            .map_err(|_| Unreadable(gpa))
+    }
+}

@@ -1,0 +1,134 @@
+//! The guest's start: its files checked and laid out, its tables written, its first vCPU's registers set.
+
+use alloc::format;
+use alloc::string::String;
+
+use stockade_abi::terminate::StopReason;
+use stockade_abi::vmsa::{Segment, SegmentAttributes, Vmsa};
+use stockade_boot::acpi::{self, Devices};
+use stockade_boot::launch::{LaunchState, SegmentState, TableState};
+use stockade_boot::layout;
+use stockade_boot::linux::{LoadError, load};
+use stockade_boot::manifest::{Manifest, PayloadKind};
+use stockade_boot::payload::{PayloadError, PayloadSource};
+use stockade_boot::ram::RamMap;
+use stockade_bus::{Gpa, GuestMemory};
+
+/// EFER.SVME: a save area without it cannot be run.
+const EFER_SVME: u64 = 1 << 12;
+
+/// What the guest is made of.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The measured manifest.
+    pub manifest: Manifest,
+    /// Guest memory.
+    pub ram: RamMap,
+    /// vCPUs.
+    pub vcpus: u32,
+    /// Frequency of the guest's TSC, which the kernel is told.
+    pub tsc_khz: u64,
+}
+
+/// Why the guest cannot be started, for the log and for the host.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its files.
+    #[error("{0}")]
+    Load(#[from] LoadError),
+    /// Its tables.
+    #[error("{0}")]
+    Acpi(#[from] acpi::AcpiError),
+    /// Its memory.
+    #[error("{0}")]
+    Memory(#[from] stockade_bus::MemoryError),
+}
+
+impl StartError {
+    /// Returns the coded reason.
+    #[must_use]
+    pub fn reason(&self) -> StopReason {
+        match self {
+            Self::Load(LoadError::Payload(PayloadError::Digest(kind))) => match *kind {
+                PayloadKind::INITRD => StopReason::INITRD_DIGEST_MISMATCH,
+                PayloadKind::COMMAND_LINE => StopReason::COMMAND_LINE_DIGEST_MISMATCH,
+                _ => StopReason::KERNEL_DIGEST_MISMATCH,
+            },
+            Self::Load(LoadError::Payload(_)) => StopReason::PAYLOAD_MISSING,
+            Self::Load(LoadError::Memory(_)) | Self::Memory(_) => StopReason::HOST_WITHDREW_MEMORY,
+            Self::Load(_) => StopReason::KERNEL_INVALID,
+            Self::Acpi(_) => StopReason::MANIFEST_INVALID,
+        }
+    }
+}
+
+/// Writes everything the guest starts with to its memory; returns its first vCPU's registers.
+pub fn prepare<S: PayloadSource + ?Sized, M: GuestMemory + ?Sized>(
+    plan: &Plan,
+    source: &mut S,
+    memory: &M,
+) -> Result<LaunchState, StartError> {
+    let mut machine = acpi::Machine::new(plan.vcpus, plan.manifest.flags());
+    // Nothing is plugged into the keyboard controller: a guest that is not told of it does not wait for it.
+    machine.devices.remove(Devices::I8042);
+    for (gpa, bytes) in acpi::build(&machine, &plan.ram)? {
+        memory.write(Gpa(gpa), &bytes)?;
+    }
+    Ok(load(
+        &plan.manifest,
+        &plan.ram,
+        layout::guest::RSDP,
+        appended(plan.tsc_khz).as_bytes(),
+        source,
+        memory,
+    )?)
+}
+
+/// What no image can know: the TSC's frequency. Linux on an AMD processor has no other exact source for it, and its own
+/// measurements fail where a port read costs an exit.
+fn appended(tsc_khz: u64) -> String {
+    format!(" tsc_early_khz={tsc_khz}")
+}
+
+/// Puts the start's registers into a save area that is in reset state.
+pub fn set_registers(vmsa: &mut Vmsa, state: &LaunchState) {
+    vmsa.rip = state.rip;
+    vmsa.rsp = state.rsp;
+    vmsa.rsi = state.rsi;
+    vmsa.rflags = state.rflags;
+    vmsa.cr0 = state.cr0;
+    vmsa.cr3 = state.cr3;
+    vmsa.cr4 = state.cr4;
+    vmsa.efer = state.efer | EFER_SVME;
+    vmsa.cs = segment(&state.cs);
+    for data in [
+        &mut vmsa.ds,
+        &mut vmsa.es,
+        &mut vmsa.ss,
+        &mut vmsa.fs,
+        &mut vmsa.gs,
+    ] {
+        *data = segment(&state.data);
+    }
+    vmsa.ldtr = segment(&state.ldtr);
+    vmsa.tr = segment(&state.tr);
+    vmsa.gdtr = table(&state.gdtr);
+    vmsa.idtr = table(&state.idtr);
+}
+
+fn segment(state: &SegmentState) -> Segment {
+    Segment {
+        selector: state.selector,
+        attributes: SegmentAttributes::from_bits(state.attributes),
+        limit: state.limit,
+        base: state.base,
+    }
+}
+
+fn table(state: &TableState) -> Segment {
+    Segment {
+        limit: u32::from(state.limit),
+        base: state.base,
+        ..Segment::default()
+    }
+}

@@ -1,0 +1,123 @@
+//! Between a vCPU's interrupt state and the injection fields of its save area (APM 15.36.15).
+//!
+//! [`prepare`] writes what is to be delivered before an entry; [`account`] reads what became of it afterwards.
+
+use stockade_abi::vmsa::{EventInfo, EventType, Vmsa};
+use stockade_apic::VirtualInterrupt;
+use stockade_apic::inject::{Event, Exception, Guest, Requests, Source, VirtualNmi, decide, wakes};
+
+use crate::host::Timekeeper;
+use crate::machine::Machine;
+use crate::vcpu::Vcpu;
+
+const RFLAGS_IF: u64 = 1 << 9;
+/// #BP and #OF: like INT n, the instruction that raised them executes again.
+const VECTORS_OF_INSTRUCTIONS: [u8; 2] = [3, 4];
+
+/// Writes what the guest is to be given into its save area, and opens its interrupt gate (step 1 of the run loop).
+pub(crate) fn prepare<C: Timekeeper + Clone>(
+    vcpu: &mut Vcpu,
+    vmsa: &mut Vmsa,
+    machine: &Machine<C>,
+) {
+    let guest = guest_state(vmsa);
+    let decision = decide(&guest, &requests(vcpu, machine));
+    match decision.event {
+        Some(Event::Exception(_)) => {
+            if let Some(exception) = vcpu.exception.take() {
+                exception.prepare(vmsa);
+                vmsa.event_inj = exception.event(vmsa);
+            }
+        }
+        Some(Event::Nmi) => {
+            vmsa.event_inj = EventInfo::new()
+                .with_vector(2)
+                .with_event_type(EventType::NMI)
+                .with_valid(true);
+        }
+        None => {}
+    }
+    vcpu.nmi.commit(&decision);
+    vcpu.queued = decision.virtual_interrupt;
+    let control = vmsa.vintr_ctrl.with_v_gif(true);
+    vmsa.vintr_ctrl = match decision.virtual_interrupt {
+        Some(interrupt) => control
+            .with_v_irq(true)
+            .with_vector(interrupt.vector)
+            .with_priority(interrupt.priority())
+            .with_ignore_tpr(interrupt.ignores_tpr()),
+        None => control.with_v_irq(false),
+    };
+}
+
+/// Reads what became of it: an interrupted delivery is carried over, a vector taken is accounted for (steps 3 and 4).
+pub(crate) fn account<C: Timekeeper + Clone>(
+    vcpu: &mut Vcpu,
+    vmsa: &mut Vmsa,
+    machine: &Machine<C>,
+) {
+    carry_interrupted_event(vmsa);
+    if !vmsa.vintr_ctrl.v_irq()
+        && let Some(interrupt) = vcpu.queued.take()
+    {
+        take(vcpu, interrupt, machine);
+    }
+    vcpu.apic.set_cr8(vmsa.vintr_ctrl.v_tpr() & 0xF);
+    vcpu.nmi.observe_exit(&guest_state(vmsa));
+}
+
+/// Under alternate injection nobody else delivers an event again whose delivery was cut short by an exit.
+fn carry_interrupted_event(vmsa: &mut Vmsa) {
+    let interrupted = core::mem::take(&mut vmsa.guest_exit_int_info);
+    if !interrupted.valid() {
+        return;
+    }
+    let executes_again = interrupted.event_type() == EventType::SOFTWARE
+        || (interrupted.event_type() == EventType::EXCEPTION
+            && VECTORS_OF_INSTRUCTIONS.contains(&interrupted.vector()));
+    if !executes_again && !vmsa.event_inj.valid() {
+        vmsa.event_inj = interrupted;
+    }
+}
+
+fn take<C: Timekeeper + Clone>(vcpu: &mut Vcpu, interrupt: VirtualInterrupt, machine: &Machine<C>) {
+    interrupt.taken(&mut vcpu.apic);
+    if interrupt.source == Source::ExtInt {
+        machine.with_chips(|chips| chips.pic.take(interrupt.vector));
+    }
+}
+
+/// Returns whether a halted guest has something to wake up for.
+pub(crate) fn has_wake_up<C: Timekeeper + Clone>(
+    vcpu: &Vcpu,
+    vmsa: &Vmsa,
+    machine: &Machine<C>,
+) -> bool {
+    wakes(&guest_state(vmsa), &requests(vcpu, machine))
+}
+
+fn guest_state(vmsa: &Vmsa) -> Guest {
+    Guest {
+        event_pending: vmsa.event_inj.valid(),
+        interrupts_enabled: vmsa.rflags & RFLAGS_IF != 0,
+        interrupt_shadow: vmsa.vintr_ctrl.int_shadow(),
+        virtual_nmi: VirtualNmi::Absent,
+    }
+}
+
+fn requests<'a, C: Timekeeper + Clone>(vcpu: &'a Vcpu, machine: &Machine<C>) -> Requests<'a> {
+    let ext_int = if vcpu.apic.wants_ext_int() {
+        machine.with_chips(|chips| chips.pic.peek())
+    } else {
+        None
+    };
+    Requests {
+        local: &vcpu.apic,
+        ext_int,
+        nmi: &vcpu.nmi,
+        exception: vcpu.exception.map(|exception| Exception {
+            vector: exception.vector,
+            error_code: exception.error_code,
+        }),
+    }
+}
