@@ -1,1 +1,26 @@
 //! Builds what the end-to-end tests run and watches it run.
+//!
+//! A test takes the [`Workshop`] (programs, kernel and initramfs, made once), starts the command `stockade` as a user would
+//! ([`Stockade`]), talks to the guest's console ([`Running`]) and judges the end ([`Finished`]). [`Slot`] keeps more than two
+//! machines from running at once, however many tests there are; [`host_view`] and [`tamper`] are the two hands of a bad host.
+//!
+//! Everything here is for tests: what cannot go on panics with what was seen so far.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::panic, reason = "a test ends by panicking")]
+
+mod command;
+mod finished;
+pub mod guest;
+pub mod host_view;
+mod running;
+mod slot;
+mod stream;
+pub mod tamper;
+mod workshop;
+
+pub use command::{Stockade, command_line};
+pub use finished::Finished;
+pub use running::Running;
+pub use slot::Slot;
+pub use workshop::{Workshop, workshop};

@@ -1,0 +1,107 @@
+//! The command `stockade`, called as a user calls it.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::{Finished, Running, Slot, workshop};
+
+/// Longer than any boot on a loaded machine; what takes longer hangs.
+const LIMIT: Duration = Duration::from_secs(240);
+/// Enough for kernel, initramfs and a shell, and quick to launch.
+const MEMORY_MIB: u64 = 256;
+
+/// Returns a kernel command line with a quiet console and these words.
+#[must_use]
+pub fn command_line(words: &str) -> String {
+    format!("console=ttyS0 quiet panic=-1 {words}")
+}
+
+/// A call of `stockade`, being put together.
+#[derive(Debug)]
+pub struct Stockade {
+    arguments: Vec<OsString>,
+    limit: Duration,
+    is_machine: bool,
+}
+
+impl Stockade {
+    /// A call of a subcommand.
+    #[must_use]
+    pub fn new(subcommand: &str) -> Self {
+        Self {
+            arguments: vec![subcommand.into()],
+            limit: LIMIT,
+            is_machine: subcommand == "run",
+        }
+    }
+
+    /// `stockade run` with the default kernel and initramfs and these words on the kernel's command line.
+    #[must_use]
+    pub fn guest(words: &str) -> Self {
+        Self::new("run")
+            .arg("--memory")
+            .arg(format!("{MEMORY_MIB}M"))
+            .arg("--append")
+            .arg(command_line(words))
+    }
+
+    /// `stockade run` with an image made before.
+    #[must_use]
+    pub fn image(image: impl AsRef<OsStr>) -> Self {
+        Self::new("run")
+            .arg("--memory")
+            .arg(format!("{MEMORY_MIB}M"))
+            .arg("--image")
+            .arg(image)
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
+        self.arguments.push(argument.as_ref().to_owned());
+        self
+    }
+
+    /// Makes the host a bad one. What QEMU hands to the model is the host's business alone, so the host overrides it: of
+    /// two `-append` QEMU takes the last.
+    #[must_use]
+    pub fn attacked_by(self, attack: &str) -> Self {
+        let words = format!("memory={} cpus=1 attack={attack}", MEMORY_MIB << 20);
+        self.arg("--qemu-arg=-append")
+            .arg(format!("--qemu-arg={words}"))
+    }
+
+    /// Gives up after this time instead of the usual limit.
+    #[must_use]
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Starts it; a machine waits for its slot first.
+    #[must_use]
+    pub fn start(self) -> Running {
+        let program = &workshop().stockade;
+        let slot = self.is_machine.then(Slot::take);
+        let child = Command::new(program)
+            .args(&self.arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // A group of its own, so that a hung QEMU can be ended together with it.
+            .process_group(0)
+            .spawn()
+            .expect("the workshop built it");
+        let mut words = self.arguments.iter().map(|word| word.to_string_lossy());
+        let name = words.by_ref().collect::<Vec<_>>().join(" ");
+        Running::new(child, format!("stockade {name}"), self.limit, slot)
+    }
+
+    /// Starts it, says nothing to it and waits for its end.
+    #[must_use]
+    pub fn finish(self) -> Finished {
+        self.start().finish()
+    }
+}
