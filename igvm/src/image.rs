@@ -21,6 +21,6 @@ pub(crate) mod tests;
 pub use build::{BuildOptions, DEFAULT_POLICY, build};
 pub use cpuid::LEAVES;
 pub use elf::{ElfError, Paravisor};
-pub use enlightened::{EnlightenedOptions, enlightened};
+pub use enlightened::{EnlightenedOptions, ZeroPages, enlightened};
 pub use error::ImageError;
 pub use file::{Image, read, write};

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -69,7 +70,7 @@ fn main() -> ExitCode {
         Command::Build(arguments) => build(arguments),
         Command::Measure(arguments) => print_measurement(&arguments),
         Command::Inspect(arguments) => {
-            Image::open(&arguments.image).map(|image| print!("{}", inspect::describe(&image)))
+            Image::open(&arguments.image).map(|image| show(&inspect::describe(&image)))
         }
     };
     match result {
@@ -94,9 +95,14 @@ fn print_measurement(arguments: &Measure) -> Result<(), ImageError> {
     let measurement = measure::measure(&Image::open(&arguments.image)?);
     if arguments.json {
         // A plain structure of strings and numbers always has a JSON form.
-        println!("{}", serde_json::json!(measurement));
+        show(&format!("{}\n", serde_json::json!(measurement)));
     } else {
-        println!("{}", measurement.launch_digest);
+        show(&format!("{}\n", measurement.launch_digest));
     }
     Ok(())
+}
+
+/// Writes to stdout. A reader that has seen enough and closed it is no error.
+fn show(text: &str) {
+    let _ = io::stdout().lock().write_all(text.as_bytes());
 }

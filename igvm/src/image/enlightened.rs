@@ -26,6 +26,15 @@ const SETUP_DATA: u64 = CC_BLOB as u64 + 0x100;
 const _: () = assert!(CPUID_PAGE + PAGE_SIZE == CC_BLOB as u64);
 const _: () = assert!(SETUP_DATA + PAGE_SIZE <= layout::guest::EXTENDED_START);
 
+/// How RAM without content is launched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ZeroPages {
+    /// By pages of 2 MiB where they fit: a short file, and the host must split them when the guest shares part of one.
+    Large,
+    /// By pages of 4 KiB.
+    Small,
+}
+
 /// What goes into an enlightened image.
 #[derive(Clone, Debug)]
 pub struct EnlightenedOptions {
@@ -37,6 +46,8 @@ pub struct EnlightenedOptions {
     pub command_line: String,
     /// Guest RAM in bytes; the host must give the guest exactly as much.
     pub memory_bytes: u64,
+    /// How RAM without content is launched.
+    pub zero_pages: ZeroPages,
     /// The guest policy.
     pub policy: u64,
     /// The C-bit's position.
@@ -52,6 +63,7 @@ impl EnlightenedOptions {
             initrd: None,
             command_line: String::new(),
             memory_bytes,
+            zero_pages: ZeroPages::Large,
             policy: DEFAULT_POLICY,
             c_bit: layout::C_BIT,
         }
@@ -66,7 +78,7 @@ pub fn enlightened(options: &EnlightenedOptions) -> Result<Vec<u8>, ImageError> 
     launch.cpuid_page(CPUID_PAGE);
     launch.secrets_page(SECRETS_PAGE);
     for range in RamMap::of_size(options.memory_bytes)?.ranges() {
-        zero_pages(&mut launch, &pages, range);
+        zero_pages(&mut launch, options.zero_pages, &pages, range);
     }
     for (gpa, data) in pages {
         launch.page(gpa, PageKind::Measured, data);
@@ -111,11 +123,17 @@ fn content(options: &EnlightenedOptions, plan: &LoadPlan) -> Pages {
 }
 
 /// Fills a range of RAM, but for what has content, with zero pages, large where possible.
-fn zero_pages(launch: &mut Directives, pages: &Pages, range: std::ops::Range<u64>) {
+fn zero_pages(
+    launch: &mut Directives,
+    size: ZeroPages,
+    pages: &Pages,
+    range: std::ops::Range<u64>,
+) {
     let mut gpa = range.start;
     while gpa < range.end {
         let large = gpa..gpa + LARGE_PAGE_SIZE;
-        let is_large = gpa.is_multiple_of(LARGE_PAGE_SIZE)
+        let is_large = size == ZeroPages::Large
+            && gpa.is_multiple_of(LARGE_PAGE_SIZE)
             && large.end <= range.end
             && !pages.any_in(large.clone())
             && !large.contains(&CPUID_PAGE);
