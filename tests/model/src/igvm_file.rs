@@ -7,6 +7,7 @@
 mod directive;
 mod error;
 mod header;
+mod id_block;
 #[cfg(test)]
 mod tests;
 
@@ -16,9 +17,10 @@ use igvm_defs::{
     IGVM_VHT_RANGE_INIT, IGVM_VHT_RANGE_PLATFORM, IgvmPlatformType, IgvmVariableHeaderType,
 };
 
-pub use directive::{Directive, IdBlock, IdSignature, PageData, PageKind, Parameter, PublicKey};
+pub use directive::{Directive, PageData, PageKind, Parameter};
 pub use error::Error;
 use header::{FixedHeader, VariableHeader};
+pub use id_block::{IdBlock, IdSignature, PublicKey};
 
 /// A parsed file.
 #[derive(Clone, Debug)]

@@ -84,7 +84,7 @@ fn directives() -> Vec<IgvmDirectiveHeader> {
     ]
 }
 
-pub(crate) fn serialize(revision: IgvmRevision, directives: Vec<IgvmDirectiveHeader>) -> Vec<u8> {
+fn serialize(revision: IgvmRevision, directives: Vec<IgvmDirectiveHeader>) -> Vec<u8> {
     let policy = IgvmInitializationHeader::GuestPolicy {
         policy: SnpPolicy::new().with_smt(1).into(),
         compatibility_mask: 1,
@@ -297,6 +297,75 @@ fn errors_name_what_is_wrong() {
             kind: 7
         }
     );
+}
+
+#[test]
+fn id_block_is_read_with_its_author() {
+    use igvm_defs::{IGVM_VHS_SNP_ID_BLOCK_PUBLIC_KEY, IGVM_VHS_SNP_ID_BLOCK_SIGNATURE};
+    let signature = |fill| IGVM_VHS_SNP_ID_BLOCK_SIGNATURE {
+        r_comp: [fill; 72],
+        s_comp: [fill + 1; 72],
+    };
+    let key = |fill| IGVM_VHS_SNP_ID_BLOCK_PUBLIC_KEY {
+        curve: 2,
+        reserved: 0,
+        qx: [fill; 72],
+        qy: [fill + 1; 72],
+    };
+    let mut all = directives();
+    all.push(IgvmDirectiveHeader::SnpIdBlock {
+        compatibility_mask: 1,
+        author_key_enabled: 1,
+        reserved: [0; 3],
+        ld: [1; 48],
+        family_id: [2; 16],
+        image_id: [3; 16],
+        version: 1,
+        guest_svn: 9,
+        id_key_algorithm: 1,
+        author_key_algorithm: 1,
+        id_key_signature: Box::new(signature(10)),
+        id_public_key: Box::new(key(20)),
+        author_key_signature: Box::new(signature(30)),
+        author_public_key: Box::new(key(40)),
+    });
+    let bytes = serialize(IgvmRevision::V1, all);
+    let file = IgvmFile::parse(&bytes).unwrap();
+    let Some(Directive::IdBlock(block)) = file.directives.last() else {
+        unreachable!("the ID block")
+    };
+    assert_eq!(
+        (block.launch_digest, block.family_id, block.image_id),
+        ([1; 48], [2; 16], [3; 16])
+    );
+    assert_eq!((block.version, block.guest_svn), (1, 9));
+    assert_eq!(
+        block.id_signature,
+        IdSignature {
+            r: [10; 72],
+            s: [11; 72]
+        }
+    );
+    assert_eq!(
+        block.id_key,
+        PublicKey {
+            curve: 2,
+            x: [20; 72],
+            y: [21; 72]
+        }
+    );
+    let author = (
+        IdSignature {
+            r: [30; 72],
+            s: [31; 72],
+        },
+        PublicKey {
+            curve: 2,
+            x: [40; 72],
+            y: [41; 72],
+        },
+    );
+    assert_eq!(block.author, Some(author));
 }
 
 #[test]

@@ -201,7 +201,8 @@ fn serve(
             parse::<TscInfoRequest>(bytes)?;
             Ok((MessageType::TSC_INFO_RESPONSE, tsc_info(guest.tsc)))
         }
-        // Without a migration agent there is nothing to export to or import from; responses are no requests.
+        // Without a migration agent there is nothing to export to or import from.
+        MessageType::EXPORT_REQUEST | MessageType::IMPORT_REQUEST => Err(Status::Unsupported),
         _ => Err(Status::InvalidParam),
     }
 }
@@ -277,30 +278,15 @@ fn derive_key(chip: &Chip, guest: &GuestContext, vmpl: u32, request: &KeyRequest
     }
 }
 
-/// Checks what is asked for (SNP ABI 7.2), then mixes in the root, the selection itself, the VMPL and each selected field.
+/// Mixes the root, the selection itself, the VMPL and each selected field.
 fn try_derive_key(
     chip: &Chip,
     guest: &GuestContext,
     vmpl: u32,
     request: &KeyRequest,
 ) -> Result<[u8; 32], u32> {
-    let [selection, rest @ ..] = request.root_key_select.to_le_bytes();
-    let (root, key_select) = (selection & 1, selection >> 1 & 3);
-    let known = GuestFieldSelect::LAUNCH_MIT_VECTOR.bits() - 1;
+    let root = check_key_request(guest, vmpl, request)?;
     let fields = GuestFieldSelect::from_bits_retain(request.guest_field_select);
-    let acceptable = rest == [0; 3]
-        && selection >> 3 == 0
-        && key_select < 3
-        && fields.bits() & !known == 0
-        && (vmpl..4).contains(&request.vmpl)
-        && request.guest_svn <= guest.launched.identity.guest_svn
-        && is_tcb_available(request.tcb_version);
-    if !acceptable {
-        return Err(status::INVALID_PARAMETERS);
-    }
-    if u32::from(key_select) == KEY_SELECT_VLEK {
-        return Err(status::INVALID_KEY_SELECTION);
-    }
     let mut mixed: Vec<Vec<u8>> = [
         fields.bits().to_le_bytes().to_vec(),
         request.vmpl.to_le_bytes().to_vec(),
@@ -319,6 +305,27 @@ fn try_derive_key(
     }
     let parts: Vec<&[u8]> = mixed.iter().map(Vec::as_slice).collect();
     Ok(chip.derived_key(root, &parts))
+}
+
+/// Checks what is asked for (SNP ABI 7.2) and returns the root: 0 the versioned chip key, 1 the VM root key.
+fn check_key_request(guest: &GuestContext, vmpl: u32, request: &KeyRequest) -> Result<u8, u32> {
+    let [selection, rest @ ..] = request.root_key_select.to_le_bytes();
+    let (root, key_select) = (selection & 1, selection >> 1 & 3);
+    let known = GuestFieldSelect::LAUNCH_MIT_VECTOR.bits() - 1;
+    let acceptable = rest == [0; 3]
+        && selection >> 3 == 0
+        && key_select < 3
+        && request.guest_field_select & !known == 0
+        && (vmpl..4).contains(&request.vmpl)
+        && request.guest_svn <= guest.launched.identity.guest_svn
+        && is_tcb_available(request.tcb_version);
+    if !acceptable {
+        return Err(status::INVALID_PARAMETERS);
+    }
+    if u32::from(key_select) == KEY_SELECT_VLEK {
+        return Err(status::INVALID_KEY_SELECTION);
+    }
+    Ok(root)
 }
 
 /// No part may be newer than what is committed.

@@ -3,9 +3,6 @@
 /// Why the firmware refused (SNP ABI 6, table 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Status {
-    /// The guest is not in the state the command needs.
-    #[error("INVALID_GUEST_STATE: the command does not fit the guest's state")]
-    InvalidGuestState,
     /// A length is wrong.
     #[error("INVALID_LENGTH: a length is wrong")]
     InvalidLength,
@@ -30,9 +27,6 @@ pub enum Status {
     /// The message counter is used up.
     #[error("AEAD_OFLOW: the message counter is used up")]
     AeadOverflow,
-    /// The key asked for is not there.
-    #[error("INVALID_KEY: the key asked for is not there")]
-    InvalidKey,
 }
 
 impl Status {
@@ -40,7 +34,6 @@ impl Status {
     #[must_use]
     pub const fn code(self) -> u32 {
         match self {
-            Self::InvalidGuestState => 0x02,
             Self::InvalidLength => 0x04,
             Self::PolicyFailure => 0x07,
             Self::InvalidAddress => 0x09,
@@ -49,7 +42,6 @@ impl Status {
             Self::Unsupported => 0x15,
             Self::InvalidParam => 0x16,
             Self::AeadOverflow => 0x1D,
-            Self::InvalidKey => 0x27,
         }
     }
 }

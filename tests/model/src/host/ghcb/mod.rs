@@ -4,6 +4,7 @@
 //! [`Ghcb::answer`], and write [`Ghcb::bytes`] back over the guest's page. Nothing is ever read twice from the guest.
 
 mod answer;
+mod decode;
 mod fields;
 pub mod page_state;
 mod request;
