@@ -79,7 +79,7 @@ pub enum Stop {
     /// The guest gets an exception.
     #[error("exception {} at the guest's instruction", .0.vector)]
     Exception(Exception),
-    /// The instruction is valid, but not one that is emulated.
+    /// The instruction is valid, but not one that is emulated. AVX, which is not even decoded, goes by the name `INVALID`.
     #[error("instruction {0:?} is not emulated")]
     Unsupported(Code),
     /// Nothing was done and the guest may simply go on: the instruction touches no device, or memory kept changing under it.
@@ -118,6 +118,11 @@ impl Hint {
         };
         Some(Self { gpa, access })
     }
+}
+
+/// Builds the decoder's tables (about 80 KiB of heap), which otherwise the first instruction does, while a guest waits.
+pub fn prepare() {
+    fetch::build_tables();
 }
 
 /// What one vCPU needs for emulation beyond its registers.

@@ -1,11 +1,11 @@
 //! Fetching and decoding the instruction at RIP.
 
-use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Register};
+use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Instruction, Register};
 
 use super::guest::Guest;
 use super::registers::CodeMode;
 use super::{Exception, MmioBus, Stop};
-use crate::walk::Access;
+use crate::walk::{Access, control};
 
 /// The longest instruction. APM vol. 3, 1.1.
 const LENGTH_LIMIT: usize = 15;
@@ -32,7 +32,7 @@ enum Decoded {
     Whole(Instruction),
     /// More bytes are needed.
     Short,
-    Invalid(Exception),
+    Invalid(Stop),
 }
 
 impl DecodeCache {
@@ -75,7 +75,7 @@ impl DecodeCache {
                 Ok(instruction)
             }
             Decoded::Short => Err(FAULT),
-            Decoded::Invalid(exception) => Err(Stop::Exception(exception)),
+            Decoded::Invalid(stop) => Err(stop_at_extension(guest, &bytes, stop)),
         }
     }
 
@@ -115,7 +115,27 @@ fn decode(mode: CodeMode, rip: u64, bytes: &[u8]) -> Decoded {
         DecoderError::None => Decoded::Whole(instruction),
         DecoderError::NoMoreBytes => Decoded::Short,
         // A longer instruction than there can be is #GP, an undefined one #UD. APM vol. 2, 8.2.
-        _ if decoder.position() >= LENGTH_LIMIT => Decoded::Invalid(Exception::GENERAL_PROTECTION),
-        _ => Decoded::Invalid(Exception::INVALID_OPCODE),
+        _ if decoder.position() >= LENGTH_LIMIT => Decoded::Invalid(FAULT),
+        _ => Decoded::Invalid(Stop::Exception(Exception::INVALID_OPCODE)),
     }
+}
+
+/// The decoder is built without the vector encodings; where the guest has them on, they are valid, only not emulated.
+fn stop_at_extension<B: ?Sized>(guest: &Guest<'_, B>, bytes: &[u8], stop: Stop) -> Stop {
+    const XCR0_AVX: u64 = 1 << 2;
+    const PREFIXES: [u8; 7] = [0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x67];
+    const EXTENSIONS: [u8; 3] = [0xC4, 0xC5, 0x62];
+    let vmsa = &guest.cpu.vmsa;
+    let is_on = vmsa.cr4 & control::CR4_OSXSAVE != 0 && vmsa.xcr0 & XCR0_AVX != 0;
+    let first = bytes.iter().find(|byte| !PREFIXES.contains(byte));
+    if is_on && first.is_some_and(|byte| EXTENSIONS.contains(byte)) {
+        Stop::Unsupported(Code::INVALID)
+    } else {
+        stop
+    }
+}
+
+/// Decodes a NOP, so that the decoder builds its tables.
+pub(super) fn build_tables() {
+    decode(CodeMode::Bits64, 0, &[0x90]);
 }

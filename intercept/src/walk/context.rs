@@ -26,6 +26,8 @@ pub mod control {
     pub const CR4_OSFXSR: u64 = 1 << 9;
     /// CR4.LA57: five levels.
     pub const CR4_LA57: u64 = 1 << 12;
+    /// CR4.OSXSAVE: XCR0 counts.
+    pub const CR4_OSXSAVE: u64 = 1 << 18;
     /// CR4.SMEP: no supervisor fetch from user pages.
     pub const CR4_SMEP: u64 = 1 << 20;
     /// CR4.SMAP: no supervisor data access to user pages.

@@ -200,6 +200,19 @@ fn valid_instructions_that_are_not_emulated_are_named() {
 }
 
 #[test]
+fn vector_extensions_are_undefined_only_while_they_are_off() {
+    // VMOVDQU YMM0, [RBX]
+    let code = [0xC5, 0xFE, 0x6F, 0x03];
+    assert_eq!(fails(|_| (), &code), UD);
+    let on = |rig: &mut Rig| {
+        rig.vmsa.cr4 |= control::CR4_OSXSAVE;
+        rig.vmsa.xcr0 = 7;
+    };
+    assert_eq!(fails(on, &code), Err(Stop::Unsupported(Code::INVALID)));
+    assert_eq!(fails(on, &[0x0F, 0x04]), UD);
+}
+
+#[test]
 fn user_mode_is_kept_out_of_supervisor_pages() {
     let user = |rig: &mut Rig| {
         rig.vmsa.cpl = 3;
