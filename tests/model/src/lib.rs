@@ -14,6 +14,7 @@
 extern crate alloc;
 
 pub mod host;
+pub mod hostile;
 pub mod igvm_file;
 pub mod machine;
 mod selftest;
@@ -21,12 +22,10 @@ pub mod psp;
 pub mod snp;
 pub mod svm;
 
-use machine::exit::{Ending, fail};
-
 /// Goes on where [`machine::init()`] ends.
 pub fn start(boot: &machine::Boot) -> ! {
     if boot.options.selftest {
         selftest::run()
     }
-    fail(Ending::Refused, "nothing to do")
+    snp::launch::start(boot)
 }

@@ -4,6 +4,7 @@
 //! pages are not joined again, for the model allocates guest memory once.
 
 use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use spin::Mutex;
 
@@ -50,6 +51,15 @@ pub unsafe fn free_page(page: HostPa) {
 pub unsafe fn free_chunk(chunk: HostPa) {
     // SAFETY: (1) the chunk is ours to link.
     unsafe { FRAMES.lock().chunks.push(chunk) };
+}
+
+/// One past the highest address ever added.
+static END: AtomicU64 = AtomicU64::new(0);
+
+/// Returns one past the highest address of memory that was ever free.
+#[must_use]
+pub fn end() -> u64 {
+    END.load(Ordering::Relaxed)
 }
 
 /// Returns how many bytes are free.

@@ -4,12 +4,19 @@
 //! belongs. On these stands [`vm::Vm`], the machine all processors share.
 
 pub mod addr;
+pub mod calls;
 pub mod cpu;
 pub mod decode;
+pub mod devices;
+pub mod events;
 pub mod gpa_map;
+pub mod launch;
 pub mod memory;
 pub mod npt;
+pub mod report;
 pub mod rmp;
+pub mod run;
 pub mod stats;
+pub mod vcpu;
 pub mod vm;
 pub mod walk;

@@ -1,11 +1,24 @@
-//! The virtual machine: what its processors share, behind one lock.
+//! The virtual machine: what its processors share.
+//!
+//! Locks: the memory system's, the host devices', one for each vCPU. Nobody holds two vCPUs' at once; whoever needs a
+//! vCPU's and another takes the vCPU's first. To wait for another processor is allowed under any of them, since a
+//! processor inside the guest holds none.
 
 use super::addr::{FrameSource, Gpa, Phys};
-use super::gpa_map::GpaMap;
-use super::rmp::{Owner, Rmp};
-use crate::machine::frames;
+use super::cpu::{NestedLie, Platform};
+use super::memory::Memory;
+use super::rmp::Owner;
+use super::stats::Counters;
+use super::vcpu::Vcpu;
+use crate::host::ioapic::IoApic;
+use crate::hostile::Attack;
+use crate::machine::{clock, frames, lapic, processor};
+use crate::psp::chip::Chip;
+use crate::psp::cpuid;
+use crate::psp::message::GuestContext;
 use alloc::vec::Vec;
-use spin::Mutex;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use spin::{Mutex, MutexGuard};
 
 /// The one guest this host runs.
 pub const OWNER: Owner = Owner { asid: 1 };
@@ -27,25 +40,132 @@ impl FrameSource for MachineFrames {
     }
 }
 
-/// What the processors share.
+/// The virtual machine.
 pub struct Vm {
-    /// Everything that needs the lock.
-    pub state: Mutex<VmState>,
+    /// The memory system.
+    pub memory: Mutex<Memory>,
+    /// Devices and firmware that serve all vCPUs.
+    pub host: Mutex<Host>,
+    /// What is counted.
+    pub counters: Counters,
+    /// What CPUID answers are made from.
+    pub cpuid: cpuid::Options,
+    /// How this host misbehaves.
+    pub attack: Option<&'static dyn Attack>,
+    /// Whether to tell at the end where guest memory lies.
+    pub view: bool,
+    vcpus: Vec<Slot>,
 }
 
-/// What the lock protects.
-pub struct VmState {
-    /// Which guest addresses have memory.
-    pub memory: GpaMap,
-    /// To whom each page belongs.
-    pub rmp: Rmp,
-    /// The vCPUs, by index; vCPU n runs on processor n and has APIC id n.
-    pub vcpus: Vec<VcpuSlot>,
+/// Devices and firmware that serve all vCPUs.
+pub struct Host {
+    /// The host's IOAPIC.
+    pub ioapic: IoApic,
+    /// The PSP's own secrets.
+    pub chip: Chip,
+    /// What the PSP knows of the guest.
+    pub guest: GuestContext,
 }
 
-/// What other processors may know and change of a vCPU.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct VcpuSlot {
-    /// The VMSA of each VMPL, once the guest (or the launch) gave one.
-    pub vmsas: [Option<Gpa>; 4],
+struct Slot {
+    vcpu: Mutex<Vcpu>,
+    /// Its processor is in the guest, or just about to be.
+    in_guest: AtomicBool,
+    /// How often it left.
+    departures: AtomicU64,
+}
+
+impl Vm {
+    /// A machine ready to run.
+    pub fn new(memory: Memory, host: Host, vcpus: Vec<Vcpu>, cpuid: cpuid::Options) -> Self {
+        let slot = |vcpu| Slot {
+            vcpu: Mutex::new(vcpu),
+            in_guest: AtomicBool::new(false),
+            departures: AtomicU64::new(0),
+        };
+        Self {
+            memory: Mutex::new(memory),
+            host: Mutex::new(host),
+            counters: Counters::new(),
+            cpuid,
+            attack: None,
+            view: false,
+            vcpus: vcpus.into_iter().map(slot).collect(),
+        }
+    }
+
+    /// How many vCPUs there are.
+    pub fn vcpu_count(&self) -> u32 {
+        u32::try_from(self.vcpus.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The vCPU with this index, which is its APIC id, too.
+    pub fn vcpu(&self, index: u32) -> Option<MutexGuard<'_, Vcpu>> {
+        Some(self.slot(index)?.vcpu.lock())
+    }
+
+    /// Makes the processor of vCPU `index` look for work: it leaves the guest or its sleep.
+    pub fn kick(&self, index: u32) {
+        if let Some(target) = processor::get(index) {
+            lapic::kick(target);
+        }
+    }
+
+    /// Waits until the processor of vCPU `index`, if it is in the guest now, has left it once.
+    pub fn wait_until_out(&self, index: u32) {
+        let Some(slot) = self.slot(index) else {
+            return;
+        };
+        let before = slot.departures.load(Ordering::SeqCst);
+        if index == processor::current().index || !slot.in_guest.load(Ordering::SeqCst) {
+            return;
+        }
+        self.kick(index);
+        while slot.in_guest.load(Ordering::SeqCst) && slot.departures.load(Ordering::SeqCst) == before {
+            core::hint::spin_loop();
+        }
+    }
+
+    /// The page at `gpa` when the host may see it.
+    pub fn shared_page(&self, gpa: u64) -> Option<Phys> {
+        self.memory.lock().host_page(Gpa::new(gpa))
+    }
+
+    fn slot(&self, index: u32) -> Option<&Slot> {
+        self.vcpus.get(usize::try_from(index).ok()?)
+    }
+}
+
+impl Platform for Vm {
+    fn memory(&self) -> &Mutex<Memory> {
+        &self.memory
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn flush_others(&self) {
+        self.counters.count_flush();
+        for index in 0..self.vcpu_count() {
+            self.wait_until_out(index);
+        }
+    }
+
+    fn set_in_guest(&self, is_in_guest: bool) {
+        if let Some(slot) = self.slot(processor::current().index) {
+            slot.in_guest.store(is_in_guest, Ordering::SeqCst);
+            if !is_in_guest {
+                slot.departures.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    }
+
+    fn tsc_mhz(&self) -> u64 {
+        clock::tsc_khz() / 1000
+    }
+
+    fn nested_lie(&self, gpa: Gpa) -> Option<NestedLie> {
+        self.attack?.on_nested_fault(self, gpa)
+    }
 }

@@ -7,15 +7,15 @@ use super::linear::{Linear, LinearFault};
 use super::msr::{Access, MsrFile};
 use super::rmp_instructions::{self, Executed};
 use super::vmsa::{Busy, ExitReport};
-use super::{Leaving, Next, Platform, Processor};
+use super::{Leaving, NestedLie, Next, Platform, Processor};
+use crate::snp::addr::{C_BIT, Gpa};
 use crate::snp::decode::{CodeSize, Decoded, Instruction, MAX_LENGTH, decode};
 use crate::snp::memory::{Resolution, Stage};
 use crate::snp::npt::Unmapped;
-use crate::snp::rmp::AccessKind;
+use crate::snp::rmp::{AccessKind, Vmpl};
 use crate::snp::vm::MachineFrames;
 use crate::snp::walk::{CR0_PE, Privilege};
 use crate::svm::Exit;
-use crate::snp::addr::C_BIT;
 use stockade_abi::exit::{ExitCode, MSR_INFO_WRITE, NpfInfo};
 use stockade_abi::vmsa::{EventInfo, EventType, SevFeatures};
 
@@ -261,6 +261,19 @@ impl Processor {
         let kind = if stage == Stage::Walk && kind == AccessKind::Write { AccessKind::Read } else { kind };
         let who = self.who();
         platform.counters().count_nested_fault();
+        if who.vmpl != Vmpl::ZERO
+            && let Some(lie) = self.lie(platform, exit.info2)
+        {
+            let gpa = exit.info2 & !C_BIT;
+            let rip = self.vmcb.save.rip;
+            return match lie {
+                NestedLie::Missing => self.automatic(ExitCode::NPF, info.bits(), gpa),
+                NestedLie::Device => {
+                    let info = info | NpfInfo::PRESENT | NpfInfo::RESERVED;
+                    self.non_automatic(platform, ExitCode::NPF, info.bits(), gpa, rip)
+                }
+            };
+        }
         let resolution = platform.memory().lock().fault(who, exit.info2, kind, stage, &mut MachineFrames);
         match resolution {
             Resolution::Mapped => Next::Resume,
@@ -292,6 +305,12 @@ impl Processor {
                 self.automatic(ExitCode::NPF, info.bits(), exit.info2 & !C_BIT)
             }
         }
+    }
+
+    fn lie(&self, platform: &impl Platform, address: u64) -> Option<NestedLie> {
+        let gpa = Gpa::new(address);
+        platform.memory().lock().map.translate(gpa)?;
+        platform.nested_lie(gpa)
     }
 
     fn general_protection(&mut self) -> Next {

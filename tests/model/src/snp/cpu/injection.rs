@@ -11,7 +11,7 @@ const FLAG_IF: u64 = 1 << 9;
 
 /// Where the events of the VMSA being run come from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Source {
+pub(super) enum Source {
     /// The host's VMCB.
     #[default]
     Host,
@@ -21,44 +21,44 @@ pub enum Source {
 
 /// The state of injection between two exits of the real VMRUN.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Injection {
+pub(super) struct Injection {
     /// Whose events.
-    pub source: Source,
+    pub(super) source: Source,
     /// Pending virtual interrupt, TPR, shadow.
-    pub control: VintrControl,
+    pub(super) control: VintrControl,
     /// The event to deliver at the next entry.
-    pub event: Option<EventInfo>,
+    pub(super) event: Option<EventInfo>,
     /// What was offered at the last entry.
     offered: Option<u8>,
     /// The guest was single-stepped over a shadow; what its TF was.
-    pub stepping: Option<Stepping>,
+    pub(super) stepping: Option<Stepping>,
     /// RIP at the last entry.
     entry_rip: u64,
 }
 
 /// What single-stepping must restore.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Stepping {
+pub(super) struct Stepping {
     /// The guest's own RFLAGS.TF.
-    pub trap_flag: bool,
+    pub(super) trap_flag: bool,
     /// The guest's DR6.
-    pub dr6: u64,
+    pub(super) dr6: u64,
 }
 
 /// What to put into the VMCB.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Plan {
+pub(super) struct Plan {
     /// The virtual interrupt to offer.
-    pub offer: Option<u8>,
+    pub(super) offer: Option<u8>,
     /// Single-step one instruction.
-    pub step: bool,
+    pub(super) step: bool,
     /// Intercept CR8 writes.
-    pub watch_tpr: bool,
+    pub(super) watch_tpr: bool,
 }
 
 impl Injection {
     /// Decides what the coming entry offers.
-    pub fn plan(&mut self, rflags: u64, rip: u64) -> Plan {
+    pub(super) fn plan(&mut self, rflags: u64, rip: u64) -> Plan {
         let control = self.control;
         let waits = control.v_irq() && control.v_gif();
         let unmasked = control.ignore_tpr() || control.priority() > control.v_tpr() & 0xF;
@@ -70,7 +70,7 @@ impl Injection {
     }
 
     /// Takes back what QEMU left in the VMCB.
-    pub fn take_back(&mut self, still_pending: bool, tpr: u8, shadow: bool, rip: u64) {
+    pub(super) fn take_back(&mut self, still_pending: bool, tpr: u8, shadow: bool, rip: u64) {
         if self.offered.is_some() && !still_pending {
             self.control.set_v_irq(false);
         }
@@ -82,7 +82,7 @@ impl Injection {
 
     /// An event was being delivered when the exit came: deliver it again. QEMU leaves V_IRQ set when the interrupt's own
     /// delivery was interrupted.
-    pub fn interrupted(&mut self, event: EventInfo) {
+    pub(super) fn interrupted(&mut self, event: EventInfo) {
         let is_offered = event.event_type() == EventType::EXTERNAL && Some(event.vector()) == self.offered;
         if is_offered {
             self.control.set_v_irq(false);

@@ -40,6 +40,17 @@ pub trait Platform {
     fn set_in_guest(&self, is_in_guest: bool);
     /// The TSC's frequency in MHz.
     fn tsc_mhz(&self) -> u64;
+    /// What a hostile host makes of a nested fault at memory that is there.
+    fn nested_lie(&self, gpa: Gpa) -> Option<NestedLie>;
+}
+
+/// What a host can put into a nested entry of memory that is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NestedLie {
+    /// Nothing, and it stays so: an automatic exit.
+    Missing,
+    /// Reserved bits: #VC, as for a device.
+    Device,
 }
 
 /// What the host writes into the VMCB of an SNP guest before VMRUN, as far as it matters to one (APM vol. 2, 15.35.8).

@@ -1,0 +1,84 @@
+//! The hostile host: one attack a file, chosen by `attack=NAME` on the command line.
+//!
+//! An [`Attack`] is asked at the points where a host can misbehave. It counts its attempts, and as breaches what the
+//! modelled hardware should have refused and did not; whether the *paravisor* withstands is for a test to see, on the
+//! guest's side and in the paravisor's own statistics.
+
+mod doorbell_storm;
+mod drop_page;
+mod lie_npf;
+mod replay_exit;
+mod run_busy_vmsa;
+mod spurious_return;
+
+use crate::host::ghcb::page_state::Change;
+use crate::snp::addr::Gpa;
+use crate::snp::cpu::{HostExit, NestedLie, Processor};
+use crate::snp::rmp::Vmpl;
+use crate::snp::vcpu::Vcpu;
+use crate::snp::vm::Vm;
+
+/// What the host does in place of an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Instead {
+    /// Nothing: the entry happens.
+    Enter,
+    /// The lower VMPL is not run; its caller is told it was.
+    GiveBack,
+}
+
+/// One way to misbehave.
+pub trait Attack: Sync {
+    /// The name on the command line.
+    fn name(&self) -> &'static str;
+    /// How often it was tried.
+    fn attempts(&self) -> u64;
+    /// How often the modelled hardware let through what it must refuse.
+    fn breaches(&self) -> u64 {
+        0
+    }
+    /// The vCPU is about to be entered.
+    fn before_entry(&self, _vm: &Vm, _vcpu: &mut Vcpu) -> Instead {
+        Instead::Enter
+    }
+    /// The vCPU left the guest at `vmpl`; the exit may be changed, and the processor used.
+    fn after_exit(&self, _vm: &Vm, _vcpu: &mut Vcpu, _vmpl: Vmpl, _exit: &mut HostExit, _processor: &mut Processor) {}
+    /// The guest asks for a page state change; `true` says it was made, though it was not.
+    fn on_page_state(&self, _vm: &Vm, _change: &Change) -> bool {
+        false
+    }
+    /// The host looks for events to deliver.
+    fn on_events(&self, _vm: &Vm, _vcpu: &mut Vcpu) {}
+    /// A nested page fault at memory that is there.
+    fn on_nested_fault(&self, _vm: &Vm, _gpa: Gpa) -> Option<NestedLie> {
+        None
+    }
+}
+
+static ATTACKS: [&'static dyn Attack; 6] = [
+    &doorbell_storm::ATTACK,
+    &drop_page::ATTACK,
+    &lie_npf::ATTACK,
+    &replay_exit::ATTACK,
+    &run_busy_vmsa::ATTACK,
+    &spurious_return::ATTACK,
+];
+
+/// The attack of that name.
+pub fn find(name: &str) -> Option<&'static dyn Attack> {
+    ATTACKS.into_iter().find(|attack| attack.name() == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_attack_is_found_by_its_name_and_no_two_share_one() {
+        for (index, attack) in ATTACKS.iter().enumerate() {
+            let found = ATTACKS.iter().position(|other| other.name() == attack.name());
+            assert_eq!(found, Some(index));
+        }
+        assert!(find("nothing").is_none());
+    }
+}
