@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+mod run_command;
+
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,16 +12,21 @@ use clap::{Args, Parser, Subcommand};
 use stockade::image::{self, BuildOptions, Image, ImageError};
 use stockade::{inspect, measure};
 
+use run_command::Run;
+
 /// Runs stock operating systems as confidential VMs.
 #[derive(Debug, Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(version)]
 struct Cli {
+    /// Without a command: run, with all its defaults
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Runs a guest on the SNP model: console on stdin and stdout, exit code 0 only when it powered itself off.
+    Run(Box<Run>),
     /// Builds an image (IGVM) of paravisor, kernel, initrd and command line.
     Build(Build),
     /// Prints the launch digest of an image, as the PSP will report it.
@@ -67,19 +74,30 @@ struct Inspect {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Build(arguments) => build(arguments),
-        Command::Measure(arguments) => print_measurement(&arguments),
-        Command::Inspect(arguments) => {
+        None => return run(&Run::default()),
+        Some(Command::Run(arguments)) => return run(&arguments),
+        Some(Command::Build(arguments)) => build(arguments),
+        Some(Command::Measure(arguments)) => print_measurement(&arguments),
+        Some(Command::Inspect(arguments)) => {
             Image::open(&arguments.image).map(|image| show(&inspect::describe(&image)))
         }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("stockade: {error}");
-            ExitCode::from(1)
-        }
+        Err(error) => fail(&error, 1),
     }
+}
+
+fn run(arguments: &Run) -> ExitCode {
+    match run_command::run(arguments) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => fail(&error, error.exit_code()),
+    }
+}
+
+fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
+    eprintln!("stockade: {error}");
+    ExitCode::from(code)
 }
 
 fn build(arguments: Build) -> Result<(), ImageError> {

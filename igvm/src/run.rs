@@ -99,8 +99,11 @@ pub fn run(
         File::create(log).map_err(RunError::io(log))?;
     }
     let mut sink = Sink::open(options.host_log.as_deref())?;
+    let qemu_log = File::create(&paths.qemu_log).map_err(RunError::io(&paths.qemu_log))?;
+    let cpu_before = report::children_cpu();
     let mut child = command::qemu(qemu, options, &paths)
         .stdin(Stdio::inherit())
+        .stderr(qemu_log)
         .spawn()
         .map_err(|source| RunError::Start {
             program: qemu.program.clone(),
@@ -109,7 +112,8 @@ pub fn run(
     let begun = Instant::now();
     let ended = watch(&mut child, options, &paths, &mut sink, started, begun)?;
     restore_terminal();
-    let mut report = Report::collect(ended, &paths, begun.elapsed(), options)?;
+    let mut report = Report::collect(ended, &paths, begun.elapsed())?;
+    report.cpu = report::children_cpu().saturating_sub(cpu_before);
     report.symbolise(options.paravisor.as_deref());
     if let Some(path) = &options.host_view {
         view::write(path, &paths, &mut report)?;

@@ -49,7 +49,7 @@ impl BuildOptions {
             initrd: None,
             command_line: String::new(),
             max_vcpus: 1,
-            flags: GuestFlags::X2APIC | GuestFlags::TPM,
+            flags: GuestFlags::empty(),
             policy: DEFAULT_POLICY,
             c_bit: layout::C_BIT,
         }

@@ -18,6 +18,8 @@ pub(super) struct Paths {
     pub(super) paravisor_log: PathBuf,
     pub(super) model_log: PathBuf,
     pub(super) ram: PathBuf,
+    /// What QEMU itself says.
+    pub(super) qemu_log: PathBuf,
 }
 
 impl Paths {
@@ -26,6 +28,7 @@ impl Paths {
             paravisor_log: folder.join("paravisor.log"),
             model_log: folder.join("model.log"),
             ram: folder.join("ram"),
+            qemu_log: folder.join("qemu.log"),
         }
     }
 }

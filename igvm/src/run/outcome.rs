@@ -38,7 +38,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// Reads the outcome from QEMU's end and what the model said.
-    pub(super) fn classify(ended: Ended, model_log: &str) -> Self {
+    pub(super) fn classify(ended: Ended, model_log: &str, qemu_log: &str) -> Self {
         let said = |prefix: &str| {
             let line = model_log.lines().rfind(|line| line.starts_with(prefix));
             line.map(|line| line[prefix.len()..].trim().to_owned())
@@ -59,7 +59,7 @@ impl Outcome {
             Ended::Status(STATUS_MODEL_PANIC) => {
                 Self::Died(format!("the model has a bug: {}", error()))
             }
-            Ended::Status(other) => Self::Died(format!("QEMU ended with status {other}")),
+            Ended::Status(other) => Self::Died(qemu_words(other, qemu_log)),
         }
     }
 
@@ -96,6 +96,17 @@ impl Outcome {
             Self::TimedOut => "the time given with --timeout is over".to_owned(),
             Self::Interrupted => "stopped from outside".to_owned(),
         }
+    }
+}
+
+/// QEMU's last words, less its complaints of what an emulated processor lacks, which come at every start.
+fn qemu_words(status: i32, log: &str) -> String {
+    let said = log
+        .lines()
+        .rfind(|line| !line.is_empty() && !line.contains("TCG doesn't support"));
+    match said {
+        Some(line) => format!("QEMU ended with status {status}: {line}"),
+        None => format!("QEMU ended with status {status}"),
     }
 }
 
@@ -139,7 +150,7 @@ mod tests {
         ];
         for (ended, log, code) in cases {
             assert_eq!(
-                Outcome::classify(ended, &log).exit_code(),
+                Outcome::classify(ended, &log, "").exit_code(),
                 code,
                 "{ended:?}"
             );
@@ -147,8 +158,19 @@ mod tests {
     }
 
     #[test]
+    fn qemus_own_complaint_is_passed_on() {
+        let log = "qemu: warning: TCG doesn't support x\nqemu: cannot set up guest memory\nqemu: TCG doesn't support y\n";
+        let outcome = Outcome::classify(Ended::Status(1), "", log);
+        assert!(
+            outcome.words().ends_with("cannot set up guest memory"),
+            "{}",
+            outcome.words()
+        );
+    }
+
+    #[test]
     fn a_stop_names_its_reason() {
-        let outcome = Outcome::classify(Ended::Status(35), "x\nmodel-stop: set=0x5 code=0x9\n");
+        let outcome = Outcome::classify(Ended::Status(35), "x\nmodel-stop: set=0x5 code=0x9\n", "");
         assert_eq!(
             outcome,
             Outcome::Stopped(StopReason::KERNEL_DIGEST_MISMATCH)

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::command::Paths;
 use super::outcome::Outcome;
-use super::{Ended, RunError, RunOptions, symbols};
+use super::{Ended, RunError, symbols};
 
 /// The end of a run and its figures.
 #[derive(Debug)]
@@ -33,23 +33,18 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn collect(
-        ended: Ended,
-        paths: &Paths,
-        wall: Duration,
-        _options: &RunOptions,
-    ) -> Result<Self, RunError> {
+    pub(super) fn collect(ended: Ended, paths: &Paths, wall: Duration) -> Result<Self, RunError> {
         let read = |path: &Path| {
             let bytes = fs::read(path).map_err(RunError::io(path))?;
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         };
         let (paravisor_log, model_log) = (read(&paths.paravisor_log)?, read(&paths.model_log)?);
         Ok(Self {
-            outcome: Outcome::classify(ended, &model_log),
+            outcome: Outcome::classify(ended, &model_log, &read(&paths.qemu_log)?),
             paravisor: last_json(&paravisor_log, "stockade-stats: "),
             model: last_json(&model_log, "model-stats: "),
             wall,
-            cpu: children_cpu(),
+            cpu: Duration::ZERO,
             paravisor_log,
             model_log,
             backtrace: Vec::new(),
@@ -149,8 +144,8 @@ fn last_json(log: &str, prefix: &str) -> Value {
         .unwrap_or(Value::Null)
 }
 
-/// CPU time of QEMU: of all children waited for, less what earlier ones used is the caller's business.
-fn children_cpu() -> Duration {
+/// CPU time of all children waited for so far.
+pub(super) fn children_cpu() -> Duration {
     use nix::sys::resource::{UsageWho, getrusage};
 
     let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else {

@@ -43,9 +43,17 @@ if [ -n "$marker" ]; then
     say "marker written $(wc -c </tmp/marker)"
 fi
 
+# A file as hexadecimal digits, for the other end of a console that is not clean for eight bits.
+dump() {
+    say "begin $2"
+    hexdump -v -e '32/1 "%02x" "\n"' "$1"
+    say "end $2"
+}
+
 case $mode in
 check) check; poweroff -f ;;
-echo) while read -r line; do [ "$line" = quit ] && break; echo "echo: $line"; done; poweroff -f ;;
+acpi) for table in /sys/firmware/acpi/tables/[A-Z]*; do dump "$table" "${table##*/}"; done; poweroff -f ;;
+echo) say "echoing"; while read -r line; do [ "$line" = quit ] && break; echo "echo: $line"; done; poweroff -f ;;
 reboot) say "rebooting"; reboot -f ;;
 crash) echo c >/proc/sysrq-trigger ;;
 dmesg) dmesg; poweroff -f ;;

@@ -1,0 +1,421 @@
+//! `stockade run`: from arguments to a finished machine.
+
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use stockade::image::{self, BuildOptions, Image, ImageError};
+use stockade::measure;
+use stockade::run::{self, Outcome, Report, RunError, RunOptions};
+use stockade::setup::{self, Cache, Mode, Program, Qemu, SetupError};
+use stockade_boot::layout::MINIMUM_RAM;
+use stockade_boot::linux::{HeaderError, LoadPlan, SetupHeader, Sizes};
+use stockade_boot::ram::RamMap;
+
+/// What every guest of ours is told first; `--append` goes behind it.
+const COMMAND_LINE: &str = "console=ttyS0 quiet";
+
+/// Arguments of `stockade run`.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The guest's kernel, a bzImage [default: the distribution's linux-image-cloud-amd64]
+    #[arg(long, value_name = "FILE", conflicts_with = "image")]
+    kernel: Option<PathBuf>,
+    /// The guest's initial RAM disk [default: busybox with a self-check or a shell]
+    #[arg(long, value_name = "FILE", conflicts_with = "image")]
+    initrd: Option<PathBuf>,
+    /// More words for the kernel's command line
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        conflicts_with = "image"
+    )]
+    append: String,
+    /// vCPUs of the guest
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_cpus)]
+    cpus: u32,
+    /// Memory of the guest: bytes, or a number with K, M or G
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
+    memory: u64,
+    /// Run this image instead of building one
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// Give up after so many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: Option<u64>,
+    /// Write our own words to this file instead of stderr
+    #[arg(long, value_name = "FILE")]
+    host_log: Option<PathBuf>,
+    /// Write figures of the run to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    stats: Option<PathBuf>,
+    /// Write what the host can read of guest memory to this file, at the end
+    #[arg(long, value_name = "FILE")]
+    host_view: Option<PathBuf>,
+    /// Count instructions instead of time, so that runs repeat exactly
+    #[arg(long)]
+    icount: bool,
+    /// The QEMU program [default: qemu-system-x86_64, installed if need be]
+    #[arg(long, value_name = "PROGRAM")]
+    qemu: Option<PathBuf>,
+    /// One more argument for QEMU; repeatable
+    #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
+    qemu_arg: Vec<String>,
+    /// One more word for the model, such as attack=NAME; repeatable
+    #[arg(long, value_name = "WORD")]
+    model_arg: Vec<String>,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Self {
+            kernel: None,
+            initrd: None,
+            append: String::new(),
+            cpus: 1,
+            memory: 512 << 20,
+            image: None,
+            timeout: None,
+            host_log: None,
+            stats: None,
+            host_view: None,
+            icount: false,
+            qemu: None,
+            qemu_arg: Vec::new(),
+            model_arg: Vec::new(),
+        }
+    }
+}
+
+/// Why a run came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunFailure {
+    /// Something needed is not there.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// The image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The run itself.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The file is no kernel.
+    #[error("{}: {error}; take a bzImage, as distributions install it in /boot", path.display())]
+    Kernel {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: HeaderError,
+    },
+    /// Memory, kernel and initrd do not fit together.
+    #[error("{0}; give the guest more with --memory")]
+    Memory(String),
+    /// A file could not be opened.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The machine launched something else than was measured.
+    #[error(
+        "the launch digest is {launched}, but the image measures {measured}: the image was tampered with"
+    )]
+    Digest {
+        /// What the model's PSP says.
+        launched: String,
+        /// What we measured.
+        measured: String,
+    },
+}
+
+impl RunFailure {
+    /// Returns the process exit code.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Setup(
+                SetupError::QemuMissing { .. }
+                | SetupError::QemuTooOld { .. }
+                | SetupError::QemuUnfit { .. },
+            ) => 14,
+            Self::Setup(SetupError::Missing { .. }) => 15,
+            Self::Digest { .. } => 17,
+            _ => 1,
+        }
+    }
+}
+
+fn parse_cpus(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(1) => Ok(1),
+        Ok(2..=255) => Err("guests run on one vCPU so far; leave --cpus out".to_owned()),
+        _ => Err("give a number of vCPUs from 1 on".to_owned()),
+    }
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.as_bytes() {
+        [.., b'K' | b'k'] => (&text[..text.len() - 1], 10),
+        [.., b'M' | b'm'] => (&text[..text.len() - 1], 20),
+        [.., b'G' | b'g'] => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "give bytes, or a number with K, M or G, such as 512M".to_owned())?;
+    let bytes = number
+        .checked_mul(1 << shift)
+        .ok_or("that is more than there can be")?;
+    if bytes < MINIMUM_RAM {
+        return Err(format!("a guest needs at least {}M", MINIMUM_RAM >> 20));
+    }
+    // Memory is given in large pages.
+    let rounded = bytes & !0x1F_FFFF;
+    RamMap::of_size(rounded).map_err(|error| error.to_string())?;
+    Ok(rounded)
+}
+
+/// Our own words on the way: a line each on stderr or in the log, and a spinner where somebody watches.
+struct Voice {
+    log: Option<File>,
+    spinner: Option<ProgressBar>,
+}
+
+impl Voice {
+    fn new(log: Option<&Path>) -> Result<Self, RunFailure> {
+        let log = log
+            .map(|path| {
+                File::create(path).map_err(|error| RunFailure::File {
+                    path: path.into(),
+                    source: error,
+                })
+            })
+            .transpose()?;
+        let watched = log.is_none() && std::io::stderr().is_terminal();
+        let spinner = watched.then(|| {
+            let bar = ProgressBar::new_spinner();
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+                bar.set_style(style);
+            }
+            bar.enable_steady_tick(Duration::from_millis(120));
+            bar
+        });
+        Ok(Self { log, spinner })
+    }
+
+    fn say(&mut self, text: &str) {
+        // Nobody can be told that nobody listens.
+        match (&mut self.log, &self.spinner) {
+            (Some(log), _) => drop(writeln!(log, "stockade: {text}")),
+            (None, Some(bar)) => bar.println(format!("stockade: {text}")),
+            (None, None) => eprintln!("stockade: {text}"),
+        }
+    }
+
+    /// Says what takes long, to somebody who watches.
+    fn working(&self, text: &'static str) {
+        if let Some(bar) = &self.spinner {
+            bar.set_message(text);
+        }
+    }
+
+    fn fall_silent(&mut self) {
+        if let Some(bar) = self.spinner.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Runs, reports, returns the exit code.
+pub(crate) fn run(arguments: &Run) -> Result<u8, RunFailure> {
+    let mut voice = Voice::new(arguments.host_log.as_deref())?;
+    let cache = Cache::open()?;
+    let qemu = Qemu::find(arguments.qemu.as_deref(), &mut |text| voice.say(text))?;
+    let paravisor = program(&cache, Program::Paravisor, &voice)?;
+    let model = program(&cache, Program::Model, &voice)?;
+    let folder = cache.folder("images")?;
+    let made = tempfile::Builder::new()
+        .suffix(".igvm")
+        .tempfile_in(&folder)
+        .map_err(|error| RunFailure::File {
+            path: folder,
+            source: error,
+        })?;
+    let path = match &arguments.image {
+        Some(path) => path.clone(),
+        None => {
+            build_image(arguments, &cache, &paravisor, made.path(), &mut voice)?;
+            made.path().to_path_buf()
+        }
+    };
+    let measurement = measure::measure(&Image::open(&path)?);
+    voice.say(&format!(
+        "launch digest {} ({} measured pages)",
+        measurement.launch_digest, measurement.measured_pages
+    ));
+    let options = options(arguments, path, model, paravisor);
+    voice.say(&format!("starting the SNP model on QEMU {}", qemu.version));
+    voice.working("launching");
+    let report = run::run(&qemu, &options, &mut || voice.fall_silent())?;
+    voice.fall_silent();
+    conclude(&report, &measurement.launch_digest, &mut voice)
+}
+
+fn conclude(report: &Report, measured: &str, voice: &mut Voice) -> Result<u8, RunFailure> {
+    voice.say("summary");
+    for line in report.summary().lines() {
+        voice.say(line);
+    }
+    let launched = report
+        .model
+        .get("launch_digest")
+        .and_then(|value| value.as_str());
+    match launched {
+        Some(launched)
+            if launched != measured && !matches!(report.outcome, Outcome::Refused(_)) =>
+        {
+            Err(RunFailure::Digest {
+                launched: launched.to_owned(),
+                measured: measured.to_owned(),
+            })
+        }
+        _ => {
+            let code = report.outcome.exit_code();
+            if code != 0 && voice.log.is_some() {
+                eprintln!("stockade: {}", report.outcome.words());
+            }
+            Ok(code)
+        }
+    }
+}
+
+fn program(cache: &Cache, program: Program, voice: &Voice) -> Result<PathBuf, RunFailure> {
+    voice.working(match program {
+        Program::Paravisor => "building the paravisor",
+        Program::Model => "building the SNP model",
+    });
+    Ok(setup::build_program(cache, program)?)
+}
+
+fn build_image(
+    arguments: &Run,
+    cache: &Cache,
+    paravisor: &Path,
+    output: &Path,
+    voice: &mut Voice,
+) -> Result<(), RunFailure> {
+    voice.working("building the image");
+    let kernel = match &arguments.kernel {
+        Some(path) => path.clone(),
+        None => {
+            let kernel = setup::kernel(cache, &mut |text| voice.say(text))?;
+            voice.say(&format!("kernel {} of the distribution", kernel.release));
+            kernel.path
+        }
+    };
+    let initrd = match &arguments.initrd {
+        Some(path) => path.clone(),
+        None => setup::default_initramfs(cache, &mut |text| voice.say(text))?,
+    };
+    let mut options = BuildOptions::new(image::read(paravisor)?, image::read(&kernel)?);
+    let initrd = image::read(&initrd)?;
+    options.command_line = command_line(&arguments.append);
+    options.max_vcpus = arguments.cpus;
+    check_memory(&kernel, &options, initrd.len(), arguments.memory)?;
+    options.initrd = Some(initrd);
+    Ok(image::write(output, &image::build(&options)?)?)
+}
+
+/// A terminal gets a shell, anything else the self-check.
+fn command_line(appended: &str) -> String {
+    let is_interactive = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    let mode = if is_interactive {
+        Mode::Shell
+    } else {
+        Mode::Check
+    };
+    let mut text = format!("{COMMAND_LINE} {}", mode.command_line_word());
+    if !appended.is_empty() {
+        text.push(' ');
+        text.push_str(appended);
+    }
+    text
+}
+
+/// Finds out before the launch what the paravisor would find out during it.
+fn check_memory(
+    kernel: &Path,
+    options: &BuildOptions,
+    initrd_bytes: usize,
+    memory: u64,
+) -> Result<(), RunFailure> {
+    let kernel_bytes = options.kernel.len() as u64;
+    let header =
+        SetupHeader::parse(&options.kernel, kernel_bytes).map_err(|error| RunFailure::Kernel {
+            path: kernel.to_path_buf(),
+            error,
+        })?;
+    let ram = RamMap::of_size(memory).map_err(|error| RunFailure::Memory(error.to_string()))?;
+    let sizes = Sizes {
+        kernel: kernel_bytes,
+        initrd: initrd_bytes as u64,
+        command_line: options.command_line.len() as u64,
+    };
+    LoadPlan::try_new(header, sizes, ram)
+        .map(drop)
+        .map_err(|error| RunFailure::Memory(error.to_string()))
+}
+
+fn options(arguments: &Run, image: PathBuf, model: PathBuf, paravisor: PathBuf) -> RunOptions {
+    RunOptions {
+        image,
+        model,
+        paravisor: Some(paravisor),
+        cpus: arguments.cpus,
+        memory_bytes: arguments.memory,
+        timeout: arguments.timeout.map(Duration::from_secs),
+        host_log: arguments.host_log.clone(),
+        stats: arguments.stats.clone(),
+        host_view: arguments.host_view.clone(),
+        icount: arguments.icount,
+        qemu_arguments: arguments.qemu_arg.clone(),
+        model_words: arguments.model_arg.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{parse_cpus, parse_size};
+
+    #[test]
+    fn sizes_are_bytes_or_have_a_unit() {
+        assert_eq!(parse_size("512M"), Ok(512 << 20));
+        assert_eq!(parse_size("1g"), Ok(1 << 30));
+        assert_eq!(parse_size("67108864"), Ok(64 << 20));
+        for nonsense in [
+            "",
+            "M",
+            "12Q",
+            "-1",
+            "99999999999999999999",
+            "18446744073709551615G",
+            "16M",
+            "1000000G",
+        ] {
+            assert!(parse_size(nonsense).is_err(), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn cpu_counts_that_cannot_be_are_refused_with_words() {
+        assert_eq!(parse_cpus("1"), Ok(1));
+        for nonsense in ["0", "2", "1000", "x", "-1"] {
+            assert!(parse_cpus(nonsense).is_err(), "{nonsense}");
+        }
+    }
+}
