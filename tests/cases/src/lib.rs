@@ -1,1 +1,73 @@
 //! End-to-end cases: what a user does.
+//!
+//! The cases themselves are in `tests/`, one file for each thing a user cares about: the boot and what it claims
+//! (`self_check`), the console (`console`), how a guest ends (`ends`), images (`images`), bad input (`bad_input`), repeatable
+//! runs (`repeatable`), the hostile host (`hostile`), and the model judged by a kernel that knows SNP (`enlightened`).
+//! Here is what several of them share.
+
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use stockade_rig::{Finished, Stockade, command_line, workshop};
+
+/// Returns the figures a run left in its `--stats` file.
+#[must_use]
+pub fn figures(path: &Path) -> Value {
+    let text = std::fs::read_to_string(path).expect("the run wrote its figures");
+    serde_json::from_str(&text).expect("the figures are JSON")
+}
+
+/// Returns a number of the figures, by its JSON pointer.
+#[must_use]
+#[track_caller]
+pub fn number(figures: &Value, pointer: &str) -> u64 {
+    let value = figures.pointer(pointer).and_then(Value::as_u64);
+    value.unwrap_or_else(|| missing(figures, pointer))
+}
+
+/// Returns a text of the figures, by its JSON pointer.
+#[must_use]
+#[track_caller]
+pub fn text<'a>(figures: &'a Value, pointer: &str) -> &'a str {
+    let value = figures.pointer(pointer).and_then(Value::as_str);
+    value.unwrap_or_else(|| missing(figures, pointer))
+}
+
+#[track_caller]
+#[expect(clippy::panic, reason = "a test ends by panicking")]
+fn missing(figures: &Value, pointer: &str) -> ! {
+    panic!("no {pointer} in {figures:#}")
+}
+
+/// Builds an image of the default kernel and initramfs with these words on the kernel's command line.
+#[must_use]
+pub fn image(folder: &Path, words: &str) -> PathBuf {
+    let path = folder.join("guest.igvm");
+    build(&path, words).assert_code(0);
+    path
+}
+
+/// Calls `stockade build` for the default kernel and initramfs.
+#[must_use]
+pub fn build(path: &Path, words: &str) -> Finished {
+    Stockade::new("build")
+        .arg("-o")
+        .arg(path)
+        .arg("--kernel")
+        .arg(&workshop().kernel)
+        .arg("--initrd")
+        .arg(&workshop().initramfs)
+        .arg("--append")
+        .arg(command_line(words))
+        .finish()
+}
+
+/// Returns the launch digest `stockade measure` prints for an image.
+#[must_use]
+pub fn measured(image: &Path) -> String {
+    let finished = Stockade::new("measure").arg(image).finish();
+    finished.assert_code(0);
+    finished.stdout.trim().to_owned()
+}

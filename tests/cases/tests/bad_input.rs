@@ -1,0 +1,213 @@
+//! Bad input: one line that names the file or the value and what to do, an exit code that is not 0, nothing left behind.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use igvm::{IgvmFile, IgvmPlatformHeader, IgvmRevision};
+use igvm_defs::{IGVM_VHS_SUPPORTED_PLATFORM, IgvmPlatformType};
+use stockade_cases::image;
+use stockade_rig::{Finished, Stockade, tamper};
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn file(folder: &Path, name: &str, content: &[u8]) -> PathBuf {
+    let path = folder.join(name);
+    fs::write(&path, content).expect("it is writable");
+    path
+}
+
+/// `stockade run` with one more argument and its value.
+fn run_with(argument: &str, value: impl AsRef<std::ffi::OsStr>) -> Finished {
+    Stockade::new("run").arg(argument).arg(value).finish()
+}
+
+#[test]
+fn a_kernel_that_is_no_bzimage_is_named() {
+    let folder = folder();
+    let kernel = file(folder.path(), "not-a-kernel", &[0x5A; 0x4000]);
+    run_with("--kernel", &kernel).assert_refused(&["bzImage"]);
+}
+
+#[test]
+fn a_kernel_that_is_missing_is_named() {
+    run_with("--kernel", "/nonexistent/vmlinuz").assert_refused(&["/nonexistent/vmlinuz"]);
+}
+
+#[test]
+fn a_kernel_cut_short_is_named() {
+    let folder = folder();
+    let kernel = fs::read(&stockade_rig::workshop().kernel).expect("it is readable");
+    let kernel = file(folder.path(), "cut", &kernel[..0x300]);
+    run_with("--kernel", &kernel).assert_refused(&["cut"]);
+}
+
+#[test]
+fn an_initrd_that_is_missing_is_named() {
+    run_with("--initrd", "/nonexistent/initrd").assert_refused(&["/nonexistent/initrd"]);
+}
+
+#[test]
+fn memory_too_small_for_a_guest_is_refused_with_the_least_that_will_do() {
+    run_with("--memory", "1M").assert_refused(&["memory"]);
+}
+
+#[test]
+fn memory_too_small_for_this_kernel_and_initrd_is_refused_before_the_start() {
+    let finished = run_with("--memory", "16M");
+    finished.assert_refused(&["memory"]);
+}
+
+#[test]
+fn nonsense_for_memory_is_named() {
+    for value in ["lots", "-1", "12Q", "0", "99999999999999999999G"] {
+        run_with("--memory", value).assert_refused(&[value]);
+    }
+}
+
+#[test]
+fn a_number_of_processors_out_of_range_is_named() {
+    for value in ["0", "1000", "two"] {
+        run_with("--cpus", value).assert_refused(&[value]);
+    }
+}
+
+#[test]
+fn nonsense_for_the_time_out_is_named() {
+    run_with("--timeout", "soon").assert_refused(&["soon"]);
+}
+
+#[test]
+fn an_image_that_is_missing_is_named() {
+    run_with("--image", "/nonexistent/guest.igvm").assert_refused(&["/nonexistent/guest.igvm"]);
+}
+
+#[test]
+fn an_image_that_is_no_igvm_file_is_named() {
+    let folder = folder();
+    let path = file(folder.path(), "text.igvm", b"not an image");
+    for subcommand in ["measure", "inspect"] {
+        let finished = Stockade::new(subcommand).arg(&path).finish();
+        finished.assert_refused(&["text.igvm", "not an IGVM file"]);
+    }
+    run_with("--image", &path).assert_refused(&["text.igvm"]);
+}
+
+#[test]
+fn a_truncated_image_is_refused_wherever_it_is_cut() {
+    let folder = folder();
+    let path = image(folder.path(), "stockade.mode=check");
+    let whole = fs::read(&path).expect("it is readable");
+    for keep in [0.00001, 0.01, 0.5, 0.99] {
+        fs::write(&path, &whole).expect("it is writable");
+        tamper::truncate(&path, keep);
+        for subcommand in ["measure", "inspect"] {
+            let finished = Stockade::new(subcommand).arg(&path).finish();
+            finished.assert_refused(&["guest.igvm"]);
+        }
+        run_with("--image", &path).assert_refused(&["guest.igvm"]);
+    }
+}
+
+#[test]
+fn an_image_for_another_platform_is_refused_by_its_name() {
+    let folder = folder();
+    let platform = IgvmPlatformHeader::SupportedPlatform(IGVM_VHS_SUPPORTED_PLATFORM {
+        compatibility_mask: 1,
+        highest_vtl: 2,
+        platform_type: IgvmPlatformType::TDX,
+        platform_version: 1,
+        shared_gpa_boundary: 1 << 47,
+    });
+    let page = igvm::IgvmDirectiveHeader::PageData {
+        gpa: 0x10_0000,
+        compatibility_mask: 1,
+        flags: igvm_defs::IgvmPageDataFlags::new(),
+        data_type: igvm_defs::IgvmPageDataType::NORMAL,
+        data: vec![1; 4096],
+    };
+    let mut bytes = Vec::new();
+    IgvmFile::new(IgvmRevision::V1, vec![platform], Vec::new(), vec![page])
+        .expect("a minimal file")
+        .serialize(&mut bytes)
+        .expect("a minimal file");
+    let path = file(folder.path(), "tdx.igvm", &bytes);
+    Stockade::new("measure")
+        .arg(&path)
+        .finish()
+        .assert_refused(&["tdx.igvm", "not for SEV-SNP"]);
+    run_with("--image", &path).assert_refused(&["tdx.igvm", "SEV-SNP"]);
+}
+
+/// A program that answers like a QEMU that will not do.
+fn false_qemu(folder: &Path, script: &str) -> PathBuf {
+    let path = file(folder, "qemu", format!("#!/bin/sh\n{script}\n").as_bytes());
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    path
+}
+
+#[test]
+fn a_missing_qemu_is_exit_code_14_with_the_command_to_type() {
+    let finished = run_with("--qemu", "/nonexistent/qemu");
+    finished
+        .assert_code(14)
+        .assert_refused(&["/nonexistent/qemu", "apt-get install"]);
+}
+
+#[test]
+fn an_old_qemu_is_exit_code_14_with_both_versions() {
+    let folder = folder();
+    let qemu = false_qemu(folder.path(), "echo QEMU emulator version 5.2.0");
+    let finished = run_with("--qemu", &qemu);
+    finished.assert_code(14).assert_refused(&["5.2", "7.2"]);
+}
+
+#[test]
+fn a_qemu_without_svm_is_exit_code_14() {
+    let folder = folder();
+    let qemu = false_qemu(
+        folder.path(),
+        "echo QEMU emulator version 8.0.0; [ \"$1\" = --version ] || echo EPYC-Milan",
+    );
+    let finished = run_with("--qemu", &qemu);
+    finished.assert_code(14).assert_refused(&["SVM"]);
+}
+
+#[test]
+fn a_build_that_fails_leaves_nothing_behind() {
+    let folder = folder();
+    let kernel = file(folder.path(), "not-a-kernel", &[0x5A; 0x4000]);
+    let output = folder.path().join("out");
+    fs::create_dir(&output).expect("it is ours");
+    Stockade::new("build")
+        .arg("-o")
+        .arg(output.join("guest.igvm"))
+        .arg("--kernel")
+        .arg(&kernel)
+        .finish()
+        .assert_refused(&["bzImage"]);
+    assert_eq!(fs::read_dir(&output).expect("it is ours").count(), 0);
+}
+
+#[test]
+fn an_output_folder_that_is_missing_is_named() {
+    let finished = stockade_cases::build(Path::new("/nonexistent/folder/guest.igvm"), "");
+    finished.assert_refused(&["/nonexistent/folder"]);
+}
+
+#[test]
+fn figures_that_cannot_be_written_are_refused_before_the_guest_runs() {
+    let finished = Stockade::guest("stockade.mode=check")
+        .arg("--stats")
+        .arg("/nonexistent/stats.json")
+        .finish();
+    finished.assert_refused(&["/nonexistent"]);
+}
+
+#[test]
+fn a_word_nobody_knows_is_a_usage_error() {
+    let finished = Stockade::new("run").arg("--frobnicate").finish();
+    finished.assert_code(2).assert_refused(&["--frobnicate"]);
+}

@@ -1,0 +1,128 @@
+//! The hostile host: each attack ends in service refused or in a guest that never noticed, never in a wrong result.
+//!
+//! The attacks are files of the model, `tests/model/src/hostile`; the last test here fails when one has no test.
+
+use std::path::Path;
+
+use serde_json::Value;
+use stockade_cases::{figures, number};
+use stockade_rig::guest::findings;
+use stockade_rig::{Finished, Stockade};
+
+struct Attacked {
+    finished: Finished,
+    figures: Value,
+}
+
+/// Boots the self-check on a host that does this, and makes sure that it did, and that the modelled hardware held.
+fn attacked_by(attack: &str) -> Attacked {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let stats = folder.path().join("stats.json");
+    let finished = Stockade::guest("stockade.mode=check")
+        .attacked_by(attack)
+        .arg("--stats")
+        .arg(&stats)
+        .finish();
+    let figures = figures(&stats);
+    assert!(
+        number(&figures, "/model/attack/attempts") > 0,
+        "{figures:#}"
+    );
+    assert_eq!(number(&figures, "/model/attack/breaches"), 0, "{figures:#}");
+    assert_eq!(
+        number(&figures, "/model/ram_host_readable_bytes"),
+        0,
+        "{figures:#}"
+    );
+    Attacked { finished, figures }
+}
+
+impl Attacked {
+    /// Fails unless the guest came to the same findings as on an honest host.
+    #[track_caller]
+    fn assert_guest_unharmed(&self) {
+        self.finished.assert_code(0);
+        let found = findings(&self.finished.stdout);
+        let transcript = self.finished.transcript();
+        for finding in [
+            "cpus 1",
+            "clocksource tsc",
+            "sev hidden",
+            "timer ok",
+            "log clean",
+            "done",
+        ] {
+            assert!(found.contains(&finding), "no {finding:?}\n{transcript}");
+        }
+    }
+
+    /// Fails unless the paravisor stopped for this reason, and the guest had come to no end of its own.
+    #[track_caller]
+    fn assert_stopped(&self, reason: &str) {
+        self.finished.assert_code(12).assert_says(&[reason]);
+        let transcript = self.finished.transcript();
+        assert!(
+            !findings(&self.finished.stdout).contains(&"done"),
+            "{transcript}"
+        );
+    }
+}
+
+#[test]
+fn doorbell_storm_vectors_nobody_registered_are_dropped_and_counted() {
+    let attacked = attacked_by("doorbell-storm");
+    attacked.assert_guest_unharmed();
+    assert!(number(&attacked.figures, "/paravisor/dropped_vectors") > 0);
+}
+
+#[test]
+fn drop_page_stops_the_guest_when_its_memory_is_taken_away() {
+    attacked_by("drop-page").assert_stopped("the host withdrew guest memory");
+}
+
+#[test]
+fn lie_npf_a_fault_in_ram_is_no_device_whatever_the_host_says() {
+    let attacked = attacked_by("lie-npf");
+    attacked.assert_guest_unharmed();
+    assert!(number(&attacked.figures, "/paravisor/spurious_faults") > 0);
+}
+
+#[test]
+fn replay_exit_the_same_exit_is_never_served_twice() {
+    let attacked = attacked_by("replay-exit");
+    attacked.assert_guest_unharmed();
+    assert!(number(&attacked.figures, "/paravisor/empty_returns") > 0);
+}
+
+#[test]
+fn run_busy_vmsa_the_guest_never_runs_while_it_is_being_edited() {
+    attacked_by("run-busy-vmsa").assert_guest_unharmed();
+}
+
+#[test]
+fn spurious_return_costs_a_turn_and_nothing_else() {
+    let attacked = attacked_by("spurious-return");
+    attacked.assert_guest_unharmed();
+    assert!(number(&attacked.figures, "/paravisor/empty_returns") > 0);
+}
+
+#[test]
+fn an_attack_the_model_does_not_know_is_refused_not_ignored() {
+    let finished = Stockade::guest("stockade.mode=check")
+        .attacked_by("kindness")
+        .finish();
+    finished.assert_code(17).assert_says(&["kindness"]);
+}
+
+#[test]
+fn every_attack_has_its_test() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/src/hostile");
+    let here = include_str!("hostile.rs");
+    for entry in std::fs::read_dir(folder).expect("the model is beside us") {
+        let name = entry.expect("it is readable").file_name();
+        let name = name.to_string_lossy();
+        let name = name.trim_end_matches(".rs");
+        let test = format!("fn {name}_");
+        assert!(name == "mod" || here.contains(&test), "no test {test}…");
+    }
+}

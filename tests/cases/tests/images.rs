@@ -1,0 +1,190 @@
+//! Images: built, measured, inspected, and what happens when somebody changes them.
+
+use std::fs;
+use std::path::Path;
+
+use igvm::IgvmFile;
+use igvm::measurement::generate_snp_measurement;
+use stockade::image::Image;
+use stockade_boot::layout::paravisor;
+use stockade_boot::linux::SetupHeader;
+use stockade_cases::{build, figures, image, measured, text};
+use stockade_rig::{Finished, Stockade, tamper, workshop};
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn lower_hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn the_digest_equals_that_of_an_implementation_we_did_not_write() {
+    let folder = folder();
+    let path = image(folder.path(), "stockade.mode=check");
+    let bytes = fs::read(&path).expect("the image is readable");
+    let file = IgvmFile::new_from_binary(&bytes, None).expect("the image is sound");
+    let theirs = generate_snp_measurement(file.initializations(), file.directives(), 1)
+        .expect("the image can be measured");
+    assert_eq!(measured(&path), lower_hexadecimal(&theirs));
+}
+
+#[test]
+fn the_same_input_gives_the_same_image_and_another_word_another_digest() {
+    let (one, two, three) = (folder(), folder(), folder());
+    let (one, two) = (image(one.path(), "a"), image(two.path(), "a"));
+    let three = image(three.path(), "b");
+    let read = |path: &Path| fs::read(path).unwrap_or_default();
+    assert_eq!(read(&one), read(&two));
+    assert_ne!(measured(&one), measured(&three));
+}
+
+#[test]
+fn measure_prints_json_for_programs() {
+    let folder = folder();
+    let path = image(folder.path(), "stockade.mode=check");
+    let finished = Stockade::new("measure").arg(&path).arg("--json").finish();
+    finished.assert_code(0);
+    let json: serde_json::Value = serde_json::from_str(&finished.stdout).expect("it is JSON");
+    assert_eq!(text(&json, "/launch_digest"), measured(&path));
+    assert_eq!(text(&json, "/platform"), "SEV-SNP");
+    assert_eq!(text(&json, "/policy"), "0x30000");
+}
+
+#[test]
+fn inspect_lists_what_a_reviewer_must_see() {
+    let folder = folder();
+    let path = image(folder.path(), "stockade.mode=check");
+    let finished = Stockade::new("inspect").arg(&path).finish();
+    finished.assert_code(0);
+    let digest = measured(&path);
+    for words in [
+        "SEV-SNP", "policy", "measured", "cpuid", "secrets", "kernel", "initrd", "rip", &digest,
+    ] {
+        let text = finished.stdout.to_lowercase();
+        assert!(
+            text.contains(&words.to_lowercase()),
+            "no {words}\n{}",
+            finished.stdout
+        );
+    }
+}
+
+#[test]
+fn the_image_without_its_payload_is_at_most_1_mib() {
+    let folder = folder();
+    let path = image(folder.path(), "stockade.mode=check");
+    let image = Image::open(&path).expect("the image is sound");
+    let staged: usize = image
+        .directives()
+        .filter_map(|directive| match directive {
+            igvm::IgvmDirectiveHeader::PageData { flags, data, .. } if flags.shared() => {
+                Some(data.len())
+            }
+            _ => None,
+        })
+        .sum();
+    let whole = fs::metadata(&path).expect("it is there").len();
+    // Each staged page costs a header of 40 bytes besides its content.
+    let headers = staged.div_ceil(4096) * 40;
+    let ours = usize::try_from(whole).expect("it fits") - staged - headers;
+    assert!(ours <= 1 << 20, "{ours} bytes");
+}
+
+/// Builds an image, lets `harm` change it, runs it.
+fn run_harmed(harm: impl FnOnce(&Path)) -> (Finished, String, Option<String>) {
+    let folder = folder();
+    let path = image(folder.path(), "stockade.mode=check");
+    let before = measured(&path);
+    harm(&path);
+    let stats = folder.path().join("stats.json");
+    let finished = Stockade::image(&path).arg("--stats").arg(&stats).finish();
+    let digest = stats
+        .is_file()
+        .then(|| text(&figures(&stats), "/model/launch_digest").to_owned());
+    (finished, before, digest)
+}
+
+/// A stretch of a file that stands nowhere else in it.
+fn stretch(path: &Path) -> Vec<u8> {
+    let bytes = fs::read(path).expect("it is readable");
+    let middle = (bytes.len() / 2) & !0xFFF;
+    bytes[middle + 0x800..middle + 0x840].to_vec()
+}
+
+#[test]
+fn a_changed_kernel_is_refused_before_it_runs() {
+    let (finished, before, digest) =
+        run_harmed(|image| tamper::flip_at(image, &stretch(&workshop().kernel), 0));
+    finished
+        .assert_code(12)
+        .assert_says(&["code 9", "the kernel differs from the measured one"]);
+    assert_eq!(finished.stdout, "");
+    // The payload is in no measurement: only the paravisor's own check notices.
+    assert_eq!(digest, Some(before));
+}
+
+#[test]
+fn a_changed_initrd_is_refused_before_anything_runs() {
+    let (finished, ..) =
+        run_harmed(|image| tamper::flip_at(image, &stretch(&workshop().initramfs), 0));
+    finished
+        .assert_code(12)
+        .assert_says(&["code 10", "the initrd differs from the measured one"]);
+    assert_eq!(finished.stdout, "");
+}
+
+#[test]
+fn a_changed_command_line_is_refused_before_anything_runs() {
+    let (finished, ..) = run_harmed(|image| tamper::flip_at(image, b"stockade.mode=check", 14));
+    finished
+        .assert_code(12)
+        .assert_says(&["code 11", "the command line differs from the measured one"]);
+    assert_eq!(finished.stdout, "");
+}
+
+/// A host that changes both the payload and its digest in the manifest gets past the paravisor, not past the PSP.
+#[test]
+fn a_changed_measured_page_shows_in_the_digest_the_psp_reports() {
+    let (finished, before, digest) =
+        run_harmed(|image| tamper::flip_page(image, paravisor::MANIFEST_PAGE, 0xFF0));
+    let digest = digest.unwrap_or_else(|| unreachable!("{}", finished.transcript()));
+    assert_ne!(digest, before);
+}
+
+#[test]
+fn a_changed_measured_page_changes_what_measure_prints() {
+    let folder = folder();
+    let path = image(folder.path(), "stockade.mode=check");
+    let before = measured(&path);
+    tamper::flip_page(&path, paravisor::PML4, 1);
+    assert_ne!(measured(&path), before);
+}
+
+#[test]
+fn a_kernel_the_manifest_promises_and_nobody_staged_is_noticed() {
+    let kernel = fs::read(&workshop().kernel).expect("it is readable");
+    // The image needs a real header to be built; the host then takes the pages away by cutting the kernel's first bytes.
+    assert!(SetupHeader::parse(&kernel, kernel.len() as u64).is_ok());
+    let (finished, ..) = run_harmed(|image| {
+        let anchor = &kernel[0x1F0..0x240];
+        tamper::flip_at(image, anchor, 0x12);
+    });
+    finished
+        .assert_code(12)
+        .assert_says(&["the kernel differs"]);
+}
+
+#[test]
+fn build_writes_a_whole_image_over_an_old_one() {
+    let folder = folder();
+    let path = folder.path().join("guest.igvm");
+    fs::write(&path, b"old").expect("it is writable");
+    build(&path, "a").assert_code(0);
+    assert!(Image::open(&path).is_ok());
+    assert_eq!(
+        fs::read_dir(folder.path()).expect("it is readable").count(),
+        1
+    );
+}
