@@ -75,6 +75,7 @@ pub fn free_bytes() -> u64 {
 ///
 /// 1. The range is memory, mapped one to one, that nobody uses.
 pub(super) unsafe fn add(range: Range<u64>) {
+    END.fetch_max(range.end, Ordering::Relaxed);
     // SAFETY: (1).
     unsafe { FRAMES.lock().add(range) };
 }
