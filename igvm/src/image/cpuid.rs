@@ -6,7 +6,7 @@ use stockade_abi::cpuid_page::{CPUID_MAX_ENTRIES, CpuidEntry, CpuidPage};
 use zerocopy::IntoBytes;
 
 /// Leaf and subleaf of each entry.
-pub const LEAVES: [(u32, u32); 33] = [
+pub const LEAVES: [(u32, u32); 36] = [
     (0x0000_0000, 0),
     (0x0000_0001, 0),
     (0x0000_0002, 0),
@@ -18,6 +18,9 @@ pub const LEAVES: [(u32, u32); 33] = [
     (0x0000_000B, 1),
     (0x0000_000D, 0),
     (0x0000_000D, 1),
+    (0x0000_000D, 2),
+    (0x0000_0015, 0),
+    (0x0000_0016, 0),
     (0x8000_0000, 0),
     (0x8000_0001, 0),
     (0x8000_0002, 0),

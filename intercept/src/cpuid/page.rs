@@ -34,9 +34,12 @@ pub(super) fn find(entries: &[CpuidEntry], leaf: u32, subleaf: u32) -> Option<&C
         .find(|entry| entry.eax_in == leaf && (!has_subleaves(leaf) || entry.ecx_in == subleaf))
 }
 
-/// Leaves whose answer depends on ECX, of those the policy reads.
+/// Leaves whose answer depends on ECX (APM vol. 3, appendix E).
 const fn has_subleaves(leaf: u32) -> bool {
-    matches!(leaf, 0x7 | 0xD | 0x8000_001D)
+    matches!(
+        leaf,
+        0x4 | 0x7 | 0xB | 0xD | 0xF | 0x10 | 0x12 | 0x1F | 0x8000_001D | 0x8000_0020 | 0x8000_0026
+    )
 }
 
 pub(super) fn check_entries(entries: &[CpuidEntry]) -> Result<(), CpuidError> {

@@ -2,6 +2,7 @@
 
 use crate::host::ghcb::Width;
 use crate::host::ports::RawPorts;
+use crate::machine::clock;
 use crate::psp::cpuid::{CpuidSource, Registers};
 
 /// The ports of the machine the model runs on.
@@ -33,13 +34,31 @@ impl RawPorts for MachinePorts {
     }
 }
 
-/// The processor's CPUID instruction.
+/// The leaf that gives the frequency of the time stamp counter.
+const TIME_LEAF: u32 = 0x15;
+
+/// The processor's CPUID instruction, with the counter's frequency as it was measured: TCG leaves that leaf out.
 pub struct MachineCpuid;
 
 impl CpuidSource for MachineCpuid {
     fn cpuid(&self, leaf: u32, subleaf: u32) -> Registers {
         let found = core::arch::x86_64::__cpuid_count(leaf, subleaf);
-        Registers { eax: found.eax, ebx: found.ebx, ecx: found.ecx, edx: found.edx }
+        match leaf {
+            0 => Registers {
+                eax: found.eax.max(TIME_LEAF),
+                ebx: found.ebx,
+                ecx: found.ecx,
+                edx: found.edx,
+            },
+            // A crystal of 1 kHz, multiplied.
+            TIME_LEAF => Registers {
+                eax: 1,
+                ebx: u32::try_from(clock::tsc_khz()).unwrap_or(u32::MAX),
+                ecx: 1000,
+                edx: 0,
+            },
+            _ => Registers { eax: found.eax, ebx: found.ebx, ecx: found.ecx, edx: found.edx },
+        }
     }
 }
 
