@@ -101,7 +101,7 @@ impl Report {
             "guest memory in clear",
             format!(
                 "{} bytes readable by the host",
-                get(&self.model, "guest_bytes_host_readable")
+                get(&self.model, "ram_host_readable_bytes")
             ),
         );
         line(

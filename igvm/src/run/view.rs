@@ -22,30 +22,25 @@ const PAGE: usize = 4096;
 /// In the model's page states: the page is assigned to the guest, so private.
 const PRIVATE: u8 = 1;
 
-/// A stretch of guest memory: where the guest sees it, where it lies in QEMU's RAM, where its page states lie.
+/// A stretch of guest memory: where the guest sees it, where it lies in QEMU's RAM, where its page states lie, a byte each.
 #[derive(Debug, Deserialize)]
 struct Chunk {
     gpa: u64,
     len: u64,
-    pa: u64,
-    states: u64,
-}
-
-#[derive(Debug, Deserialize)]
-struct View {
-    chunks: Vec<Chunk>,
+    host: u64,
+    rmp: u64,
 }
 
 /// Writes the host's view of all guest memory to `path`, stretch after stretch, and notes the stretches in the report.
 pub(super) fn write(path: &Path, paths: &Paths, report: &mut Report) -> Result<(), RunError> {
-    let view = parse(&report.model_log)?;
+    let chunks = parse(&report.model_log)?;
     let ram = File::open(&paths.ram).map_err(RunError::io(&paths.ram))?;
     let file = File::create(path).map_err(RunError::io(path))?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
     let cipher = controller();
     let mut stretches = Vec::new();
     let (mut offset, mut readable) = (0_u64, 0_u64);
-    for chunk in &view.chunks {
+    for chunk in &chunks {
         readable += copy(chunk, &ram, &cipher, &mut out).map_err(RunError::io(path))?;
         stretches.push(json!({"gpa": chunk.gpa, "len": chunk.len, "offset": offset}));
         offset += chunk.len;
@@ -60,13 +55,20 @@ pub(super) fn write(path: &Path, paths: &Paths, report: &mut Report) -> Result<(
     Ok(())
 }
 
-fn parse(model_log: &str) -> Result<View, RunError> {
-    const PREFIX: &str = "model-view: ";
-    let line = model_log
+/// Reads one stretch a line; the line that explains the format has none.
+fn parse(model_log: &str) -> Result<Vec<Chunk>, RunError> {
+    let lines = model_log
         .lines()
-        .rfind(|line| line.starts_with(PREFIX))
-        .ok_or_else(|| RunError::View("the model did not reach its end".to_owned()))?;
-    serde_json::from_str(&line[PREFIX.len()..]).map_err(|error| RunError::View(error.to_string()))
+        .filter_map(|line| line.strip_prefix("model-view: "))
+        .filter(|line| line.contains("\"gpa\""));
+    let chunks: Vec<Chunk> = lines
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()
+        .map_err(|error| RunError::View(error.to_string()))?;
+    if chunks.is_empty() {
+        return Err(RunError::View("the model did not reach its end".to_owned()));
+    }
+    Ok(chunks)
 }
 
 /// Copies a stretch as the host would read it; returns how many bytes of it are in the clear.
@@ -78,10 +80,10 @@ fn copy(
 ) -> std::io::Result<u64> {
     let pages = usize::try_from(chunk.len).map_err(std::io::Error::other)? / PAGE;
     let mut states = vec![0; pages];
-    ram.read_exact_at(&mut states, qemu_offset(chunk.states))?;
+    ram.read_exact_at(&mut states, qemu_offset(chunk.rmp))?;
     let mut page = [0; PAGE];
     let mut readable = 0;
-    for (address, state) in (chunk.pa..).step_by(PAGE).zip(states) {
+    for (address, state) in (chunk.host..).step_by(PAGE).zip(states) {
         ram.read_exact_at(&mut page, qemu_offset(address))?;
         if state & PRIVATE != 0 {
             cipher.encrypt_area(
@@ -122,8 +124,17 @@ fn controller() -> Xts128<Aes128> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Chunk, PAGE, controller, copy};
+    use super::{Chunk, PAGE, controller, copy, parse};
     use std::io::Write;
+
+    #[test]
+    fn stretches_are_read_a_line_each() {
+        let log = "model-view: {\"rmp_format\":\"a byte a page\"}\n\
+                   model-view: {\"gpa\":0,\"len\":4096,\"host\":8192,\"rmp\":1,\"kind\":\"Ram\"}\n";
+        let chunks = parse(log).unwrap();
+        assert_eq!((chunks.len(), chunks[0].host, chunks[0].rmp), (1, 8192, 1));
+        assert!(parse("model: nothing\n").is_err());
+    }
 
     /// The check behind every "no plaintext" claim must be able to fail: a shared page comes out as it is.
     #[test]
@@ -137,8 +148,8 @@ mod tests {
         let chunk = Chunk {
             gpa: 0,
             len: 2 * PAGE as u64,
-            pa: 0,
-            states: 2 * PAGE as u64,
+            host: 0,
+            rmp: 2 * PAGE as u64,
         };
         let mut out = Vec::new();
         assert_eq!(

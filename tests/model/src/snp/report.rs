@@ -28,7 +28,7 @@ impl Vm {
         let digest = self.host.try_lock().map_or([0; 48], |host| host.guest.launched.measurement);
         let pages = PageCounts::of(memory);
         console::line(format_args!(
-            "model-stats: {{{},\"milliseconds\":{},\"digest\":\"{}\",{pages}{}}}",
+            "model-stats: {{{},\"milliseconds\":{},\"launch_digest\":\"{}\",{pages}{}}}",
             self.counters,
             clock::since_boot_ns() / 1_000_000,
             Hex(&digest),
