@@ -55,6 +55,8 @@ pub fn build(path: &Path, words: &str) -> Finished {
     Stockade::new("build")
         .arg("-o")
         .arg(path)
+        .arg("--paravisor")
+        .arg(&workshop().paravisor)
         .arg("--kernel")
         .arg(&workshop().kernel)
         .arg("--initrd")

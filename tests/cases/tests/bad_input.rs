@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use igvm::{IgvmFile, IgvmPlatformHeader, IgvmRevision};
 use igvm_defs::{IGVM_VHS_SUPPORTED_PLATFORM, IgvmPlatformType};
 use stockade_cases::image;
-use stockade_rig::{Finished, Stockade, tamper};
+use stockade_rig::{Finished, Stockade, tamper, workshop};
 
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
@@ -39,7 +39,7 @@ fn a_kernel_that_is_missing_is_named() {
 #[test]
 fn a_kernel_cut_short_is_named() {
     let folder = folder();
-    let kernel = fs::read(&stockade_rig::workshop().kernel).expect("it is readable");
+    let kernel = fs::read(&workshop().kernel).expect("it is readable");
     let kernel = file(folder.path(), "cut", &kernel[..0x300]);
     run_with("--kernel", &kernel).assert_refused(&["cut"]);
 }
@@ -184,6 +184,8 @@ fn a_build_that_fails_leaves_nothing_behind() {
     Stockade::new("build")
         .arg("-o")
         .arg(output.join("guest.igvm"))
+        .arg("--paravisor")
+        .arg(&workshop().paravisor)
         .arg("--kernel")
         .arg(&kernel)
         .finish()

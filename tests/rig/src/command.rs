@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -12,10 +13,13 @@ const LIMIT: Duration = Duration::from_secs(240);
 /// Enough for kernel, initramfs and a shell, and quick to launch.
 const MEMORY_MIB: u64 = 256;
 
-/// Returns a kernel command line with a quiet console and these words.
+/// A panic is a reset at once, not a hang.
+const PANIC: &str = "panic=-1";
+
+/// Returns a whole kernel command line for an image: a quiet console and these words.
 #[must_use]
 pub fn command_line(words: &str) -> String {
-    format!("console=ttyS0 quiet panic=-1 {words}")
+    format!("console=ttyS0 quiet {PANIC} {words}")
 }
 
 /// A call of `stockade`, being put together.
@@ -44,7 +48,7 @@ impl Stockade {
             .arg("--memory")
             .arg(format!("{MEMORY_MIB}M"))
             .arg("--append")
-            .arg(command_line(words))
+            .arg(format!("{PANIC} {words}"))
     }
 
     /// `stockade run` with an image made before.
@@ -64,13 +68,17 @@ impl Stockade {
         self
     }
 
-    /// Makes the host a bad one. What QEMU hands to the model is the host's business alone, so the host overrides it: of
-    /// two `-append` QEMU takes the last.
+    /// Makes the host a bad one: `attack` is a file of the model's `hostile` folder.
     #[must_use]
     pub fn attacked_by(self, attack: &str) -> Self {
-        let words = format!("memory={} cpus=1 attack={attack}", MEMORY_MIB << 20);
-        self.arg("--qemu-arg=-append")
-            .arg(format!("--qemu-arg={words}"))
+        self.arg("--model-arg").arg(format!("attack={attack}"))
+    }
+
+    /// Lets the host launch another image than the one it was given: of two `-initrd` QEMU takes the last.
+    #[must_use]
+    pub fn swapped_for(self, image: &Path) -> Self {
+        self.arg("--qemu-arg=-initrd")
+            .arg(format!("--qemu-arg={}", image.display()))
     }
 
     /// Gives up after this time instead of the usual limit.
