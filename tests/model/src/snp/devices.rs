@@ -10,26 +10,27 @@ pub struct MachinePorts;
 
 impl RawPorts for MachinePorts {
     fn read(&mut self, port: u16, width: Width) -> u32 {
-        // SAFETY: `host::ports` lets through only ports of devices the model itself does not use but for this: COM1,
-        // COM2, PIC, PIT, RTC, PCI configuration. None of them touches the model's memory.
-        unsafe {
-            match width {
-                Width::Byte => u32::from(x86::io::inb(port)),
-                Width::Word => u32::from(x86::io::inw(port)),
-                Width::Double => x86::io::inl(port),
-            }
+        // SAFETY (all three): `host::ports` lets through only ports of devices the model itself does not use but for this:
+        // COM1, COM2, PIC, PIT, RTC, PCI configuration. None of them touches the model's memory.
+        match width {
+            // SAFETY: as above.
+            Width::Byte => u32::from(unsafe { x86::io::inb(port) }),
+            // SAFETY: as above.
+            Width::Word => u32::from(unsafe { x86::io::inw(port) }),
+            // SAFETY: as above.
+            Width::Double => unsafe { x86::io::inl(port) },
         }
     }
 
     fn write(&mut self, port: u16, width: Width, value: u32) {
         let [low, high, ..] = value.to_le_bytes();
-        // SAFETY: as for reads.
-        unsafe {
-            match width {
-                Width::Byte => x86::io::outb(port, low),
-                Width::Word => x86::io::outw(port, u16::from_le_bytes([low, high])),
-                Width::Double => x86::io::outl(port, value),
-            }
+        match width {
+            // SAFETY: as for reads.
+            Width::Byte => unsafe { x86::io::outb(port, low) },
+            // SAFETY: as for reads.
+            Width::Word => unsafe { x86::io::outw(port, u16::from_le_bytes([low, high])) },
+            // SAFETY: as for reads.
+            Width::Double => unsafe { x86::io::outl(port, value) },
         }
     }
 }

@@ -35,18 +35,17 @@ impl Default for Counters {
 impl Counters {
     /// Zeros.
     pub const fn new() -> Self {
-        const ZERO: AtomicU64 = AtomicU64::new(0);
         Self {
-            exits: [const { [ZERO; KINDS] }; VMPLS],
-            vc: [const { [ZERO; KINDS] }; VMPLS],
-            world_switches: ZERO,
-            nested_faults: ZERO,
-            conversions: ZERO,
-            pvalidates: ZERO,
-            rmpadjusts: ZERO,
-            page_state_calls: ZERO,
-            page_state_pages: ZERO,
-            flushes: ZERO,
+            exits: [const { [const { AtomicU64::new(0) }; KINDS] }; VMPLS],
+            vc: [const { [const { AtomicU64::new(0) }; KINDS] }; VMPLS],
+            world_switches: AtomicU64::new(0),
+            nested_faults: AtomicU64::new(0),
+            conversions: AtomicU64::new(0),
+            pvalidates: AtomicU64::new(0),
+            rmpadjusts: AtomicU64::new(0),
+            page_state_calls: AtomicU64::new(0),
+            page_state_pages: AtomicU64::new(0),
+            flushes: AtomicU64::new(0),
         }
     }
 
