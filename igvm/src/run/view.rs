@@ -11,7 +11,7 @@ use std::path::Path;
 
 use aes::Aes128;
 use aes::cipher::KeyInit;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use xts_mode::Xts128;
 
@@ -31,6 +31,14 @@ struct Chunk {
     rmp: u64,
 }
 
+/// Where a run of guest addresses stands in the file.
+#[derive(Debug, Serialize)]
+struct Stretch {
+    gpa: u64,
+    len: u64,
+    offset: u64,
+}
+
 /// Writes the host's view of all guest memory to `path`, stretch after stretch, and notes the stretches in the report.
 pub(super) fn write(path: &Path, paths: &Paths, report: &mut Report) -> Result<(), RunError> {
     let chunks = parse(&report.model_log)?;
@@ -38,11 +46,18 @@ pub(super) fn write(path: &Path, paths: &Paths, report: &mut Report) -> Result<(
     let file = File::create(path).map_err(RunError::io(path))?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
     let cipher = controller();
-    let mut stretches = Vec::new();
+    let mut stretches: Vec<Stretch> = Vec::new();
     let (mut offset, mut readable) = (0_u64, 0_u64);
     for chunk in &chunks {
         readable += copy(chunk, &ram, &cipher, &mut out).map_err(RunError::io(path))?;
-        stretches.push(json!({"gpa": chunk.gpa, "len": chunk.len, "offset": offset}));
+        match stretches.last_mut() {
+            Some(Stretch { gpa, len, .. }) if *gpa + *len == chunk.gpa => *len += chunk.len,
+            _ => stretches.push(Stretch {
+                gpa: chunk.gpa,
+                len: chunk.len,
+                offset,
+            }),
+        }
         offset += chunk.len;
     }
     out.flush().map_err(RunError::io(path))?;
