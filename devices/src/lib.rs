@@ -9,9 +9,12 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
 
+extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod fw_cfg;
+pub mod hpet;
 pub mod i8042;
 pub mod pci;
 pub mod pit;
@@ -19,6 +22,7 @@ pub mod power;
 pub mod reset;
 pub mod rtc;
 pub mod serial;
+pub mod test_devices;
 
 mod state;
 
