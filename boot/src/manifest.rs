@@ -79,6 +79,10 @@ bitflags! {
         const SELF_DESCRIBING = 1 << 2;
         /// The machine has a TPM.
         const TPM = 1 << 3;
+        /// CPUID and VMMCALL tell clock frequencies by VMware's interface, the smallest one that stock kernels know.
+        const VMWARE_IDENTITY = 1 << 4;
+        /// CPUID does not say that there is a hypervisor.
+        const BARE_IDENTITY = 1 << 5;
     }
 }
 

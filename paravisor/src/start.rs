@@ -4,9 +4,11 @@ use stockade_abi::cpuid_page::CpuidPage;
 use stockade_abi::terminate::StopReason;
 use stockade_apic::{Features, local::BUS_CLOCK_HZ};
 use stockade_boot::layout::paravisor;
+use stockade_boot::manifest::GuestFlags;
 use stockade_bus::Clock;
 use stockade_devices::rtc;
 use stockade_intercept::cpuid::{CpuidInputs, CpuidPolicy, HypervisorIdentity, TscAdjust, X2Apic};
+use stockade_intercept::emulate;
 use stockade_paravisor::guest::{self, Plan};
 use stockade_paravisor::host::Processor;
 use stockade_paravisor::machine::Machine;
@@ -33,6 +35,8 @@ pub(crate) fn run(platform: Platform) -> ! {
         launch,
         ..
     } = platform;
+    // The decoder's tables are made now, not at the guest's first exit.
+    emulate::prepare();
     let clock = Time(clock);
     let plan = Plan {
         manifest: launch.manifest.clone(),
@@ -123,7 +127,7 @@ fn cpuid_policy(launch: &Launch, clock: &Time) -> CpuidPolicy {
         vcpus: launch.parameters.vcpu_count,
         tsc_hz: clock.0.frequency_hz(),
         apic_timer_hz: u32::try_from(BUS_CLOCK_HZ).unwrap_or(u32::MAX),
-        identity: HypervisorIdentity::default(),
+        identity: identity(launch.manifest.flags()),
         x2apic: X2Apic::Hidden,
         tsc_adjust: TscAdjust::default(),
     };
@@ -131,6 +135,16 @@ fn cpuid_policy(launch: &Launch, clock: &Time) -> CpuidPolicy {
         log::error!("{error}");
         stop(StopReason::CPUID_PAGE_INVALID)
     })
+}
+
+fn identity(flags: GuestFlags) -> HypervisorIdentity {
+    if flags.contains(GuestFlags::BARE_IDENTITY) {
+        HypervisorIdentity::Bare
+    } else if flags.contains(GuestFlags::VMWARE_IDENTITY) {
+        HypervisorIdentity::Vmware
+    } else {
+        HypervisorIdentity::Stockade
+    }
 }
 
 /// The time of day as the host has it. Nothing secret or lasting depends on it; a guest that needs the true time asks elsewhere.

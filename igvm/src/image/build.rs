@@ -49,7 +49,7 @@ impl BuildOptions {
             initrd: None,
             command_line: String::new(),
             max_vcpus: 1,
-            flags: GuestFlags::empty(),
+            flags: GuestFlags::VMWARE_IDENTITY,
             policy: DEFAULT_POLICY,
             c_bit: layout::C_BIT,
         }
