@@ -91,6 +91,15 @@ impl Processor for GuestProcessor {
     }
 }
 
+/// Has the host's port signal input: FIFO on, OUT2 opens the interrupt line, input enables it (PC16550D, 8.4 to 8.7).
+pub(crate) fn open_console(ghcb: &Ghcb) -> Result<(), HostError> {
+    ghcb.route_console_interrupt(0)?;
+    for (register, value) in [(2, 0x01), (4, 0x0B), (1, 0x01)] {
+        ghcb.io_out(CONSOLE_PORT + register, IoWidth::Byte, value)?;
+    }
+    Ok(())
+}
+
 /// The host as this processor sees it.
 pub(crate) struct PlatformHost {
     ghcb: Ghcb,

@@ -19,7 +19,7 @@ use stockade_platform::memory::GuestRam;
 use stockade_platform::{Ghcb, Launch, Platform, console, stop};
 use zerocopy::FromZeros;
 
-use crate::adapters::{GuestProcessor, PlatformHost, Staging, Time};
+use crate::adapters::{GuestProcessor, PlatformHost, Staging, Time, open_console};
 
 /// How many resets in a row, each soon after the one before, are a loop.
 const RESET_LOOP_LIMIT: u32 = 8;
@@ -53,7 +53,7 @@ pub(crate) fn run(platform: Platform) -> ! {
     let mut vcpu = Vcpu::new(0, policy, features, &plan.ram);
     vcpu.stats.paravisor_bytes = paravisor::SIZE;
     let machine = Machine::new(1, clock, wall_clock(&cpu.ghcb));
-    if let Err(error) = cpu.ghcb.route_console_interrupt(0) {
+    if let Err(error) = open_console(&cpu.ghcb) {
         log::warn!("console input does not come in: {error}");
     }
     let processor = GuestProcessor {
