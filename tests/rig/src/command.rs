@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::{Finished, Running, Slot, workshop};
 
 /// Longer than any boot on a loaded machine; what takes longer hangs.
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(120);
 /// Enough for kernel, initramfs and a shell, and quick to launch.
 const MEMORY_MIB: u64 = 256;
 
