@@ -1,5 +1,6 @@
 //! `doorbell-storm`: the host writes vectors into the doorbell page that no interrupt has (0 to 31) or nobody registered,
-//! with flags and per-VMPL events of its own making, and raises #HV for them all the time.
+//! with flags and per-VMPL events of its own making. #HV itself it raises by the protocol; [`hv_flood`](super::hv_flood)
+//! does not.
 
 use super::Attack;
 use crate::host::doorbell::SharedPage;
@@ -7,6 +8,8 @@ use crate::snp::vcpu::Vcpu;
 use crate::snp::vm::Vm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+/// The guest knows and need not be told again.
+const NO_FURTHER_SIGNAL: u8 = 0x80;
 /// Looks of the host between two storms.
 const PERIOD: u64 = 7;
 
@@ -42,9 +45,10 @@ impl Attack for DoorbellStorm {
         if old == 0 {
             page.compare_exchange_u8(0, 0, vector);
         }
-        page.fetch_or_u8(1, 0x80 | flags & 3);
         page.fetch_or_u8(3, events);
         page.fetch_or_u32(0x80, number.count_ones() << 14 | u32::from(vector));
-        vcpu.must_signal = true;
+        if page.fetch_or_u8(1, NO_FURTHER_SIGNAL | flags & 3) & NO_FURTHER_SIGNAL == 0 {
+            vcpu.must_signal = true;
+        }
     }
 }

@@ -6,6 +6,7 @@
 
 mod doorbell_storm;
 mod drop_page;
+mod hv_flood;
 mod lie_npf;
 mod replay_exit;
 mod run_busy_vmsa;
@@ -55,9 +56,10 @@ pub trait Attack: Sync {
     }
 }
 
-static ATTACKS: [&'static dyn Attack; 6] = [
+static ATTACKS: [&'static dyn Attack; 7] = [
     &doorbell_storm::ATTACK,
     &drop_page::ATTACK,
+    &hv_flood::ATTACK,
     &lie_npf::ATTACK,
     &replay_exit::ATTACK,
     &run_busy_vmsa::ATTACK,
