@@ -91,10 +91,12 @@ impl Processor for GuestProcessor {
     }
 }
 
-/// Has the host's port signal input: FIFO on, OUT2 opens the interrupt line, input enables it (PC16550D, 8.4 to 8.7).
+/// Has the host's port signal input: OUT2 opens the interrupt line, input enables it (PC16550D, 8.5 and 8.7).
+///
+/// The FIFO is left as it is: switching it would drop what somebody has typed already.
 pub(crate) fn open_console(ghcb: &Ghcb) -> Result<(), HostError> {
     ghcb.route_console_interrupt(0)?;
-    for (register, value) in [(2, 0x01), (4, 0x0B), (1, 0x01)] {
+    for (register, value) in [(4, 0x0B), (1, 0x01)] {
         ghcb.io_out(CONSOLE_PORT + register, IoWidth::Byte, value)?;
     }
     Ok(())

@@ -89,7 +89,7 @@ impl Vcpu {
             queued: None,
             armed_tsc: u64::MAX,
             faults_in_a_row: 0,
-            is_input_waiting: false,
+            is_input_waiting: true,
             stats: Stats::default(),
         };
         vcpu.reset();
