@@ -1,7 +1,8 @@
 //! The registers a vCPU starts with, and the descriptor and page tables they point to.
 //!
-//! [`LaunchState`] is a plain 64-bit start on flat segments with the first 4 GiB mapped one to one: what the 64-bit boot
-//! protocol of Linux asks for, and as good for any other 64-bit image.
+//! [`LaunchState`] is one of two plain starts on flat segments: 64-bit with the first 4 GiB mapped one to one, what the 64-bit
+//! boot protocol of Linux asks for and as good for any other 64-bit image; or 32-bit without paging, what multiboot and PVH
+//! kernels ask for.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -31,6 +32,13 @@ impl SegmentState {
         limit: u32::MAX,
         base: 0,
     };
+    /// Flat 32-bit code, ring 0.
+    pub const CODE_32: Self = Self {
+        selector: 0x10,
+        attributes: 0xC9B,
+        limit: u32::MAX,
+        base: 0,
+    };
     /// Flat data, ring 0.
     pub const DATA: Self = Self {
         selector: 0x18,
@@ -54,6 +62,14 @@ impl SegmentState {
     };
 }
 
+impl SegmentState {
+    /// The task register of a 32-bit start (Xen `docs/misc/pvh.pandoc`).
+    pub const TASK_32: Self = Self {
+        limit: 0x67,
+        ..Self::TASK
+    };
+}
+
 /// A table register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableState {
@@ -63,24 +79,28 @@ pub struct TableState {
     pub limit: u16,
 }
 
-/// The registers of a 64-bit start. General registers not named are 0, all others as after reset.
+/// The registers of a start. General registers not named are 0, all others as after reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaunchState {
     /// Instruction pointer.
     pub rip: u64,
     /// Stack pointer.
     pub rsp: u64,
+    /// For multiboot the loader's magic number.
+    pub rax: u64,
+    /// For multiboot and PVH the address of what the kernel is told.
+    pub rbx: u64,
     /// For Linux the address of the zero page.
     pub rsi: u64,
     /// Flags.
     pub rflags: u64,
-    /// PE, MP, ET, NE, WP, PG.
+    /// 64-bit: PE, MP, ET, NE, WP, PG; 32-bit: PE, ET.
     pub cr0: u64,
-    /// The top-level page table, with the C-bit if there is one.
+    /// The top-level page table, with the C-bit if there is one; 0 without paging.
     pub cr3: u64,
-    /// PAE and SSE.
+    /// 64-bit: PAE and SSE; 32-bit: nothing.
     pub cr4: u64,
-    /// LME and LMA; who makes a VMSA of this adds SVME.
+    /// 64-bit: LME and LMA; 32-bit: nothing. Who makes a VMSA of this adds SVME.
     pub efer: u64,
     /// CS.
     pub cs: SegmentState,
@@ -103,6 +123,8 @@ impl LaunchState {
         Self {
             rip,
             rsp: guest::STACK_TOP,
+            rax: 0,
+            rbx: 0,
             rsi,
             rflags: 0x2,
             cr0: 0x8001_0033,
@@ -115,6 +137,32 @@ impl LaunchState {
             tr: SegmentState::TASK,
             gdtr: TableState {
                 base: guest::GDT,
+                limit: GDT_LIMIT,
+            },
+            idtr: TableState { base: 0, limit: 0 },
+        }
+    }
+
+    /// Returns a 32-bit start without paging at `entry`, with [`table_32`] at `table` and a stack that ends at `stack`.
+    #[must_use]
+    pub fn new_32_bit(entry: u32, eax: u32, ebx: u32, table: u64, stack: u64) -> Self {
+        Self {
+            rip: entry.into(),
+            rsp: stack,
+            rax: eax.into(),
+            rbx: ebx.into(),
+            rsi: 0,
+            rflags: 0x2,
+            cr0: 0x11,
+            cr3: 0,
+            cr4: 0,
+            efer: 0,
+            cs: SegmentState::CODE_32,
+            data: SegmentState::DATA,
+            ldtr: SegmentState::NO_LDT,
+            tr: SegmentState::TASK_32,
+            gdtr: TableState {
+                base: table,
                 limit: GDT_LIMIT,
             },
             idtr: TableState { base: 0, limit: 0 },
@@ -144,6 +192,15 @@ impl Encryption {
 const GDT: [u64; 4] = [0, 0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF];
 const GDT_LIMIT: u16 = 8 * 4 - 1;
 const _: () = assert!(GDT_LIMIT as usize == size_of_val(&GDT) - 1);
+/// The same with 32-bit code.
+const GDT_32: [u64; 4] = [0, 0, 0x00CF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF];
+const _: () = assert!(size_of_val(&GDT_32) == size_of_val(&GDT));
+
+/// Returns the descriptor table of [`LaunchState::new_32_bit`].
+#[must_use]
+pub fn table_32() -> &'static [u8] {
+    GDT_32.as_bytes()
+}
 
 /// Bytes to be put at an address before the start.
 pub type Write = (u64, Vec<u8>);
@@ -212,14 +269,34 @@ mod tests {
         }
     }
 
+    /// Multiboot 0.6.96, 3.2 and Xen's PVH document: PE alone, no paging, no long mode, interrupts off.
+    #[test]
+    fn protected_mode_start_is_what_multiboot_and_pvh_say() {
+        let state = LaunchState::new_32_bit(0x10_0000, 0x2BAD_B002, 0x9000, 0x8000, 0x9000);
+        assert_eq!(
+            (state.cr0 & !0x10, state.cr3, state.cr4, state.efer),
+            (1, 0, 0, 0)
+        );
+        assert_eq!(state.rflags, 2);
+        assert_eq!(
+            (state.rip, state.rax, state.rbx),
+            (0x10_0000, 0x2BAD_B002, 0x9000)
+        );
+        assert_eq!((state.cs.attributes, state.cs.limit), (0xC9B, u32::MAX));
+        assert_eq!((state.tr.attributes, state.tr.limit), (0x8B, 0x67));
+    }
+
     #[test]
     fn segment_registers_match_the_descriptors() {
-        let state = LaunchState::new_64_bit(0, 0, Encryption::Implied);
-        for segment in [state.cs, state.data] {
-            let descriptor = GDT[usize::from(segment.selector / 8)];
-            let attributes = (descriptor >> 40) & 0xFF | (descriptor >> 44) & 0xF00;
-            assert_eq!(u64::from(segment.attributes), attributes);
+        let long = LaunchState::new_64_bit(0, 0, Encryption::Implied);
+        let protected = LaunchState::new_32_bit(0, 0, 0, 0, 0);
+        for (state, table) in [(long, GDT), (protected, GDT_32)] {
+            for segment in [state.cs, state.data] {
+                let descriptor = table[usize::from(segment.selector / 8)];
+                let attributes = (descriptor >> 40) & 0xFF | (descriptor >> 44) & 0xF00;
+                assert_eq!(u64::from(segment.attributes), attributes);
+            }
+            assert_eq!(u64::from(state.gdtr.limit) + 1, 32);
         }
-        assert_eq!(u64::from(state.gdtr.limit) + 1, 32);
     }
 }

@@ -1,8 +1,8 @@
 //! Layout, manifest, guest loaders, ACPI tables and memory map.
 //!
 //! What the image builder and the paravisor must agree on ([`layout`], [`manifest`]), then in the order of a start: what the
-//! host tells ([`parameters`]), what the guest gets ([`ram`], [`memory_map`], [`acpi`]), how its files come in ([`payload`]), and how it
-//! is started ([`linux`], [`launch`]).
+//! host tells ([`parameters`]), what the guest gets ([`ram`], [`memory_map`], [`acpi`]), how its files come in ([`payload`], [`load`]),
+//! what kind of kernel it has ([`mod@format`], [`linux`], [`multiboot`], [`pvh`], [`kernel`]), and how that is started ([`launch`]).
 //! Pure logic without hardware: everything here is tested on the host.
 
 #![no_std]
@@ -12,11 +12,16 @@
 extern crate alloc;
 
 pub mod acpi;
+pub mod format;
+pub mod kernel;
 pub mod launch;
 pub mod layout;
 pub mod linux;
+pub mod load;
 pub mod manifest;
 pub mod memory_map;
+pub mod multiboot;
 pub mod parameters;
 pub mod payload;
+pub mod pvh;
 pub mod ram;

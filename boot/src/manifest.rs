@@ -13,9 +13,9 @@ use crate::layout;
 /// The first bytes of a manifest.
 pub const MAGIC: [u8; 8] = *b"STOCKADE";
 /// The version this code writes and reads.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// How many payload entries a manifest has room for.
-pub const MAX_PAYLOADS: usize = 8;
+pub const MAX_PAYLOADS: usize = 24;
 /// The most vCPUs a guest may be given (8-bit APIC ids, 255 is broadcast).
 pub const MAX_VCPUS: u32 = 255;
 /// The greatest kernel file, in bytes.
@@ -33,12 +33,16 @@ pub struct PayloadKind(pub U32);
 impl PayloadKind {
     /// No entry.
     pub const NONE: Self = Self(U32::new(0));
-    /// The guest's kernel (bzImage).
+    /// The guest's kernel: a bzImage, a multiboot image or a PVH ELF file.
     pub const KERNEL: Self = Self(U32::new(1));
     /// The initial RAM disk.
     pub const INITRD: Self = Self(U32::new(2));
     /// The kernel's command line, without a terminating zero.
     pub const COMMAND_LINE: Self = Self(U32::new(3));
+    /// A module of a multiboot or PVH kernel. There may be several; their order is the kernel's.
+    pub const MODULE: Self = Self(U32::new(4));
+    /// The command line of the module in the entry before, without a terminating zero.
+    pub const MODULE_COMMAND_LINE: Self = Self(U32::new(5));
 
     /// Returns the kind's name for messages.
     #[must_use]
@@ -48,14 +52,21 @@ impl PayloadKind {
             Self::KERNEL => "kernel",
             Self::INITRD => "initrd",
             Self::COMMAND_LINE => "command line",
+            Self::MODULE => "module",
+            Self::MODULE_COMMAND_LINE => "module's command line",
             _ => "unknown payload",
         }
+    }
+
+    /// Returns whether there may be more than one file of this kind.
+    fn may_repeat(self) -> bool {
+        matches!(self, Self::MODULE | Self::MODULE_COMMAND_LINE)
     }
 
     fn max_bytes(self) -> u64 {
         match self {
             Self::KERNEL => MAX_KERNEL_BYTES,
-            Self::COMMAND_LINE => MAX_COMMAND_LINE_BYTES,
+            Self::COMMAND_LINE | Self::MODULE_COMMAND_LINE => MAX_COMMAND_LINE_BYTES,
             _ => layout::STAGING_SIZE,
         }
     }
@@ -83,6 +94,8 @@ bitflags! {
         const VMWARE_IDENTITY = 1 << 4;
         /// CPUID does not say that there is a hypervisor.
         const BARE_IDENTITY = 1 << 5;
+        /// The machine has the small devices that test kernels expect of QEMU.
+        const TEST_DEVICES = 1 << 6;
     }
 }
 
@@ -215,6 +228,9 @@ pub enum ManifestError {
     /// Two entries share a page.
     #[error("{0} overlaps {1}")]
     Overlap(PayloadKind, PayloadKind),
+    /// A module's command line without its module.
+    #[error("a module's command line does not stand behind its module")]
+    StrayCommandLine,
     /// Nothing to start.
     #[error("no kernel")]
     NoKernel,
@@ -291,6 +307,19 @@ impl Manifest {
             .filter(|payload| payload.kind != PayloadKind::NONE)
     }
 
+    /// Returns the modules in the kernel's order, each with its command line if it has one. The initrd is one of them.
+    pub fn modules(&self) -> impl Iterator<Item = (&Payload, Option<&Payload>)> {
+        let next = self.payloads.iter().skip(1).map(Some).chain([None]);
+        self.payloads
+            .iter()
+            .zip(next)
+            .filter(|(file, _)| matches!(file.kind, PayloadKind::INITRD | PayloadKind::MODULE))
+            .map(|(file, next)| {
+                let words = next.filter(|next| next.kind == PayloadKind::MODULE_COMMAND_LINE);
+                (file, words)
+            })
+    }
+
     fn check(&self) -> Result<(), ManifestError> {
         if self.magic != MAGIC {
             return Err(ManifestError::Magic);
@@ -319,7 +348,11 @@ impl Manifest {
             match payload.kind {
                 PayloadKind::NONE if *payload == Payload::EMPTY => continue,
                 PayloadKind::NONE => return Err(ManifestError::Reserved(PayloadKind::NONE)),
-                PayloadKind::KERNEL | PayloadKind::INITRD | PayloadKind::COMMAND_LINE => {}
+                PayloadKind::KERNEL
+                | PayloadKind::INITRD
+                | PayloadKind::COMMAND_LINE
+                | PayloadKind::MODULE => {}
+                PayloadKind::MODULE_COMMAND_LINE => self.check_follows_module(index)?,
                 PayloadKind(other) => return Err(ManifestError::PayloadKind(other.get())),
             }
             if payload.reserved != U32::ZERO {
@@ -330,7 +363,7 @@ impl Manifest {
                 .iter()
                 .filter(|p| p.kind != PayloadKind::NONE)
             {
-                if other.kind == payload.kind {
+                if other.kind == payload.kind && !payload.kind.may_repeat() {
                     return Err(ManifestError::Duplicate(payload.kind));
                 }
                 let (other_start, other_end) = other.pages()?;
@@ -343,10 +376,22 @@ impl Manifest {
             .map(|_| ())
             .ok_or(ManifestError::NoKernel)
     }
+
+    fn check_follows_module(&self, index: usize) -> Result<(), ManifestError> {
+        let before = index
+            .checked_sub(1)
+            .and_then(|before| self.payloads.get(before));
+        match before.map(|file| file.kind) {
+            Some(PayloadKind::MODULE | PayloadKind::INITRD) => Ok(()),
+            _ => Err(ManifestError::StrayCommandLine),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec::Vec;
+
     use super::*;
     use crate::layout::{STAGING_BASE, STAGING_END};
 
@@ -384,10 +429,10 @@ mod tests {
     #[test]
     fn another_version_is_named() {
         let mut manifest = build(&[kernel()]).unwrap();
-        manifest.version = 2.into();
+        manifest.version = 1.into();
         assert_eq!(
             Manifest::parse(manifest.as_bytes()),
-            Err(ManifestError::Version(2))
+            Err(ManifestError::Version(1))
         );
     }
 
@@ -483,6 +528,42 @@ mod tests {
             Err(ManifestError::Duplicate(PayloadKind::KERNEL))
         );
         assert_eq!(build(&[]), Err(ManifestError::NoKernel));
+    }
+
+    fn staged(kind: PayloadKind, page: u64) -> Payload {
+        Payload::new(kind, STAGING_BASE + page * 0x1000, 5, [1; 48])
+    }
+
+    #[test]
+    fn modules_keep_their_order_and_their_command_lines() {
+        let files = [
+            kernel(),
+            staged(PayloadKind::MODULE, 8),
+            staged(PayloadKind::MODULE_COMMAND_LINE, 9),
+            staged(PayloadKind::INITRD, 10),
+            staged(PayloadKind::MODULE, 11),
+            staged(PayloadKind::MODULE_COMMAND_LINE, 12),
+        ];
+        let manifest = build(&files).unwrap();
+        let modules: Vec<_> = manifest.modules().collect();
+        assert_eq!(
+            modules,
+            [
+                (&files[1], Some(&files[2])),
+                (&files[3], None),
+                (&files[4], Some(&files[5])),
+            ]
+        );
+    }
+
+    #[test]
+    fn command_line_without_its_module_is_refused() {
+        let stray = staged(PayloadKind::MODULE_COMMAND_LINE, 8);
+        assert_eq!(
+            build(&[kernel(), stray]),
+            Err(ManifestError::StrayCommandLine)
+        );
+        assert_eq!(build(&[stray]), Err(ManifestError::StrayCommandLine));
     }
 
     #[test]

@@ -43,12 +43,15 @@ struct Build {
     /// The paravisor's ELF file.
     #[arg(long, value_name = "FILE")]
     paravisor: PathBuf,
-    /// The guest's kernel, a bzImage.
+    /// The guest's kernel: bzImage, multiboot or PVH.
     #[arg(long, value_name = "FILE")]
     kernel: PathBuf,
     /// The guest's initial RAM disk.
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
+    /// A module of a multiboot or PVH kernel: a file, a blank, its command line; repeatable.
+    #[arg(long, value_name = "FILE WORDS")]
+    module: Vec<String>,
     /// The kernel's command line.
     #[arg(long, value_name = "TEXT", default_value = "")]
     append: String,
@@ -102,8 +105,13 @@ fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
 
 fn build(arguments: Build) -> Result<(), ImageError> {
     let paravisor = image::read(&arguments.paravisor)?;
-    let mut options = BuildOptions::new(paravisor, image::read(&arguments.kernel)?);
+    let mut options = BuildOptions::new(paravisor, image::read_kernel(&arguments.kernel)?);
     options.initrd = arguments.initrd.as_deref().map(image::read).transpose()?;
+    let modules = arguments
+        .module
+        .iter()
+        .map(|text| image::Module::open(text));
+    options.modules = modules.collect::<Result<_, _>>()?;
     options.command_line = arguments.append;
     options.max_vcpus = arguments.cpus;
     image::write(&arguments.output, &image::build(&options)?)

@@ -11,8 +11,10 @@ use stockade::image::{self, BuildOptions, Image, ImageError};
 use stockade::measure;
 use stockade::run::{self, Outcome, Report, RunError, RunOptions};
 use stockade::setup::{self, Cache, Mode, Program, Qemu, SetupError};
+use stockade_boot::format::{self, Format, FormatError};
+use stockade_boot::kernel::Module;
 use stockade_boot::layout::MINIMUM_RAM;
-use stockade_boot::linux::{HeaderError, LoadPlan, SetupHeader, Sizes};
+use stockade_boot::load;
 use stockade_boot::ram::RamMap;
 
 /// What every guest of ours is told first; `--append` goes behind it.
@@ -21,12 +23,15 @@ const COMMAND_LINE: &str = "console=ttyS0 quiet";
 /// Arguments of `stockade run`.
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// The guest's kernel, a bzImage [default: the distribution's linux-image-cloud-amd64]
+    /// The guest's kernel: bzImage, multiboot or PVH [default: the distribution's linux-image-cloud-amd64]
     #[arg(long, value_name = "FILE", conflicts_with = "image")]
     kernel: Option<PathBuf>,
-    /// The guest's initial RAM disk [default: busybox with a self-check or a shell]
+    /// The guest's initial RAM disk [default for a bzImage: busybox with a self-check or a shell]
     #[arg(long, value_name = "FILE", conflicts_with = "image")]
     initrd: Option<PathBuf>,
+    /// A module of a multiboot or PVH kernel: a file, a blank, its command line; repeatable
+    #[arg(long, value_name = "FILE WORDS", conflicts_with = "image")]
+    module: Vec<String>,
     /// More words for the kernel's command line
     #[arg(
         long,
@@ -38,6 +43,9 @@ pub(crate) struct Run {
     /// vCPUs of the guest
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_cpus)]
     cpus: u32,
+    /// Offer the guest x2APIC mode
+    #[arg(long, conflicts_with = "image")]
+    x2apic: bool,
     /// Memory of the guest: bytes, or a number with K, M or G
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
     memory: u64,
@@ -75,8 +83,10 @@ impl Default for Run {
         Self {
             kernel: None,
             initrd: None,
+            module: Vec::new(),
             append: String::new(),
             cpus: 1,
+            x2apic: false,
             memory: 512 << 20,
             image: None,
             timeout: None,
@@ -104,13 +114,16 @@ pub(crate) enum RunFailure {
     #[error(transparent)]
     Run(#[from] RunError),
     /// The file is no kernel.
-    #[error("{}: {error}; take a bzImage, as distributions install it in /boot", path.display())]
+    #[error("{}: {error}; take a bzImage, as distributions install it in /boot, or a multiboot or PVH kernel", path.display())]
     Kernel {
         /// Which file.
         path: PathBuf,
         /// What is wrong with it.
-        error: HeaderError,
+        error: FormatError,
     },
+    /// Modules for a kernel that takes none.
+    #[error("a bzImage takes no modules; leave --module out, or take --initrd")]
+    Modules,
     /// Memory, kernel and initrd do not fit together.
     #[error("{0}; give the guest more with --memory")]
     Memory(String),
@@ -150,11 +163,15 @@ impl RunFailure {
     }
 }
 
+/// The most vCPUs a guest can have.
+const MAX_CPUS: u32 = 16;
+
 fn parse_cpus(text: &str) -> Result<u32, String> {
     match text.parse() {
-        Ok(1) => Ok(1),
-        Ok(2..=255) => Err("guests run on one vCPU so far; leave --cpus out".to_owned()),
-        _ => Err("give a number of vCPUs from 1 on".to_owned()),
+        Ok(cpus @ 1..=MAX_CPUS) => Ok(cpus),
+        Ok(0) => Err("a guest needs at least one vCPU".to_owned()),
+        Ok(_) => Err(format!("a guest can have {MAX_CPUS} vCPUs at most")),
+        Err(_) => Err(format!("give a number of vCPUs, 1 to {MAX_CPUS}")),
     }
 }
 
@@ -318,16 +335,34 @@ fn build_image(
             kernel.path
         }
     };
+    let mut options = BuildOptions::new(image::read(paravisor)?, image::read_kernel(&kernel)?);
+    let format = format::check(&options.kernel).map_err(|error| RunFailure::Kernel {
+        path: kernel.clone(),
+        error,
+    })?;
+    // Only of Linux is known what it wants to be told, and what runs on it.
+    let is_linux = matches!(format, Format::Linux(_));
     let initrd = match &arguments.initrd {
-        Some(path) => path.clone(),
-        None => setup::default_initramfs(cache, &mut |text| voice.say(text))?,
+        Some(path) => Some(path.clone()),
+        None if is_linux => Some(setup::default_initramfs(cache, &mut |text| {
+            voice.say(text)
+        })?),
+        None => None,
     };
-    let mut options = BuildOptions::new(image::read(paravisor)?, image::read(&kernel)?);
-    let initrd = image::read(&initrd)?;
-    options.command_line = command_line(&arguments.append);
+    options.initrd = initrd.as_deref().map(image::read).transpose()?;
+    let modules = arguments
+        .module
+        .iter()
+        .map(|text| image::Module::open(text));
+    options.modules = modules.collect::<Result<_, _>>()?;
+    options.command_line = if is_linux {
+        command_line(&arguments.append)
+    } else {
+        arguments.append.clone()
+    };
     options.max_vcpus = arguments.cpus;
-    check_memory(&kernel, &options, initrd.len(), arguments.memory)?;
-    options.initrd = Some(initrd);
+    options.flags.set(GuestFlags::X2APIC, arguments.x2apic);
+    check_memory(&options, arguments.memory)?;
     Ok(image::write(output, &image::build(&options)?)?)
 }
 
@@ -348,27 +383,27 @@ fn command_line(appended: &str) -> String {
 }
 
 /// Finds out before the launch what the paravisor would find out during it.
-fn check_memory(
-    kernel: &Path,
-    options: &BuildOptions,
-    initrd_bytes: usize,
-    memory: u64,
-) -> Result<(), RunFailure> {
-    let kernel_bytes = options.kernel.len() as u64;
-    let header =
-        SetupHeader::parse(&options.kernel, kernel_bytes).map_err(|error| RunFailure::Kernel {
-            path: kernel.to_path_buf(),
-            error,
-        })?;
-    let ram = RamMap::of_size(memory).map_err(|error| RunFailure::Memory(error.to_string()))?;
-    let sizes = Sizes {
-        kernel: kernel_bytes,
-        initrd: initrd_bytes as u64,
-        command_line: options.command_line.len() as u64,
-    };
-    LoadPlan::try_new(header, sizes, ram)
-        .map(drop)
-        .map_err(|error| RunFailure::Memory(error.to_string()))
+fn check_memory(options: &BuildOptions, memory: u64) -> Result<(), RunFailure> {
+    let said = |error: &dyn std::error::Error| RunFailure::Memory(error.to_string());
+    let ram = RamMap::of_size(memory).map_err(|error| said(&error))?;
+    let initrd = options.initrd.as_ref().map(|content| Module {
+        len_bytes: content.len() as u64,
+        command_line: Vec::new(),
+    });
+    let modules: Vec<Module> = options
+        .modules
+        .iter()
+        .map(|module| Module {
+            len_bytes: module.content.len() as u64,
+            command_line: module.command_line.clone().into_bytes(),
+        })
+        .chain(initrd)
+        .collect();
+    let words = options.command_line.as_bytes();
+    load::check(&options.kernel, words, &modules, &ram).map_err(|error| match error {
+        load::LoadError::LinuxModules => RunFailure::Modules,
+        error => said(&error),
+    })
 }
 
 fn options(arguments: &Run, image: PathBuf, model: PathBuf, paravisor: PathBuf) -> RunOptions {
@@ -413,9 +448,20 @@ mod tests {
 
     #[test]
     fn cpu_counts_that_cannot_be_are_refused_with_words() {
-        assert_eq!(parse_cpus("1"), Ok(1));
-        for nonsense in ["0", "2", "1000", "x", "-1"] {
-            assert!(parse_cpus(nonsense).is_err(), "{nonsense}");
+        for (text, cpus) in [("1", 1), ("2", 2), ("16", 16)] {
+            assert_eq!(parse_cpus(text), Ok(cpus));
+        }
+        for (nonsense, words) in [
+            ("0", "at least one"),
+            ("17", "16 vCPUs at most"),
+            ("1000", "16 vCPUs at most"),
+            ("99999999999", "1 to 16"),
+            ("x", "1 to 16"),
+            ("-1", "1 to 16"),
+            ("", "1 to 16"),
+        ] {
+            let error = parse_cpus(nonsense).unwrap_err();
+            assert!(error.contains(words), "{nonsense}: {error}");
         }
     }
 }

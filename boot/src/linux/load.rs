@@ -1,42 +1,22 @@
 //! Loading a measured kernel into guest memory.
 
-use alloc::vec::Vec;
+use stockade_bus::GuestMemory;
 
-use stockade_bus::{Gpa, GuestMemory, MemoryError};
-
-use super::header::{HeaderError, SetupHeader};
-use super::plan::{LoadPlan, PlanError, Sizes};
+use super::header::SetupHeader;
+use super::plan::{LoadPlan, Sizes};
+use crate::format::FormatError;
 use crate::launch::LaunchState;
+use crate::load::{LoadError, command_line, write};
 use crate::manifest::{Manifest, Payload, PayloadKind};
-use crate::payload::{self, PayloadError, PayloadSource};
+use crate::payload::{self, PayloadSource};
 use crate::ram::RamMap;
-
-/// Why the guest cannot be started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LoadError {
-    /// The manifest names no kernel.
-    #[error("the image has no kernel")]
-    NoKernel,
-    /// The file is no kernel we can start.
-    #[error(transparent)]
-    Header(#[from] HeaderError),
-    /// The parts do not fit.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    /// The host did not stage what the image promised.
-    #[error(transparent)]
-    Payload(#[from] PayloadError),
-    /// Guest memory could not be written.
-    #[error(transparent)]
-    Memory(#[from] MemoryError),
-}
 
 /// Copies kernel, initrd and command line from staging to guest memory, checks them, and returns the first vCPU's registers.
 ///
 /// `appended` goes behind the command line: what the paravisor itself has to tell the kernel.
 ///
 /// The kernel's header is used before the file's digest is known: it can only choose places in guest RAM, where nothing of
-/// value is yet. When this returns an error the guest must not be run.
+/// value is yet. When this returns an error the guest must not be run. [`crate::load::load_guest`] takes other kernels, too.
 pub fn load<S, M>(
     manifest: &Manifest,
     ram: &RamMap,
@@ -52,34 +32,67 @@ where
     let kernel = manifest
         .payload(PayloadKind::KERNEL)
         .ok_or(LoadError::NoKernel)?;
-    let initrd = manifest.payload(PayloadKind::INITRD);
-    let mut command_line = match manifest.payload(PayloadKind::COMMAND_LINE) {
-        Some(file) => payload::read(file, source)?,
-        None => Vec::new(),
+    let mut words = command_line(manifest, source)?;
+    words.extend_from_slice(appended);
+    let plan = load_kernel(manifest, kernel, words.len() as u64, ram, source, memory)?;
+    finish(plan, manifest, acpi_rsdp, &words, source, memory)
+}
+
+/// Places a kernel with this header and the manifest's initrd.
+pub(crate) fn plan(
+    header: SetupHeader,
+    manifest: &Manifest,
+    command_line_bytes: u64,
+    ram: &RamMap,
+) -> Result<LoadPlan, LoadError> {
+    if manifest
+        .payloads()
+        .any(|file| [PayloadKind::MODULE, PayloadKind::MODULE_COMMAND_LINE].contains(&file.kind))
+    {
+        return Err(LoadError::LinuxModules);
+    }
+    let bytes = |kind| {
+        let file = manifest.payload(kind);
+        file.map_or(0, |file| file.len_bytes.get())
     };
-    command_line.extend_from_slice(appended);
     let sizes = Sizes {
-        kernel: kernel.len_bytes.get(),
-        initrd: initrd.map_or(0, |file| file.len_bytes.get()),
-        command_line: command_line.len() as u64,
+        kernel: bytes(PayloadKind::KERNEL),
+        initrd: bytes(PayloadKind::INITRD),
+        command_line: command_line_bytes,
     };
-    let mut plan = load_kernel(kernel, sizes, ram, source, memory)?;
+    Ok(LoadPlan::try_new(header, sizes, *ram)?)
+}
+
+/// Lets the rest in when the kernel is in its place.
+pub(crate) fn finish<S, M>(
+    mut plan: LoadPlan,
+    manifest: &Manifest,
+    acpi_rsdp: u64,
+    command_line: &[u8],
+    source: &mut S,
+    memory: &M,
+) -> Result<LaunchState, LoadError>
+where
+    S: PayloadSource + ?Sized,
+    M: GuestMemory + ?Sized,
+{
     plan.acpi_rsdp = acpi_rsdp;
-    if let Some(file) = initrd {
+    if let Some(file) = manifest.payload(PayloadKind::INITRD) {
         let start = plan.initrd().start;
         payload::copy(file, source, |offset, chunk| {
             write(memory, start + offset, chunk)
         })?;
     }
-    for (gpa, bytes) in plan.writes(&command_line) {
+    for (gpa, bytes) in plan.writes(command_line) {
         write(memory, gpa, &bytes)?;
     }
     Ok(plan.launch_state())
 }
 
 fn load_kernel<S, M>(
+    manifest: &Manifest,
     kernel: &Payload,
-    sizes: Sizes,
+    command_line_bytes: u64,
     ram: &RamMap,
     source: &mut S,
     memory: &M,
@@ -93,8 +106,9 @@ where
         let plan = match &plan {
             Some(plan) => plan,
             None => {
-                let header = SetupHeader::parse(chunk, sizes.kernel)?;
-                plan.insert(LoadPlan::try_new(header, sizes, *ram)?)
+                let header =
+                    SetupHeader::parse(chunk, kernel.len_bytes.get()).map_err(FormatError::from)?;
+                plan.insert(self::plan(header, manifest, command_line_bytes, ram)?)
             }
         };
         let (gpa, part) = plan.place_kernel_chunk(offset, chunk);
@@ -103,17 +117,12 @@ where
     plan.ok_or(LoadError::NoKernel)
 }
 
-fn write<M: GuestMemory + ?Sized>(memory: &M, gpa: u64, bytes: &[u8]) -> Result<(), LoadError> {
-    if !bytes.is_empty() {
-        memory.write(Gpa(gpa), bytes)?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use alloc::vec;
+    use alloc::vec::Vec;
 
+    use stockade_bus::Gpa;
     use stockade_bus::fake::FakeMemory;
     use zerocopy::FromBytes;
 
@@ -122,6 +131,7 @@ mod tests {
     use super::*;
     use crate::layout::{STAGING_BASE, guest};
     use crate::manifest::GuestFlags;
+    use crate::payload::PayloadError;
     use crate::payload::tests::{FakeStaging, digest};
 
     const RAM: u64 = 64 << 20;

@@ -8,6 +8,8 @@ pub mod header;
 mod load;
 pub mod plan;
 
+pub use crate::load::LoadError;
 pub use header::{HeaderError, SetupHeader};
-pub use load::{LoadError, load};
+pub use load::load;
+pub(crate) use load::{finish, plan as plan_for};
 pub use plan::{LoadPlan, PlanError, Sizes};

@@ -2,14 +2,15 @@
 
 use sha2::{Digest, Sha384};
 use stockade_abi::vmsa::SevFeatures;
+use stockade_boot::format;
 use stockade_boot::launch::{Encryption, LaunchState, TableState};
 use stockade_boot::layout::{self, PAGE_SIZE, paravisor};
-use stockade_boot::linux::SetupHeader;
 use stockade_boot::manifest::{GuestFlags, Manifest, Payload, PayloadKind};
 use zerocopy::IntoBytes;
 
 use super::elf::Paravisor;
 use super::error::ImageError;
+use super::kernel_file::Module;
 use super::page_tables;
 use super::pages::{PAGE_BYTES, Pages};
 use super::parts::{Directives, PageKind};
@@ -23,10 +24,12 @@ pub const DEFAULT_POLICY: u64 = 0x3_0000;
 pub struct BuildOptions {
     /// The paravisor's ELF file.
     pub paravisor: Vec<u8>,
-    /// The guest's kernel, a bzImage.
+    /// The guest's kernel: a bzImage, a multiboot image or a PVH ELF file.
     pub kernel: Vec<u8>,
     /// The guest's initial RAM disk.
     pub initrd: Option<Vec<u8>>,
+    /// Modules of a multiboot or PVH kernel, before the initrd.
+    pub modules: Vec<Module>,
     /// The kernel's command line.
     pub command_line: String,
     /// The most vCPUs a host may start the guest with.
@@ -47,6 +50,7 @@ impl BuildOptions {
             paravisor,
             kernel,
             initrd: None,
+            modules: Vec::new(),
             command_line: String::new(),
             max_vcpus: 1,
             flags: GuestFlags::VMWARE_IDENTITY,
@@ -62,7 +66,7 @@ impl BuildOptions {
 /// pages by address, the payload (shared, in no measurement), the VMSA. KVM measures VMSAs after everything else whatever the
 /// file says, so putting it last gives one digest on all hosts.
 pub fn build(options: &BuildOptions) -> Result<Vec<u8>, ImageError> {
-    SetupHeader::parse(&options.kernel, options.kernel.len() as u64)?;
+    format::check(&options.kernel)?;
     let program = Paravisor::parse(&options.paravisor)?;
     let staged = stage(options)?;
     let files: Vec<Payload> = staged.iter().map(|file| file.payload).collect();
@@ -105,20 +109,32 @@ struct Staged<'a> {
 }
 
 fn stage(options: &BuildOptions) -> Result<Vec<Staged<'_>>, ImageError> {
-    if options.command_line.contains('\0') {
+    let mut texts = options.modules.iter().map(|module| &module.command_line);
+    if options.command_line.contains('\0') || texts.any(|text| text.contains('\0')) {
         return Err(ImageError::CommandLineNul);
     }
-    let files = [
-        (PayloadKind::KERNEL, options.kernel.as_slice()),
-        (
-            PayloadKind::INITRD,
-            options.initrd.as_deref().unwrap_or_default(),
-        ),
-        (PayloadKind::COMMAND_LINE, options.command_line.as_bytes()),
-    ];
+    let modules = options.modules.iter().flat_map(|module| {
+        [
+            (PayloadKind::MODULE, module.content.as_slice()),
+            (
+                PayloadKind::MODULE_COMMAND_LINE,
+                module.command_line.as_bytes(),
+            ),
+        ]
+    });
+    let initrd = options.initrd.as_deref().unwrap_or_default();
+    let files = [(PayloadKind::KERNEL, options.kernel.as_slice())]
+        .into_iter()
+        .chain(modules)
+        .chain([
+            (PayloadKind::INITRD, initrd),
+            (PayloadKind::COMMAND_LINE, options.command_line.as_bytes()),
+        ]);
     let mut gpa = layout::STAGING_BASE;
     let mut staged = Vec::new();
-    for (kind, bytes) in files.into_iter().filter(|(_, bytes)| !bytes.is_empty()) {
+    for (kind, bytes) in
+        files.filter(|(kind, bytes)| *kind == PayloadKind::MODULE || !bytes.is_empty())
+    {
         let len_bytes = bytes.len() as u64;
         let payload = Payload::new(kind, gpa, len_bytes, Sha384::digest(bytes).into());
         staged.push(Staged { payload, bytes });

@@ -5,6 +5,7 @@
 //! pages for the rest. The rest is unmeasured, as nothing secret depends on such an image.
 
 use stockade_abi::vmsa::SevFeatures;
+use stockade_boot::format::FormatError;
 use stockade_boot::launch::Encryption;
 use stockade_boot::layout::{self, LARGE_PAGE_SIZE, PAGE_SIZE};
 use stockade_boot::linux::boot_params::{CcBlob, CcSetupData};
@@ -96,7 +97,7 @@ fn plan(options: &EnlightenedOptions) -> Result<LoadPlan, ImageError> {
         initrd: options.initrd.as_deref().unwrap_or_default().len() as u64,
         command_line: options.command_line.len() as u64,
     };
-    let header = SetupHeader::parse(&options.kernel, sizes.kernel)?;
+    let header = SetupHeader::parse(&options.kernel, sizes.kernel).map_err(FormatError::from)?;
     let mut plan = LoadPlan::try_new(header, sizes, RamMap::of_size(options.memory_bytes)?)?;
     plan.encryption = Encryption::CBit(options.c_bit);
     plan.setup_data = SETUP_DATA;

@@ -3,8 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
+use stockade_boot::format::FormatError;
 use stockade_boot::layout::STAGING_SIZE;
-use stockade_boot::linux::{HeaderError, PlanError};
+use stockade_boot::linux::PlanError;
 use stockade_boot::manifest::ManifestError;
 use stockade_boot::ram::RamError;
 
@@ -43,8 +44,10 @@ pub enum ImageError {
     #[error("the paravisor cannot be launched: {0}")]
     Paravisor(#[from] ElfError),
     /// The kernel is none.
-    #[error("{0}; take a bzImage, as distributions install it in /boot")]
-    Kernel(#[from] HeaderError),
+    #[error(
+        "{0}; take a bzImage, as distributions install it in /boot, or a multiboot or PVH kernel"
+    )]
+    Kernel(#[from] FormatError),
     /// Kernel, initrd and command line do not fit.
     #[error("{0}; give the guest more memory or smaller files")]
     Plan(#[from] PlanError),

@@ -328,3 +328,56 @@ fn writing_replaces_the_whole_file_and_leaves_nothing_else() {
         "{text}"
     );
 }
+
+/// Returns a multiboot kernel of a header and nothing else.
+fn multiboot_file() -> Vec<u8> {
+    let mut header = Vec::new();
+    for word in [0x1BAD_B002_u32, 0, 0_u32.wrapping_sub(0x1BAD_B002)] {
+        header.extend(word.to_le_bytes());
+    }
+    let segment = ElfSegment {
+        address: 0x10_0000,
+        content: header,
+        memory: 0x1000,
+        flags: elf::PF_R | elf::PF_X,
+    };
+    elf_file(0x10_0000, &[segment])
+}
+
+#[test]
+fn modules_are_staged_in_order_with_their_words() {
+    let module = |content: &[u8], words: &str| Module {
+        content: content.to_vec(),
+        command_line: words.into(),
+    };
+    let mut options = options();
+    options.kernel = multiboot_file();
+    options.modules = vec![module(b"first", "a b"), module(b"second", "")];
+    let image = Image::parse("test", &build(&options).unwrap()).unwrap();
+    let page = page_data(&image, paravisor::MANIFEST_PAGE);
+    let manifest = stockade_boot::manifest::Manifest::parse(&page).unwrap();
+    let modules: Vec<_> = manifest
+        .modules()
+        .map(|(file, words)| {
+            (
+                file.kind,
+                file.len_bytes.get(),
+                words.map(|w| w.len_bytes.get()),
+            )
+        })
+        .collect();
+    let expected = [
+        (PayloadKind::MODULE, 5, Some(3)),
+        (PayloadKind::MODULE, 6, None),
+        (PayloadKind::INITRD, 0x1801, None),
+    ];
+    assert_eq!(modules, expected);
+}
+
+#[test]
+fn kernel_of_no_format_is_refused() {
+    let mut options = options();
+    options.kernel = vec![0; 0x4000];
+    let text = build(&options).unwrap_err().to_string();
+    assert!(text.contains("neither a bzImage nor"), "{text}");
+}

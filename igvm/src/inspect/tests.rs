@@ -17,7 +17,7 @@ fn description_names_what_a_reviewer_looks_for() {
         "  0x0000008040000000..0x0000008040006000       6 x 4K  shared (staged files, not launched)",
         "  0x0000fffffffff000..0x0001000000000000       1 x 4K  vmsa",
         "  C-bit 51, up to 4 vCPUs",
-        "  options: vmware",
+        "  options: vmware_identity",
         "  features       0x29: snp_active, restricted_injection, debug_swap",
         "  rip            0x8000010010",
         "  cr3            0x8008000001000",
