@@ -15,6 +15,7 @@ use stockade_boot::format::{self, Format, FormatError};
 use stockade_boot::kernel::Module;
 use stockade_boot::layout::MINIMUM_RAM;
 use stockade_boot::load;
+use stockade_boot::manifest::GuestFlags;
 use stockade_boot::ram::RamMap;
 
 /// What every guest of ours is told first; `--append` goes behind it.
