@@ -20,3 +20,4 @@ pub mod stats;
 pub mod vcpu;
 pub mod vm;
 pub mod walk;
+pub mod work;

@@ -5,6 +5,7 @@ use super::cpu::{HostControl, HostExit, Platform, Processor};
 use super::rmp::Vmpl;
 use super::vcpu::OfferedBy;
 use super::vm::Vm;
+use super::work::Cause;
 use crate::host::msr_protocol::{OFFERED, Request, Response};
 use crate::hostile::Instead;
 use crate::machine::exit::Ending;
@@ -33,6 +34,8 @@ impl Vm {
             self.counters.count_exit(vmpl, exit.code);
             if let Some(mut vcpu) = self.vcpu(index) {
                 vcpu.contexts[vmpl.index()].ghcb_msr = ghcb;
+                let cause = Cause::of(exit.code, processor.image().vmsa());
+                vcpu.work.note(vmpl, processor.take_spent(), cause, &self.counters.work);
                 if let Some(attack) = self.attack {
                     attack.after_exit(self, &mut vcpu, vmpl, &mut exit, &mut processor);
                 }

@@ -2,6 +2,7 @@
 
 use super::decode::Instruction;
 use super::rmp::{VMPLS, Vmpl};
+use super::work::Table;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use stockade_abi::exit::ExitCode;
@@ -24,6 +25,8 @@ pub struct Counters {
     page_state_calls: AtomicU64,
     page_state_pages: AtomicU64,
     flushes: AtomicU64,
+    /// What VMPL0 spends on exits.
+    pub work: Table,
 }
 
 impl Default for Counters {
@@ -46,6 +49,7 @@ impl Counters {
             page_state_calls: AtomicU64::new(0),
             page_state_pages: AtomicU64::new(0),
             flushes: AtomicU64::new(0),
+            work: Table::new(),
         }
     }
 
@@ -139,7 +143,7 @@ impl fmt::Display for Counters {
         write!(
             f,
             "],\"world_switches\":{},\"nested_faults\":{},\"conversions\":{},\"pvalidates\":{},\"rmpadjusts\":{},\
-             \"page_state_calls\":{},\"page_state_pages\":{},\"flushes\":{}",
+             \"page_state_calls\":{},\"page_state_pages\":{},\"flushes\":{},\"vmpl0_work\":{}",
             get(&self.world_switches),
             get(&self.nested_faults),
             get(&self.conversions),
@@ -148,6 +152,7 @@ impl fmt::Display for Counters {
             get(&self.page_state_calls),
             get(&self.page_state_pages),
             get(&self.flushes),
+            self.work,
         )
     }
 }

@@ -3,6 +3,7 @@
 use super::addr::Gpa;
 use super::cpu::HostHeldState;
 use super::rmp::{VMPLS, Vmpl};
+use super::work::Work;
 use crate::host::lapic::{LocalApic, Role, Start};
 use stockade_abi::vmsa::{EventInfo, EventType, SevFeatures};
 
@@ -84,6 +85,8 @@ pub struct Vcpu {
     pub doorbell: Option<u64>,
     /// #HV is to be raised.
     pub must_signal: bool,
+    /// The exit VMPL0 works on.
+    pub work: Work,
 }
 
 impl Vcpu {
@@ -97,6 +100,7 @@ impl Vcpu {
             caller: None,
             doorbell: None,
             must_signal: false,
+            work: Work::default(),
         }
     }
 

@@ -19,6 +19,8 @@ use super::memory::{Memory, Who};
 use super::npt::Layout;
 use super::stats::Counters;
 use super::walk::Paging;
+use super::work::Spent;
+use crate::machine::clock;
 use crate::machine::memory::PageBox;
 use crate::svm::{self, ExtendedState, GuestRegisters, IoPermissionMap, MsrPermissionMap, Vmcb};
 use alloc::boxed::Box;
@@ -105,6 +107,8 @@ pub struct Processor {
     msrs: Box<MsrPermissionMap>,
     /// Why the last VMRUN was refused.
     refusal: Option<vmsa::Refusal>,
+    /// Time inside guests, until somebody takes it.
+    spent: Spent,
 }
 
 /// What the inner loop does next.
@@ -140,6 +144,7 @@ impl Processor {
             ports: IoPermissionMap::intercept_all(),
             msrs: MsrPermissionMap::pass_swapped(),
             refusal: None,
+            spent: Spent::default(),
         };
         processor.set_intercepts();
         Some(processor)
@@ -168,6 +173,11 @@ impl Processor {
         self.refusal
     }
 
+    /// Returns the time inside guests since the last call.
+    pub fn take_spent(&mut self) -> Spent {
+        core::mem::take(&mut self.spent)
+    }
+
     /// The guest's registers at the last exit, for the host's last words.
     pub fn image(&self) -> &Image {
         &self.image
@@ -178,10 +188,12 @@ impl Processor {
             return next;
         }
         platform.set_in_guest(true);
+        let begun = clock::tsc();
         // SAFETY: 1. the nested tables are the memory system's, which maps guest memory only. 2. `set_intercepts` and
         // `prepare` see to it. 3. The maps are this processor's; they pass what VMLOAD swaps. 4. The loop that calls
         // this runs with interrupts off, and the VMCB is this processor's own.
         let exit = unsafe { svm::run(&mut self.vmcb, &mut self.registers, &mut self.extended) };
+        self.spent.add(clock::tsc().wrapping_sub(begun));
         platform.set_in_guest(false);
         self.take_back();
         self.decide(platform, exit, ghcb)
