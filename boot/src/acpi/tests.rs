@@ -211,6 +211,21 @@ fn fadt_describes_the_fixed_hardware() {
     }
 }
 
+#[test]
+fn hpet_table_describes_the_block() {
+    let Some(directory) = disassemble(&ALL) else {
+        return;
+    };
+    let hpet = source(&directory, "HPET");
+    for line in [
+        "Hardware Block ID : 8086A201",
+        "Address : 00000000FED00000",
+        "Sequence Number : 00",
+    ] {
+        assert!(hpet.contains(line), "{line} is not in:\n{hpet}");
+    }
+}
+
 /// Runs one command of the interpreter on the DSDT and its companions.
 fn execute(command: &str) -> Option<String> {
     let directory = disassemble(&ALL)?;
