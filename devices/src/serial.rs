@@ -6,12 +6,11 @@
 use bitflags::bitflags;
 use stockade_bus::{AccessError, IrqLine, Level, PortIo};
 
-use crate::RestoreError;
-use crate::state::check_version;
-
 mod ring;
+mod saved;
 
 use ring::Ring;
+pub use saved::SerialState;
 
 bitflags! {
     /// Interrupt enable register.
@@ -198,12 +197,22 @@ impl<L: IrqLine> Serial<L> {
         }
     }
 
-    /// Characters travel from the line into the FIFO while there is room: the line waits, so nothing overruns.
+    /// Characters travel from the line into the FIFO while there is room and the guest asserts RTS: the peer honours
+    /// hardware flow control, so nothing overruns, and a driver that clears the FIFO on its way up loses nothing.
     fn refill(&mut self) {
+        let depth = if self.mcr.contains(Mcr::RTS) {
+            self.depth()
+        } else {
+            0
+        };
+        self.refill_to(depth);
+    }
+
+    fn refill_to(&mut self, depth: usize) {
         if self.mcr.contains(Mcr::LOOPBACK) {
             return;
         }
-        while self.fifo.len() < self.depth() {
+        while self.fifo.len() < depth {
             let Some(byte) = self.input.pop() else { break };
             self.fifo.push(byte);
         }
@@ -274,6 +283,8 @@ impl<L: IrqLine> Serial<L> {
             3 => self.lcr,
             4 => self.mcr.bits(),
             5 => {
+                // A guest that polls without RTS gets a character at a time.
+                self.refill_to(1);
                 let lsr = self.line_status();
                 self.overrun = false;
                 lsr.bits()
@@ -379,80 +390,6 @@ impl<L: IrqLine> PortIo for Serial<L> {
         for (register, byte) in (offset..).zip(data) {
             self.write(register, *byte)?;
         }
-        Ok(())
-    }
-}
-
-/// The chip's state, version 1.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SerialState {
-    /// Format version: 1.
-    pub version: u32,
-    /// Baud rate divisor latch.
-    pub divisor: u16,
-    /// Registers: IER, FCR, LCR, MCR, scratch, modem status deltas.
-    pub registers: [u8; 6],
-    /// A character was lost.
-    pub overrun: bool,
-    /// The transmitter-empty interrupt was not yet acknowledged.
-    pub transmitter_empty_pending: bool,
-    /// The receive FIFO: bytes and how many of them count.
-    pub fifo: ([u8; FIFO_DEPTH], usize),
-}
-
-impl<L: IrqLine> Serial<L> {
-    /// Returns the state to save. Characters on the line are not part of it.
-    #[must_use]
-    pub fn save(&self) -> SerialState {
-        let Self {
-            irq: _,
-            divisor,
-            ier,
-            fcr,
-            lcr,
-            mcr,
-            scratch,
-            modem_delta,
-            overrun,
-            transmitter_empty_pending,
-            fifo,
-            output: _,
-            has_line: _,
-            input: _,
-        } = self;
-        SerialState {
-            version: 1,
-            divisor: *divisor,
-            registers: [ier.bits(), *fcr, *lcr, mcr.bits(), *scratch, *modem_delta],
-            overrun: *overrun,
-            transmitter_empty_pending: *transmitter_empty_pending,
-            fifo: fifo.to_array(),
-        }
-    }
-
-    /// Takes a saved state and drives the wire accordingly.
-    pub fn restore(&mut self, state: &SerialState) -> Result<(), RestoreError> {
-        check_version(state.version, 1)?;
-        let [ier, fcr, lcr, mcr, scratch, modem_delta] = state.registers;
-        let ier = Ier::from_bits(ier).ok_or(RestoreError::Impossible("serial IER"))?;
-        let mcr = Mcr::from_bits(mcr).ok_or(RestoreError::Impossible("serial MCR"))?;
-        if fcr & !FCR_STORED != 0 || modem_delta & 0xF0 != 0 {
-            return Err(RestoreError::Impossible("serial FCR or modem deltas"));
-        }
-        let (bytes, len) = &state.fifo;
-        let held = bytes
-            .get(..*len)
-            .ok_or(RestoreError::Impossible("serial FIFO length"))?;
-        self.fifo = Ring::new();
-        for &byte in held {
-            self.fifo.push(byte);
-        }
-        self.divisor = state.divisor;
-        (self.ier, self.fcr, self.lcr, self.mcr) = (ier, fcr, lcr, mcr);
-        (self.scratch, self.modem_delta) = (scratch, modem_delta);
-        self.overrun = state.overrun;
-        self.transmitter_empty_pending = state.transmitter_empty_pending;
-        self.update_irq();
         Ok(())
     }
 }

@@ -78,7 +78,7 @@ fn transmitter_is_busy_while_output_is_full() {
 fn received_characters_raise_line_until_read() {
     let irq = FakeIrqLine::default();
     let mut serial = Serial::new(&irq);
-    write(&mut serial, 4, 0x08);
+    write(&mut serial, 4, 0x0A);
     write(&mut serial, 2, 0x81);
     write(&mut serial, 1, 0x01);
     assert_eq!(serial.push_input(b"ab"), 2);
@@ -95,12 +95,39 @@ fn received_characters_raise_line_until_read() {
 fn input_waits_behind_a_full_fifo() {
     let irq = FakeIrqLine::default();
     let mut serial = Serial::new(&irq);
+    write(&mut serial, 4, 0x02);
     write(&mut serial, 2, FCR_ENABLE);
     let sent: std::vec::Vec<u8> = (0..100).collect();
     assert_eq!(serial.push_input(&sent), 100);
     let got: std::vec::Vec<u8> = (0..100).map(|_| read(&mut serial, 0)).collect();
     assert_eq!(got, sent);
     assert_eq!(serial.push_input(&[0; 2 * INPUT_DEPTH]), INPUT_DEPTH);
+}
+
+/// What is typed before the driver is up must survive its clearing of the FIFO.
+#[test]
+fn input_waits_for_rts() {
+    let irq = FakeIrqLine::default();
+    let mut serial = Serial::new(&irq);
+    serial.push_input(b"typed");
+    for fcr in [0x01, 0x07, 0x00, 0x07, 0x81] {
+        write(&mut serial, 2, fcr);
+    }
+    write(&mut serial, 1, 0x05);
+    write(&mut serial, 4, 0x0B);
+    assert_eq!(irq.level(), Level::High);
+    assert_eq!([(); 5].map(|()| read(&mut serial, 0)), *b"typed");
+}
+
+#[test]
+fn polling_guest_gets_input_without_rts() {
+    let irq = FakeIrqLine::default();
+    let mut serial = Serial::new(&irq);
+    serial.push_input(b"ab");
+    assert_eq!(read(&mut serial, 5) & 1, 1);
+    assert_eq!(read(&mut serial, 0), b'a');
+    assert_eq!(read(&mut serial, 5) & 1, 1);
+    assert_eq!(read(&mut serial, 0), b'b');
 }
 
 /// Linux' autoconfiguration sets loopback and expects the modem lines back (8250_port.c's loopback test).
