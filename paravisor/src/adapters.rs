@@ -8,7 +8,7 @@ use stockade_bus::{Clock, Nanoseconds};
 use stockade_paravisor::host::{Entered, Host, Processor, Signals, Timekeeper};
 use stockade_platform::cpuid::CpuidTable;
 use stockade_platform::doorbell::Doorbell;
-use stockade_platform::ghcb::{CONSOLE_VECTOR, IoWidth, TIMER_VECTOR};
+use stockade_platform::ghcb::{CONSOLE_VECTOR, IoWidth, KICK_VECTOR, TIMER_VECTOR};
 use stockade_platform::memory::GuestRam;
 use stockade_platform::time::{TscClock, read_tsc};
 use stockade_platform::vmsa::{HostReturn, prediction_barrier};
@@ -46,6 +46,10 @@ impl Timekeeper for Time {
             ns: self.0.now_ns(),
             tsc: read_tsc(),
         }
+    }
+
+    fn tsc(&self) -> u64 {
+        read_tsc()
     }
 
     fn tsc_at(&self, ns: u64) -> u64 {
@@ -111,7 +115,7 @@ pub(crate) struct PlatformHost {
 impl PlatformHost {
     pub(crate) fn new(cpu: &Cpu) -> Self {
         Self {
-            ghcb: cpu.ghcb.clone(),
+            ghcb: cpu.ghcb,
             doorbell: cpu.doorbell,
         }
     }
@@ -128,7 +132,8 @@ impl Host for PlatformHost {
             console: pending.contains(CONSOLE_VECTOR),
             dropped: pending.denied + u32::from(pending.nmi) + u32::from(pending.machine_check),
         };
-        let expected = u32::from(signals.timer) + u32::from(signals.console);
+        let is_kicked = pending.contains(KICK_VECTOR);
+        let expected = u32::from(signals.timer) + u32::from(signals.console) + u32::from(is_kicked);
         let all = u32::try_from(pending.vectors().count()).unwrap_or(u32::MAX);
         signals.dropped += all - expected;
         Ok(signals)
@@ -141,6 +146,12 @@ impl Host for PlatformHost {
 
     fn arm_timer(&mut self, tsc: u64) -> Result<(), StopReason> {
         self.ghcb.arm_timer(tsc).map_err(reason)
+    }
+
+    fn kick(&mut self, vcpu: usize) -> Result<(), StopReason> {
+        // vCPUs are numbered by APIC id.
+        let apic_id = u32::try_from(vcpu).unwrap_or(u32::MAX);
+        self.ghcb.kick(apic_id).map_err(reason)
     }
 
     fn console_write(&mut self, bytes: &[u8]) -> Result<(), StopReason> {

@@ -6,27 +6,21 @@
 use stockade_abi::terminate::StopReason;
 
 use crate::host::{Host, Timekeeper};
-use crate::machine::Machine;
-use crate::vcpu::Vcpu;
+use crate::machine::{Machine, Output};
 
-/// Output that is handed over even without the end of a line.
-const MUCH: usize = 512;
 /// Bytes handed over at once; the GHCB's own buffer is a little larger than this.
 const BATCH: usize = 1024;
 
 /// Hands output over if there is reason to, and lets waiting input follow what the guest has read.
 pub(crate) fn serve<H: Host, C: Timekeeper + Clone>(
-    vcpu: &mut Vcpu,
     machine: &Machine<C>,
     host: &mut H,
 ) -> Result<(), StopReason> {
-    let is_due =
-        machine.with_chips(|chips| chips.com1.output_len() >= MUCH || chips.com1.has_line());
-    if is_due {
+    if machine.output() == Output::Due {
         flush(machine, host)?;
     }
-    if vcpu.is_input_waiting {
-        receive(vcpu, machine, host)?;
+    if machine.is_input_waiting() {
+        receive(machine, host)?;
     }
     Ok(())
 }
@@ -36,6 +30,10 @@ pub(crate) fn flush<H: Host, C: Timekeeper + Clone>(
     machine: &Machine<C>,
     host: &mut H,
 ) -> Result<(), StopReason> {
+    if machine.output() == Output::None {
+        return Ok(());
+    }
+    let _turn = machine.console();
     let mut batch = [0; BATCH];
     loop {
         let taken = machine.with_chips(|chips| chips.com1.take_output(&mut batch));
@@ -48,16 +46,16 @@ pub(crate) fn flush<H: Host, C: Timekeeper + Clone>(
 
 /// Takes input as far as the chip has room for it.
 pub(crate) fn receive<H: Host, C: Timekeeper + Clone>(
-    vcpu: &mut Vcpu,
     machine: &Machine<C>,
     host: &mut H,
 ) -> Result<(), StopReason> {
+    let _turn = machine.console();
     let mut batch = [0; BATCH];
     let room = machine
         .with_chips(|chips| chips.com1.input_room())
         .min(BATCH);
     let got = host.console_read(&mut batch[..room])?.min(room);
     machine.with_chips(|chips| chips.com1.push_input(&batch[..got]));
-    vcpu.is_input_waiting = got == room;
+    machine.set_input_waiting(got == room);
     Ok(())
 }

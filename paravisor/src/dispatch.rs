@@ -22,7 +22,7 @@ pub(crate) enum Next {
     Resume,
     /// The guest halted.
     Wait,
-    /// A device was touched: see whether it has something for the outside.
+    /// A chip was touched: see whether it has something for the outside.
     Device,
     /// The guest cannot go on.
     Stop(StopReason),
@@ -68,7 +68,7 @@ pub(crate) fn dispatch<C: Timekeeper + Clone>(
             finish(vmsa, exit)
         }
         Exit::Rdtsc | Exit::Rdtscp => {
-            registers::rdtsc(vmsa, exit, machine.clock().now().tsc);
+            registers::rdtsc(vmsa, exit, machine.clock().tsc());
             finish(vmsa, exit)
         }
         Exit::Rdpmc => or_fault(vcpu, vmsa, exit, Err(Exception::GENERAL_PROTECTION)),
@@ -182,17 +182,21 @@ fn emulate<C: Timekeeper + Clone>(
     let mut bus = Bus {
         apic: &mut vcpu.apic,
         machine,
-        effects: alloc::vec::Vec::new(),
+        wakes: &mut vcpu.wakes,
+        work: &mut vcpu.work,
+        has_touched_chips: false,
     };
     let outcome = execute(&mut vcpu.emulator, &mut bus);
-    for effect in bus.effects {
-        vcpu.apply(effect, machine);
-    }
+    let next = if bus.has_touched_chips {
+        Next::Device
+    } else {
+        Next::Resume
+    };
     match outcome {
-        Ok(Done::Completed | Done::Again) => Next::Device,
+        Ok(Done::Completed | Done::Again) => next,
         Ok(Done::SingleStep) => {
             vcpu.exception = Some(Exception::DEBUG);
-            Next::Device
+            next
         }
         Err(Stop::Exception(exception)) => raise(vcpu, exception),
         Err(Stop::Unsupported(_)) => {

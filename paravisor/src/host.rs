@@ -49,6 +49,8 @@ pub trait Host {
     fn arm_timer(&mut self, tsc: u64) -> Result<(), StopReason>;
     /// Writes guest output.
     fn console_write(&mut self, bytes: &[u8]) -> Result<(), StopReason>;
+    /// Brings another vCPU back from its guest, or wakes it.
+    fn kick(&mut self, vcpu: usize) -> Result<(), StopReason>;
     /// Reads guest input that is there; returns how many bytes.
     fn console_read(&mut self, buffer: &mut [u8]) -> Result<usize, StopReason>;
 }
@@ -57,6 +59,8 @@ pub trait Host {
 pub trait Timekeeper: Clock {
     /// Returns the moment.
     fn now(&self) -> Time;
+    /// Returns the TSC.
+    fn tsc(&self) -> u64;
     /// Returns the TSC value at a time in nanoseconds.
     fn tsc_at(&self, ns: u64) -> u64;
 }

@@ -2,7 +2,8 @@
 //!
 //! Read it in the order an exit takes: [`run_loop`] enters the guest and takes its exit, [`dispatch`](dispatch) answers it with
 //! [`registers`](registers) or a device of the [`machine`] through [`vcpu::Bus`], [`inject`](inject) gives the guest its
-//! interrupts. [`guest`] is the start, [`host`] what all of it stands on. Everything here is safe code over the traits of [`host`]
+//! interrupts. [`crew`] is what vCPUs know of each other, [`life`] how they start and end together, [`guest`] what the guest starts
+//! with, [`host`] what all of it stands on. Everything here is safe code over the traits of [`host`]
 //! and runs in tests on any machine; `main.rs` puts it on the platform.
 
 #![no_std]
@@ -14,13 +15,16 @@ extern crate alloc;
 extern crate std;
 
 pub mod guest;
+pub mod life;
 pub mod run_loop;
 
 mod console;
 mod dispatch;
 mod inject;
 mod registers;
+mod startup;
 
+pub mod crew;
 pub mod machine;
 pub mod stats;
 pub mod vcpu;

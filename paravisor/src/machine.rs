@@ -1,37 +1,30 @@
-//! The machine: which chip is plugged in where.
+//! The machine: what vCPUs share.
 //!
-//! [`Chips`] is everything vCPUs share, behind one lock in [`Machine`]; what a vCPU has to itself (its local APIC, its MSRs) is in
-//! [`crate::vcpu`]. The wiring table is [`Chips::with_port`] and [`Chips::with_mmio`]: every port and address the guest can reach is
-//! there, and what is not there reads as ones.
+//! The chips are behind one lock ([`Machine::with_chips`]); the `chips` module says which is plugged in where. What an exit may want to
+//! know of them afterwards (when one is next due, whether the console has output, what was asked of the machine) is left in atomics, so that
+//! exits that touch no chip take no lock. What a vCPU has to itself (its local APIC, its MSRs) is in [`crate::vcpu`]; who runs and
+//! who sleeps in [`crate::crew`].
+
+mod chips;
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
-use spin::Mutex;
-use stockade_apic::pic::Ports;
-use stockade_apic::{IoApic, Mailbox, Message, MessageSink, Pic, route};
-use stockade_boot::layout::{ECAM_BASE, ECAM_SIZE, IOAPIC_BASE};
-use stockade_bus::{AccessError, Clock, Deadline, Gpa, IrqLine, Level, Mmio, PortIo};
-use stockade_devices::i8042::Keyboard8042;
-use stockade_devices::pci::PciRoot;
-use stockade_devices::pit::Pit;
-use stockade_devices::power::Power;
-use stockade_devices::reset::ResetControl;
-use stockade_devices::rtc::Rtc;
-use stockade_devices::serial::Serial;
+use spin::{Mutex, MutexGuard};
+use stockade_apic::{Mailbox, Message, MessageSink, route};
+use stockade_bus::{AccessError, Clock, Deadline, Gpa, IrqLine, Level};
 
-use crate::wires::{Wire, Wires};
+pub(crate) use chips::Chips;
 
-/// ISA interrupt numbers of the chips.
-const IRQ_PIT: u8 = 0;
-const IRQ_COM1: u8 = 4;
-const IRQ_RTC: u8 = 8;
-const IRQ_SCI: u8 = 9;
+use crate::crew::Crew;
+use crate::stats::Stats;
 
-/// Bytes of the IOAPIC's register window.
-const IOAPIC_SIZE: u64 = 0x1000;
+/// Console output that is handed over even without the end of a line.
+const MUCH_OUTPUT: usize = 512;
+/// The vCPU whose timer is set for the chips.
+const TIMEKEEPER: usize = 0;
 
-/// Sends messages of the IOAPIC to the vCPUs' mailboxes and notes whom to wake.
+/// Sends messages of the IOAPIC to the vCPUs' mailboxes and notes whose they were.
 #[derive(Clone, Debug)]
 pub struct Router {
     mailboxes: Arc<[Mailbox]>,
@@ -65,132 +58,6 @@ impl IrqLine for Router {
     }
 }
 
-/// The chips of a Q35 PC.
-pub struct Chips<C> {
-    wires: Arc<Wires>,
-    /// The levels the controllers were last given.
-    shown: u32,
-
-    pub(crate) pic: Pic<Router>,
-    pub(crate) ioapic: IoApic<Router>,
-    pub(crate) pit: Pit<Wire, C>,
-    pub(crate) rtc: Rtc<Wire, C>,
-    pub(crate) power: Power<Wire, C>,
-    pub(crate) com1: Serial<Wire>,
-    pub(crate) pci: PciRoot,
-    pub(crate) keyboard: Keyboard8042,
-    pub(crate) reset: ResetControl,
-}
-
-impl<C: Clock + Clone> Chips<C> {
-    fn new(clock: &C, unix_seconds: u64, router: &Router) -> Self {
-        let wires = Arc::new(Wires::default());
-        let wire = |irq| Wire::new(&wires, irq);
-        Self {
-            pic: Pic::new(router.clone()),
-            ioapic: IoApic::new(router.clone()),
-            pit: Pit::new(wire(IRQ_PIT), clock.clone()),
-            rtc: Rtc::new(wire(IRQ_RTC), clock.clone(), unix_seconds),
-            power: Power::new(wire(IRQ_SCI), clock.clone()),
-            com1: Serial::new(wire(IRQ_COM1)),
-            pci: PciRoot::new(),
-            keyboard: Keyboard8042::new(),
-            reset: ResetControl::new(),
-            wires,
-            shown: 0,
-        }
-    }
-
-    fn reset_all(&mut self) {
-        self.pic.reset();
-        self.ioapic.reset();
-        self.pit.reset();
-        self.rtc.reset();
-        self.power.reset();
-        self.com1.reset();
-        self.pci.reset();
-        self.keyboard.reset();
-        self.reset.reset();
-        self.settle();
-    }
-
-    /// The wiring table of I/O ports: hands the chip at `port` and the offset within it to `access`.
-    fn with_port(
-        &mut self,
-        port: u16,
-        access: impl FnOnce(&mut dyn PortIo, u16) -> Result<(), AccessError>,
-    ) -> Result<(), AccessError> {
-        match port {
-            0x600..=0x67F => access(&mut self.power, port - 0x600),
-            0x3F8..=0x3FF => access(&mut self.com1, port - 0x3F8),
-            0x20..=0x21 => access(&mut self.pic.ports(Ports::Primary), port - 0x20),
-            0xA0..=0xA1 => access(&mut self.pic.ports(Ports::Secondary), port - 0xA0),
-            0x4D0..=0x4D1 => access(&mut self.pic.ports(Ports::EdgeLevel), port - 0x4D0),
-            0x40..=0x43 | 0x61 => access(&mut self.pit, port - 0x40),
-            0x60 | 0x64 => access(&mut self.keyboard, port - 0x60),
-            0x70..=0x71 => access(&mut self.rtc, port - 0x70),
-            0x92 | 0xCF9 => access(&mut self.reset, port),
-            0xCF8..=0xCFF => access(&mut self.pci, port - 0xCF8),
-            _ => Err(AccessError::NoRegister),
-        }
-    }
-
-    /// The wiring table of memory-mapped registers.
-    fn with_mmio(
-        &mut self,
-        gpa: Gpa,
-        access: impl FnOnce(&mut dyn Mmio, u64) -> Result<(), AccessError>,
-    ) -> Result<(), AccessError> {
-        const IOAPIC_END: u64 = IOAPIC_BASE + IOAPIC_SIZE;
-        const ECAM_END: u64 = ECAM_BASE + ECAM_SIZE;
-        match gpa.0 {
-            IOAPIC_BASE..IOAPIC_END => access(&mut self.ioapic, gpa.0 - IOAPIC_BASE),
-            ECAM_BASE..ECAM_END => access(&mut self.pci, gpa.0 - ECAM_BASE),
-            _ => Err(AccessError::NoRegister),
-        }
-    }
-
-    /// Hands what changed on the wires to both interrupt controllers.
-    fn settle(&mut self) {
-        let changes = self.wires.take();
-        let moved = changes.rises | (changes.levels ^ self.shown);
-        for irq in (0..16).filter(|irq| moved & (1 << irq) != 0) {
-            let bit = 1 << irq;
-            // A wire that was high and rose again fell in between.
-            if changes.rises & bit != 0 && self.shown & bit != 0 {
-                self.drive(irq, Level::Low);
-            }
-            if changes.rises & bit != 0 {
-                self.drive(irq, Level::High);
-            }
-            self.drive(irq, Level::from(changes.levels & bit != 0));
-        }
-        self.shown = changes.levels;
-    }
-
-    fn drive(&mut self, irq: u8, level: Level) {
-        // The MADT says: ISA interrupt 0 is pin 2, all others are the pin of their number.
-        let pin = if irq == 0 { 2 } else { usize::from(irq) };
-        self.ioapic.set_pin(pin, level);
-        self.pic.set_irq(irq, level);
-    }
-
-    fn deadline(&self) -> Deadline {
-        let due = [
-            self.pit.deadline(),
-            self.rtc.deadline(),
-            self.power.deadline(),
-        ];
-        due.into_iter().flatten().min()
-    }
-
-    fn advance(&mut self) {
-        self.pit.advance();
-        self.rtc.advance();
-        self.power.advance();
-    }
-}
-
 /// What the guest asked of the whole machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
@@ -202,14 +69,40 @@ pub enum Request {
     Reset,
 }
 
+/// How urgent the console's output is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Output {
+    /// There is none.
+    None,
+    /// There is some.
+    Some,
+    /// A line is complete, or there is much of it.
+    Due,
+}
+
+/// What the chips last had to say, for those who do not want their lock.
+#[derive(Debug)]
+struct Notes {
+    /// When a chip is next due, in nanoseconds; `u64::MAX` while none is.
+    due_ns: AtomicU64,
+    output: AtomicU8,
+    request: AtomicU8,
+}
+
 /// The machine all vCPUs share.
 pub struct Machine<C> {
     chips: Mutex<Chips<C>>,
+    notes: Notes,
     mailboxes: Arc<[Mailbox]>,
     wake: Arc<AtomicU64>,
+    crew: Crew,
     clock: C,
-    /// When a chip is next due, in nanoseconds; `u64::MAX` while none is.
-    due_ns: AtomicU64,
+    /// Keeps the order of what goes to and comes from the host's console.
+    console: Mutex<()>,
+    /// The host had more input than the guest's port had room.
+    is_input_waiting: AtomicBool,
+    /// What vCPUs have counted that no longer run.
+    ledger: Mutex<Stats>,
 }
 
 impl<C: Clock + Clone> Machine<C> {
@@ -223,10 +116,19 @@ impl<C: Clock + Clone> Machine<C> {
         };
         Self {
             chips: Mutex::new(Chips::new(&clock, unix_seconds, &router)),
+            notes: Notes {
+                due_ns: AtomicU64::new(u64::MAX),
+                output: AtomicU8::new(0),
+                request: AtomicU8::new(0),
+            },
             wake: router.wake,
             mailboxes,
+            crew: Crew::new(vcpus),
             clock,
-            due_ns: AtomicU64::new(u64::MAX),
+            console: Mutex::new(()),
+            // Somebody may have typed before there was a guest to see it.
+            is_input_waiting: AtomicBool::new(true),
+            ledger: Mutex::new(Stats::default()),
         }
     }
 
@@ -242,14 +144,25 @@ impl<C: Clock + Clone> Machine<C> {
         &self.mailboxes
     }
 
-    /// Returns whom messages since the last call were for, a bit a vCPU.
+    /// Returns what the vCPUs know of each other.
+    #[must_use]
+    pub fn crew(&self) -> &Crew {
+        &self.crew
+    }
+
+    /// Returns whom messages of the chips since the last call were for, a bit a vCPU.
     pub fn take_wakes(&self) -> u64 {
-        self.wake.swap(0, Ordering::Relaxed)
+        // Reading does not take the cache line from the other processors.
+        if self.wake.load(Ordering::SeqCst) == 0 {
+            return 0;
+        }
+        self.wake.swap(0, Ordering::SeqCst)
     }
 
     /// Puts every chip back to power-on.
     pub fn reset(&self) {
         self.with_chips(Chips::reset_all);
+        self.notes.request.store(0, Ordering::Relaxed);
     }
 
     /// Works on the chips, then passes on what their wires say.
@@ -257,21 +170,47 @@ impl<C: Clock + Clone> Machine<C> {
         let mut chips = self.chips.lock();
         let result = work(&mut chips);
         chips.settle();
-        let due = chips.deadline().unwrap_or(u64::MAX);
-        self.due_ns.store(due, Ordering::Relaxed);
+        self.take_notes(&mut chips);
         result
     }
 
-    /// Returns when a chip is next due.
+    fn take_notes(&self, chips: &mut Chips<C>) {
+        let notes = &self.notes;
+        let output = match chips.com1.output_len() {
+            0 => Output::None,
+            len if len >= MUCH_OUTPUT || chips.com1.has_line() => Output::Due,
+            _ => Output::Some,
+        };
+        notes.output.store(output as u8, Ordering::Relaxed);
+        match chips.take_request() {
+            Request::None => {}
+            request => notes.request.store(request as u8, Ordering::Relaxed),
+        }
+        let due = chips.deadline().unwrap_or(u64::MAX);
+        let before = notes.due_ns.load(Ordering::Relaxed);
+        notes.due_ns.store(due, Ordering::SeqCst);
+        if due < before {
+            self.crew.call(TIMEKEEPER);
+            self.wake.fetch_or(1 << TIMEKEEPER, Ordering::SeqCst);
+        }
+    }
+
+    /// Returns when a chip is next due, to the vCPU that sets its timer for it.
     #[must_use]
-    pub fn deadline(&self) -> Deadline {
-        let due = self.due_ns.load(Ordering::Relaxed);
+    pub fn deadline(&self, vcpu: usize) -> Deadline {
+        if vcpu != TIMEKEEPER {
+            return None;
+        }
+        let due = self.notes.due_ns.load(Ordering::SeqCst);
         (due != u64::MAX).then_some(due)
     }
 
-    /// Lets the chips catch up if one is due.
-    pub fn advance(&self) {
-        if self.due_ns.load(Ordering::Relaxed) <= self.clock.now_ns() {
+    /// Lets the chips catch up if one is due and `vcpu` is the one to see to it.
+    pub fn advance(&self, vcpu: usize) {
+        if self
+            .deadline(vcpu)
+            .is_some_and(|due| due <= self.clock.now_ns())
+        {
             self.with_chips(Chips::advance);
         }
     }
@@ -332,15 +271,43 @@ impl<C: Clock + Clone> Machine<C> {
 
     /// Returns what the guest asked of the machine as a whole since the last call.
     pub fn take_request(&self) -> Request {
-        let mut chips = self.chips.lock();
-        let (control, keyboard) = (chips.reset.take_reset(), chips.keyboard.take_reset());
-        if chips.power.is_off() {
-            Request::PowerOff
-        } else if control || keyboard {
-            Request::Reset
-        } else {
-            Request::None
+        let asked = &self.notes.request;
+        if asked.load(Ordering::Relaxed) == 0 {
+            return Request::None;
         }
+        match asked.swap(0, Ordering::Relaxed) {
+            0 => Request::None,
+            request if request == Request::PowerOff as u8 => Request::PowerOff,
+            _ => Request::Reset,
+        }
+    }
+
+    /// Works on what vCPUs have counted that no longer run.
+    pub fn with_ledger<R>(&self, work: impl FnOnce(&mut Stats) -> R) -> R {
+        work(&mut self.ledger.lock())
+    }
+
+    /// Returns how urgent the console's output is.
+    pub(crate) fn output(&self) -> Output {
+        match self.notes.output.load(Ordering::Relaxed) {
+            0 => Output::None,
+            some if some == Output::Some as u8 => Output::Some,
+            _ => Output::Due,
+        }
+    }
+
+    /// Returns the right to speak with the host's console. Taken before the chips, never after.
+    pub(crate) fn console(&self) -> MutexGuard<'_, ()> {
+        self.console.lock()
+    }
+
+    /// Returns whether the host had more input than the guest's port had room.
+    pub(crate) fn is_input_waiting(&self) -> bool {
+        self.is_input_waiting.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_input_waiting(&self, is_waiting: bool) {
+        self.is_input_waiting.store(is_waiting, Ordering::Relaxed);
     }
 }
 

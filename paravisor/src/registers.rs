@@ -9,7 +9,8 @@ use stockade_intercept::msr::{Msr, MsrFault, MsrRead, MsrWrite};
 
 use crate::host::Timekeeper;
 use crate::machine::Machine;
-use crate::vcpu::Vcpu;
+use crate::stats::Work;
+use crate::vcpu::{Vcpu, apic_time};
 
 const APIC_BASE_ENABLE: u64 = 1 << 11;
 const CR4_OSXSAVE: u64 = 1 << 18;
@@ -64,11 +65,14 @@ fn read<C: Timekeeper + Clone>(
     vmsa: &mut Vmsa,
     msr: Msr,
 ) -> Result<(), MsrFault> {
-    let now = machine.clock().now();
     let value = match vcpu.msrs.read(msr, vmsa)? {
         MsrRead::Value(value) => value,
-        MsrRead::Tsc => now.tsc,
-        MsrRead::Apic(_) => vcpu.apic.read_msr(msr.0, now).map_err(refused)?,
+        MsrRead::Tsc => machine.clock().tsc(),
+        MsrRead::Apic(_) => {
+            vcpu.work = Work::Apic;
+            let now = machine.clock().now();
+            vcpu.apic.read_msr(msr.0, now).map_err(refused)?
+        }
     };
     set_pair(vmsa, value);
     Ok(())
@@ -84,7 +88,8 @@ fn write<C: Timekeeper + Clone>(
     match vcpu.msrs.write(msr, value, vmsa)? {
         MsrWrite::Done => {}
         MsrWrite::Apic(_) => {
-            let now = machine.clock().now();
+            vcpu.work = Work::of_apic_msr(msr.0);
+            let now = apic_time(machine, vcpu.work);
             let effect = vcpu.apic.write_msr(msr.0, value, now).map_err(refused)?;
             vcpu.apply(effect, machine);
         }

@@ -15,26 +15,12 @@ use crate::dispatch::{Next, dispatch};
 use crate::host::{Entered, Host, Processor, Timekeeper};
 use crate::inject;
 use crate::machine::{Machine, Request};
+use crate::stats::Work;
 use crate::vcpu::{Activity, Vcpu};
 
-/// Why the guest no longer runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// It switched itself off.
-    PowerOff,
-    /// It asked to start over.
-    Reset,
-    /// It cannot go on.
-    Stop(StopReason),
-}
+pub use crate::crew::End;
 
-impl From<StopReason> for End {
-    fn from(reason: StopReason) -> Self {
-        Self::Stop(reason)
-    }
-}
-
-/// Runs the guest on this vCPU until it ends.
+/// Runs the guest on this vCPU until its life ends, here or on another vCPU.
 pub fn run<P: Processor, H: Host, C: Timekeeper + Clone>(
     vcpu: &mut Vcpu,
     machine: &Machine<C>,
@@ -43,14 +29,20 @@ pub fn run<P: Processor, H: Host, C: Timekeeper + Clone>(
     memory: &dyn GuestMemory,
 ) -> End {
     loop {
-        match turn(vcpu, machine, processor, host, memory) {
-            Ok(()) => {}
-            Err(end) => {
-                // The last words of the guest; a host that does not take them has refused its own service.
-                let _ = console::flush(machine, host);
-                return end;
+        let Err(end) = turn(vcpu, machine, processor, host, memory) else {
+            continue;
+        };
+        let crew = machine.crew();
+        if crew.end_with(end) {
+            // A host that does not pass a kick on keeps a vCPU in its guest, as it may at any time.
+            for other in crew.others(vcpu.index) {
+                let _ = host.kick(other);
             }
         }
+        // The last words of the guest; a host that does not take them has refused its own service.
+        let _ = console::flush(machine, host);
+        vcpu.left_at = None;
+        return crew.end().unwrap_or(end);
     }
 }
 
@@ -61,13 +53,17 @@ fn turn<P: Processor, H: Host, C: Timekeeper + Clone>(
     host: &mut H,
     memory: &dyn GuestMemory,
 ) -> Result<(), End> {
+    if let Some(end) = machine.crew().end() {
+        return Err(end);
+    }
     listen(vcpu, machine, host)?;
-    vcpu.catch_up(machine);
-    if vcpu.activity == Activity::Halted {
-        if !inject::has_wake_up(vcpu, processor.vmsa(), machine) {
-            return sleep(vcpu, machine, host);
+    vcpu.catch_up(machine, processor.vmsa_mut());
+    match vcpu.activity {
+        Activity::Running => {}
+        Activity::Halted if inject::has_wake_up(vcpu, processor.vmsa(), machine) => {
+            vcpu.activity = Activity::Running;
         }
-        vcpu.activity = Activity::Running;
+        Activity::Halted | Activity::WaitingForStartUp => return sleep(vcpu, machine, host),
     }
     // 1. Interrupts are written and the gate is open; busy is cleared by the entry itself.
     inject::prepare(vcpu, processor.vmsa_mut(), machine);
@@ -75,8 +71,13 @@ fn turn<P: Processor, H: Host, C: Timekeeper + Clone>(
     if vcpu.prediction_barrier != 0 {
         processor.prediction_barrier(core::mem::take(&mut vcpu.prediction_barrier));
     }
+    if !depart(vcpu, machine, host)? {
+        return Ok(());
+    }
     // 2. The entry sets busy again before anybody looks at the registers.
-    if processor.enter()? == Entered::EventPending {
+    let entered = processor.enter();
+    come_back(vcpu, machine);
+    if entered? == Entered::EventPending {
         return Ok(());
     }
     // 3. and 4. What was being delivered goes in again; what was taken moves from IRR to ISR.
@@ -84,8 +85,43 @@ fn turn<P: Processor, H: Host, C: Timekeeper + Clone>(
     // 5. The exit is taken out, so that the host cannot have it served twice.
     let exit = take_exit(processor.vmsa_mut());
     vcpu.stats.count(exit.kind());
+    vcpu.work = Work::of_exit(&exit);
     // 6. Dispatch advances RIP as the kind of exit demands.
     answer(vcpu, machine, processor, host, memory, exit)
+}
+
+/// Kicks whom this vCPU has sent something, and says that it goes itself; returns whether it may. [`come_back`] follows.
+fn depart<H: Host, C: Timekeeper + Clone>(
+    vcpu: &mut Vcpu,
+    machine: &Machine<C>,
+    host: &mut H,
+) -> Result<bool, StopReason> {
+    let crew = machine.crew();
+    let wakes = core::mem::take(&mut vcpu.wakes) | machine.take_wakes();
+    if wakes != 0 {
+        for other in crew.others(vcpu.index) {
+            if wakes >> other & 1 != 0 && crew.must_kick(other) {
+                vcpu.stats.kicks += 1;
+                host.kick(other)?;
+            }
+        }
+    }
+    let may_go = crew.depart(vcpu.index);
+    let mailbox = machine.mailboxes().get(vcpu.index);
+    if !may_go || mailbox.is_some_and(|mailbox| !mailbox.is_empty()) {
+        crew.back(vcpu.index);
+        return Ok(false);
+    }
+    if let Some(since) = vcpu.left_at.take() {
+        let cycles = machine.clock().tsc().wrapping_sub(since);
+        vcpu.stats.book(vcpu.work, cycles);
+    }
+    Ok(true)
+}
+
+fn come_back<C: Timekeeper + Clone>(vcpu: &mut Vcpu, machine: &Machine<C>) {
+    vcpu.left_at = Some(machine.clock().tsc());
+    machine.crew().back(vcpu.index);
 }
 
 fn answer<P: Processor, H: Host, C: Timekeeper + Clone>(
@@ -103,7 +139,7 @@ fn answer<P: Processor, H: Host, C: Timekeeper + Clone>(
             Ok(())
         }
         Next::Device => {
-            console::serve(vcpu, machine, host)?;
+            console::serve(machine, host)?;
             match machine.take_request() {
                 Request::None => Ok(()),
                 Request::PowerOff => Err(End::PowerOff),
@@ -122,7 +158,7 @@ fn take_exit(vmsa: &mut Vmsa) -> Exit {
 }
 
 /// Takes what the host signalled.
-fn listen<H: Host, C: Timekeeper + Clone>(
+pub(crate) fn listen<H: Host, C: Timekeeper + Clone>(
     vcpu: &mut Vcpu,
     machine: &Machine<C>,
     host: &mut H,
@@ -134,7 +170,7 @@ fn listen<H: Host, C: Timekeeper + Clone>(
         console::flush(machine, host)?;
     }
     if signals.console {
-        console::receive(vcpu, machine, host)?;
+        console::receive(machine, host)?;
     }
     Ok(())
 }
@@ -160,8 +196,13 @@ fn sleep<H: Host, C: Timekeeper + Clone>(
 ) -> Result<(), End> {
     console::flush(machine, host)?;
     arm_timer(vcpu, machine, host)?;
-    Ok(host.wait()?)
+    if depart(vcpu, machine, host)? {
+        host.wait()?;
+        vcpu.work = Work::Wake;
+        come_back(vcpu, machine);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,30 +1,39 @@
-//! The guest's lives: started, run to its end, started again after a reset.
+//! The start: the guest's machine from what the launch left, and every processor to its place.
 
+use alloc::boxed::Box;
+
+use spin::Once;
 use stockade_abi::cpuid_page::CpuidPage;
 use stockade_abi::terminate::StopReason;
 use stockade_apic::{Features, local::BUS_CLOCK_HZ};
 use stockade_boot::layout::paravisor;
 use stockade_boot::manifest::GuestFlags;
-use stockade_bus::Clock;
 use stockade_devices::rtc;
 use stockade_intercept::cpuid::{CpuidInputs, CpuidPolicy, HypervisorIdentity, TscAdjust, X2Apic};
 use stockade_intercept::emulate;
+use stockade_paravisor::crew::End;
 use stockade_paravisor::guest::{self, Plan};
-use stockade_paravisor::host::Processor;
+use stockade_paravisor::life::{self, Post};
 use stockade_paravisor::machine::Machine;
-use stockade_paravisor::run_loop::{self, End};
 use stockade_paravisor::vcpu::Vcpu;
+use stockade_platform::cpuid::CpuidTable;
 use stockade_platform::ghcb::IoWidth;
 use stockade_platform::memory::GuestRam;
-use stockade_platform::{Ghcb, Launch, Platform, console, stop};
+use stockade_platform::{Cpu, Ghcb, Launch, Platform, console, stop};
 use zerocopy::FromZeros;
 
 use crate::adapters::{GuestProcessor, PlatformHost, Staging, Time, open_console};
 
-/// How many resets in a row, each soon after the one before, are a loop.
-const RESET_LOOP_LIMIT: u32 = 8;
-/// What soon is.
-const RESET_LOOP_NS: u64 = 10_000_000_000;
+/// What every processor finds when it starts.
+struct Shared {
+    policy: CpuidPolicy,
+    features: Features,
+    cpuid: &'static CpuidTable,
+    machine: Machine<Time>,
+    ram: GuestRam,
+}
+
+static SHARED: Once<Shared> = Once::new();
 
 /// Runs the guest until it switches off, or stops the machine with a reason.
 pub(crate) fn run(platform: Platform) -> ! {
@@ -33,73 +42,116 @@ pub(crate) fn run(platform: Platform) -> ! {
         ram,
         clock,
         launch,
+        mut processors,
         ..
     } = platform;
     // The decoder's tables are made now, not at the guest's first exit.
     emulate::prepare();
     let clock = Time(clock);
+    let vcpus = launch.parameters.vcpu_count;
     let plan = Plan {
         manifest: launch.manifest.clone(),
         ram: *ram.map(),
-        vcpus: launch.parameters.vcpu_count,
+        vcpus,
         tsc_khz: clock.0.frequency_hz() / 1000,
     };
-    let policy = cpuid_policy(&launch, &clock);
-    let features = Features {
-        x2apic: false,
-        tsc_deadline: true,
-        eoi_suppression: false,
-    };
-    let mut vcpu = Vcpu::new(0, policy, features, &plan.ram);
-    vcpu.stats.paravisor_bytes = paravisor::SIZE;
-    let machine = Machine::new(1, clock, wall_clock(&cpu.ghcb));
+    let shared = SHARED.call_once(|| Shared {
+        policy: cpuid_policy(&launch, &clock),
+        features: features(launch.manifest.flags()),
+        cpuid: launch.cpuid,
+        machine: Machine::new(count(vcpus), clock, wall_clock(&cpu.ghcb)),
+        ram,
+    });
     if let Err(error) = open_console(&cpu.ghcb) {
         log::warn!("console input does not come in: {error}");
     }
-    let processor = GuestProcessor {
-        cpu,
-        cpuid: launch.cpuid,
-    };
-    let end = lives(&plan, &mut vcpu, &machine, processor, &ram);
-    console::print_line(format_args!("stockade-stats: {}", vcpu.stats.to_json()));
-    finish(end)
+    for apic_id in 1..vcpus {
+        if let Err(error) = processors.start(&cpu.ghcb, apic_id, follow) {
+            log::error!("processor {apic_id}: {error}");
+            stop(StopReason::VMSA_CREATE_FAILED);
+        }
+    }
+    lead(shared, &plan, cpu)
 }
 
-/// Starts the guest again and again, until it ends otherwise than by a reset.
-fn lives(
-    plan: &Plan,
-    vcpu: &mut Vcpu,
-    machine: &Machine<Time>,
-    mut processor: GuestProcessor,
-    ram: &GuestRam,
-) -> (End, Ghcb) {
-    let mut host = PlatformHost::new(&processor.cpu);
-    let (mut resets_in_a_row, mut last_reset_ns) = (0, 0);
-    loop {
-        processor.reset();
-        match guest::prepare(plan, &mut Staging(ram), ram) {
-            Ok(state) => guest::set_registers(processor.vmsa_mut(), &state),
-            Err(error) => {
-                log::error!("{error}");
-                return (End::Stop(error.reason()), processor.cpu.ghcb);
-            }
+/// The first processor: starts the guest, and ends the machine when the guest has ended.
+fn lead(shared: &'static Shared, plan: &Plan, cpu: Cpu) -> ! {
+    let ghcb = cpu.ghcb;
+    let mut vcpu = shared.vcpu(&cpu);
+    vcpu.stats.paravisor_bytes = paravisor::SIZE;
+    let (mut host, mut processor) = shared.sides(cpu);
+    let post = shared.post(&mut vcpu, &mut processor, &mut host);
+    let end = life::lead(post, &mut |vmsa| {
+        let prepared = guest::prepare(plan, &mut Staging(&shared.ram), &shared.ram);
+        let state = prepared.map_err(|error| {
+            log::error!("{error}");
+            error.reason()
+        })?;
+        guest::set_registers(vmsa, &state);
+        Ok(())
+    });
+    console::print_line(format_args!("stockade-stats: {}", vcpu.stats.to_json()));
+    finish((end, ghcb))
+}
+
+/// Every other processor.
+fn follow(cpu: Cpu) -> ! {
+    // The first processor had everything ready before it started this one.
+    let Some(shared) = SHARED.get() else {
+        stop(StopReason::INTERNAL_PANIC)
+    };
+    let mut vcpu = shared.vcpu(&cpu);
+    let (mut host, mut processor) = shared.sides(cpu);
+    stop(life::follow(shared.post(
+        &mut vcpu,
+        &mut processor,
+        &mut host,
+    )))
+}
+
+impl Shared {
+    fn vcpu(&self, cpu: &Cpu) -> Box<Vcpu> {
+        let (policy, features) = (self.policy.clone(), self.features);
+        Box::new(Vcpu::new(
+            count(cpu.apic_id),
+            policy,
+            features,
+            self.ram.map(),
+        ))
+    }
+
+    fn sides(&self, cpu: Cpu) -> (PlatformHost, GuestProcessor) {
+        let host = PlatformHost::new(&cpu);
+        let cpuid = self.cpuid;
+        (host, GuestProcessor { cpu, cpuid })
+    }
+
+    fn post<'a>(
+        &'static self,
+        vcpu: &'a mut Vcpu,
+        processor: &'a mut GuestProcessor,
+        host: &'a mut PlatformHost,
+    ) -> Post<'a, GuestProcessor, PlatformHost, Time> {
+        Post {
+            vcpu,
+            machine: &self.machine,
+            processor,
+            host,
+            memory: &self.ram,
         }
-        vcpu.power_on(machine);
-        log::info!("entering the guest");
-        let end = run_loop::run(vcpu, machine, &mut processor, &mut host, ram);
-        if end != End::Reset {
-            return (end, processor.cpu.ghcb);
-        }
-        vcpu.stats.resets += 1;
-        let now = machine.clock().now_ns();
-        let is_soon = now - last_reset_ns < RESET_LOOP_NS;
-        resets_in_a_row = if is_soon { resets_in_a_row + 1 } else { 1 };
-        last_reset_ns = now;
-        if resets_in_a_row > RESET_LOOP_LIMIT {
-            return (End::Stop(StopReason::GUEST_RESET_LOOP), processor.cpu.ghcb);
-        }
-        log::info!("the guest resets");
-        machine.reset();
+    }
+}
+
+/// A number of processors, which always fits.
+fn count(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn features(flags: GuestFlags) -> Features {
+    Features {
+        x2apic: flags.contains(GuestFlags::X2APIC),
+        tsc_deadline: true,
+        eoi_suppression: false,
     }
 }
 
@@ -128,7 +180,11 @@ fn cpuid_policy(launch: &Launch, clock: &Time) -> CpuidPolicy {
         tsc_hz: clock.0.frequency_hz(),
         apic_timer_hz: u32::try_from(BUS_CLOCK_HZ).unwrap_or(u32::MAX),
         identity: identity(launch.manifest.flags()),
-        x2apic: X2Apic::Hidden,
+        x2apic: if launch.manifest.flags().contains(GuestFlags::X2APIC) {
+            X2Apic::Offered
+        } else {
+            X2Apic::Hidden
+        },
         tsc_adjust: TscAdjust::default(),
     };
     CpuidPolicy::try_new(&page, inputs).unwrap_or_else(|error| {

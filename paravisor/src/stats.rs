@@ -3,13 +3,158 @@
 use alloc::string::String;
 use core::fmt::Write;
 
-/// Counters of one vCPU, in the order they are printed.
+use stockade_intercept::exit::Exit;
+
+/// As many as there are kinds of exits.
 const KINDS: usize = 27;
+
+/// What an exit turned out to be, where its kind says too little: what its cost is booked under.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Work {
+    /// Nothing with a name of its own.
+    #[default]
+    Other,
+    /// CPUID.
+    Cpuid,
+    /// An MSR that is not the local APIC's.
+    Msr,
+    /// The first serial port.
+    Com1,
+    /// The PM timer.
+    PmTimer,
+    /// Another port.
+    Port,
+    /// A memory-mapped register that is not the local APIC's.
+    Mmio,
+    /// The local APIC: end of interrupt.
+    Eoi,
+    /// The local APIC: interrupt command.
+    Ipi,
+    /// The local APIC: initial count.
+    TimerCount,
+    /// The local APIC: TSC deadline.
+    TscDeadline,
+    /// Any other register of the local APIC.
+    Apic,
+    /// HLT, up to the sleep.
+    Halt,
+    /// From the end of a sleep to the entry.
+    Wake,
+    /// The host came back without an exit.
+    Host,
+}
+
+impl Work {
+    const ALL: [Self; 15] = [
+        Self::Other,
+        Self::Cpuid,
+        Self::Msr,
+        Self::Com1,
+        Self::PmTimer,
+        Self::Port,
+        Self::Mmio,
+        Self::Eoi,
+        Self::Ipi,
+        Self::TimerCount,
+        Self::TscDeadline,
+        Self::Apic,
+        Self::Halt,
+        Self::Wake,
+        Self::Host,
+    ];
+
+    /// Returns what an exit is as far as its kind says.
+    #[must_use]
+    pub const fn of_exit(exit: &Exit) -> Self {
+        match exit {
+            Exit::Cpuid => Self::Cpuid,
+            Exit::Msr(_) => Self::Msr,
+            Exit::Hlt | Exit::IdleHlt => Self::Halt,
+            Exit::HostEvent(_) => Self::Host,
+            _ => Self::Other,
+        }
+    }
+
+    /// Returns what a write to register `place` of the local APIC is: the offset in its page by 16, or the x2APIC MSR less 0x800.
+    #[must_use]
+    pub const fn of_apic_register(place: u16) -> Self {
+        match place {
+            0x0B => Self::Eoi,
+            0x30 => Self::Ipi,
+            0x38 => Self::TimerCount,
+            _ => Self::Apic,
+        }
+    }
+
+    /// Returns what a write to an MSR of the local APIC is.
+    #[must_use]
+    pub const fn of_apic_msr(msr: u32) -> Self {
+        match msr {
+            0x6E0 => Self::TscDeadline,
+            0x80B => Self::Eoi,
+            0x830 => Self::Ipi,
+            0x838 => Self::TimerCount,
+            _ => Self::Apic,
+        }
+    }
+
+    /// Returns what an access to a port is.
+    #[must_use]
+    pub const fn of_port(port: u16) -> Self {
+        match port {
+            0x3F8..=0x3FF => Self::Com1,
+            0x608..=0x60B => Self::PmTimer,
+            _ => Self::Port,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Other => "other",
+            Self::Cpuid => "cpuid",
+            Self::Msr => "msr",
+            Self::Com1 => "com1",
+            Self::PmTimer => "pm-timer",
+            Self::Port => "port",
+            Self::Mmio => "mmio",
+            Self::Eoi => "eoi",
+            Self::Ipi => "ipi",
+            Self::TimerCount => "timer-count",
+            Self::TscDeadline => "tsc-deadline",
+            Self::Apic => "apic",
+            Self::Halt => "hlt",
+            Self::Wake => "wake",
+            Self::Host => "host",
+        }
+    }
+}
+
+/// How often something was done and how long it took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Cost {
+    count: u64,
+    cycles: u64,
+    /// The cheapest.
+    least: u64,
+}
+
+impl Cost {
+    fn add(&mut self, other: Self) {
+        self.least = match (self.count, other.count) {
+            (_, 0) => self.least,
+            (0, _) => other.least,
+            _ => self.least.min(other.least),
+        };
+        self.count += other.count;
+        self.cycles = self.cycles.wrapping_add(other.cycles);
+    }
+}
 
 /// Exits by kind and oddities, for the line `stockade-stats`.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
     kinds: [(&'static str, u64); KINDS],
+    costs: [Cost; Work::ALL.len()],
     /// Guest resets.
     pub resets: u64,
     /// Interrupts of the host nobody had asked for.
@@ -24,6 +169,8 @@ pub struct Stats {
     pub last_unknown_msr: u32,
     /// Instructions that were not emulated.
     pub unsupported_instructions: u64,
+    /// How often another vCPU had to be kicked.
+    pub kicks: u64,
     /// Bytes of guest memory the paravisor has for itself.
     pub paravisor_bytes: u64,
 }
@@ -31,16 +178,51 @@ pub struct Stats {
 impl Stats {
     /// Counts an exit.
     pub fn count(&mut self, kind: &'static str) {
-        for (name, count) in &mut self.kinds {
-            if name.is_empty() {
-                *name = kind;
-            }
-            // Names are string constants of one table: equal pointers in the usual case, and few of them.
-            if *name == kind {
-                *count += 1;
-                return;
-            }
+        self.add_kind(kind, 1);
+    }
+
+    fn add_kind(&mut self, kind: &'static str, more: u64) {
+        // Names are string constants of one table: equal pointers in the usual case, and few of them.
+        let known = |(name, _): &&mut (&str, u64)| core::ptr::eq(*name, kind);
+        if let Some((_, count)) = self.kinds.iter_mut().find(known) {
+            *count += more;
+            return;
         }
+        let same = |(name, _): &&mut (&str, u64)| *name == kind || name.is_empty();
+        if let Some((name, count)) = self.kinds.iter_mut().find(same) {
+            *name = kind;
+            *count += more;
+        }
+    }
+
+    /// Books the TSC cycles between an exit and the next entry.
+    pub fn book(&mut self, work: Work, cycles: u64) {
+        if let Some(cost) = self.costs.get_mut(work as usize) {
+            cost.add(Cost {
+                count: 1,
+                cycles,
+                least: cycles,
+            });
+        }
+    }
+
+    /// Adds what another vCPU has counted.
+    pub fn add(&mut self, other: &Self) {
+        for (kind, count) in other.kinds.iter().filter(|(kind, _)| !kind.is_empty()) {
+            self.add_kind(kind, *count);
+        }
+        for (cost, other) in self.costs.iter_mut().zip(&other.costs) {
+            cost.add(*other);
+        }
+        self.resets += other.resets;
+        self.dropped_vectors += other.dropped_vectors;
+        self.spurious_faults += other.spurious_faults;
+        self.empty_returns += other.empty_returns;
+        self.unknown_msrs += other.unknown_msrs;
+        self.last_unknown_msr = self.last_unknown_msr.max(other.last_unknown_msr);
+        self.unsupported_instructions += other.unsupported_instructions;
+        self.kicks += other.kicks;
+        self.paravisor_bytes += other.paravisor_bytes;
     }
 
     /// Returns the line for the tool, JSON without line breaks.
@@ -62,18 +244,38 @@ impl Stats {
             ("unknown_msrs", self.unknown_msrs),
             ("last_unknown_msr", u64::from(self.last_unknown_msr)),
             ("unsupported_instructions", self.unsupported_instructions),
+            ("kicks", self.kicks),
             ("paravisor_bytes", self.paravisor_bytes),
         ] {
             let _ = write!(text, ",\"{name}\":{count}");
         }
+        self.write_costs(&mut text);
         text.push('}');
         text
+    }
+
+    fn write_costs(&self, text: &mut String) {
+        text.push_str(",\"costs\":{");
+        let mut separator = "";
+        for (work, cost) in Work::ALL.iter().zip(&self.costs) {
+            if cost.count == 0 {
+                continue;
+            }
+            let (name, mean) = (work.name(), cost.cycles / cost.count);
+            let (count, least) = (cost.count, cost.least);
+            let _ = write!(
+                text,
+                "{separator}\"{name}\":{{\"count\":{count},\"mean_cycles\":{mean},\"least_cycles\":{least}}}"
+            );
+            separator = ",";
+        }
+        text.push('}');
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Stats;
+    use super::{Stats, Work};
 
     #[test]
     fn kinds_are_counted_and_printed_in_order_of_appearance() {
@@ -88,5 +290,42 @@ mod tests {
             "{json}"
         );
         assert!(json.ends_with('}'));
+    }
+    #[test]
+    fn sum_of_two_vcpus_has_every_count_once() {
+        let (mut first, mut second) = (Stats::default(), Stats::default());
+        first.count("npf");
+        second.count("hlt");
+        second.count("npf");
+        (first.kicks, second.kicks) = (1, 2);
+        first.add(&second);
+        let json = first.to_json();
+        assert!(
+            json.starts_with("{\"exits\":{\"npf\":2,\"hlt\":1}"),
+            "{json}"
+        );
+        assert!(json.contains("\"kicks\":3"), "{json}");
+    }
+
+    #[test]
+    fn costs_are_means_over_both_vcpus() {
+        let (mut first, mut second) = (Stats::default(), Stats::default());
+        first.book(Work::Eoi, 30);
+        second.book(Work::Eoi, 10);
+        first.add(&second);
+        let json = first.to_json();
+        let eoi = "\"costs\":{\"eoi\":{\"count\":2,\"mean_cycles\":20,\"least_cycles\":10}}";
+        assert!(json.contains(eoi), "{json}");
+    }
+
+    #[test]
+    fn work_knows_the_same_register_in_both_modes_of_the_apic() {
+        for (place, msr) in [(0x0B, 0x80B), (0x30, 0x830), (0x38, 0x838), (0x08, 0x808)] {
+            assert_eq!(Work::of_apic_register(place), Work::of_apic_msr(msr));
+        }
+        assert_eq!(Work::of_apic_register(0x0B), Work::Eoi);
+        for (index, work) in Work::ALL.into_iter().enumerate() {
+            assert_eq!(work as usize, index);
+        }
     }
 }

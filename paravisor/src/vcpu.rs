@@ -1,19 +1,21 @@
 //! One vCPU: everything the guest's processor has beyond the registers in its save area.
 
+use stockade_abi::vmsa::Vmsa;
 use stockade_apic::{
     Config, Effect, Features, LocalApic, LocalEvent, NmiLatch, Role, Time, TimerDeadline,
     VirtualInterrupt, route,
 };
 use stockade_boot::layout::LOW_RAM_END;
 use stockade_boot::ram::RamMap;
-use stockade_bus::{AccessError, Gpa};
-use stockade_intercept::cpuid::CpuidPolicy;
+use stockade_bus::Gpa;
+use stockade_intercept::cpuid::{CpuidPolicy, CpuidState};
 use stockade_intercept::emulate::{Emulator, Exception, MmioBus, PortBus};
 use stockade_intercept::msr::MsrFile;
 
 use crate::host::Timekeeper;
 use crate::machine::Machine;
-use crate::stats::Stats;
+use crate::startup;
+use crate::stats::{Stats, Work};
 
 /// Width of the guest's physical addresses: all below vTOM.
 pub const PHYSICAL_BITS: u8 = 46;
@@ -25,6 +27,8 @@ pub enum Activity {
     Running,
     /// It waits in HLT.
     Halted,
+    /// It waits for a start-up IPI (APM volume 2, 16.5), as application processors do after RESET and INIT.
+    WaitingForStartUp,
 }
 
 /// One vCPU.
@@ -55,8 +59,12 @@ pub struct Vcpu {
     pub armed_tsc: u64,
     /// Faults in guest RAM since the last exit of another kind.
     pub faults_in_a_row: u64,
-    /// The console had more input than the guest's port had room.
-    pub is_input_waiting: bool,
+    /// Whom its interrupts were for and who must be kicked for them, a bit a vCPU.
+    pub wakes: u64,
+    /// What the exit that is being answered turned out to be.
+    pub work: Work,
+    /// The TSC when the guest's last exit or the last sleep ended, until the next entry.
+    pub left_at: Option<u64>,
     /// What is counted.
     pub stats: Stats,
 }
@@ -89,7 +97,9 @@ impl Vcpu {
             queued: None,
             armed_tsc: u64::MAX,
             faults_in_a_row: 0,
-            is_input_waiting: true,
+            wakes: 0,
+            work: Work::default(),
+            left_at: None,
             stats: Stats::default(),
         };
         vcpu.reset();
@@ -112,20 +122,27 @@ impl Vcpu {
             queued,
             armed_tsc: _,
             faults_in_a_row,
-            is_input_waiting: _,
+            wakes,
+            work: _,
+            left_at: _,
             stats: _,
         } = self;
         apic.reset();
         // There is no firmware: vCPU, APIC and memory types are handed over as it would.
-        apic.set_virtual_wire();
+        *activity = if apic.config().role == Role::Bootstrap {
+            apic.set_virtual_wire();
+            Activity::Running
+        } else {
+            Activity::WaitingForStartUp
+        };
         *msrs = MsrFile::new(cpuid.msr_features());
         msrs.set_as_firmware_would(Gpa(LOW_RAM_END), *ram_end);
-        *activity = Activity::Running;
         nmi.reset();
         *exception = None;
         *prediction_barrier = 0;
         *queued = None;
         *faults_in_a_row = 0;
+        *wakes = 0;
     }
 
     /// Puts the vCPU back to power-on and makes it known to the machine.
@@ -139,30 +156,57 @@ impl Vcpu {
         }
     }
 
-    /// Lets the local timer catch up and takes what others have for this vCPU.
-    pub fn catch_up<C: Timekeeper + Clone>(&mut self, machine: &Machine<C>) {
-        machine.advance();
-        let now = machine.clock().now();
-        if self.is_timer_due(now) {
-            self.apic.advance(now);
+    /// Lets the timers catch up and takes what others have for this vCPU.
+    pub fn catch_up<C: Timekeeper + Clone>(&mut self, machine: &Machine<C>, vmsa: &mut Vmsa) {
+        machine.crew().take_call(self.index);
+        machine.advance(self.index);
+        if self.is_timer_due(machine) {
+            self.apic.advance(machine.clock().now());
         }
         let Some(mailbox) = machine.mailboxes().get(self.index) else {
             return;
         };
+        if mailbox.is_empty() {
+            return;
+        }
         for event in self.apic.deliver_remote(mailbox) {
-            match event {
-                LocalEvent::Nmi => self.nmi.raise(),
-                // Start-up and INIT are for further vCPUs; there is no SMM.
-                LocalEvent::Init | LocalEvent::StartUp(_) | LocalEvent::Smi => {}
-            }
+            self.take_event(event, vmsa);
         }
     }
 
-    fn is_timer_due(&self, now: Time) -> bool {
+    fn take_event(&mut self, event: LocalEvent, vmsa: &mut Vmsa) {
+        match event {
+            LocalEvent::Nmi => self.nmi.raise(),
+            LocalEvent::Init => self.init(vmsa),
+            LocalEvent::StartUp(page) if self.activity == Activity::WaitingForStartUp => {
+                startup::start_up(vmsa, page);
+                self.activity = Activity::Running;
+            }
+            // A processor that runs ignores it (APM volume 2, 16.5). There is no SMM.
+            LocalEvent::StartUp(_) | LocalEvent::Smi => {}
+        }
+    }
+
+    /// Does what INIT does beyond the local APIC, which has seen to itself.
+    fn init(&mut self, vmsa: &mut Vmsa) {
+        let state = CpuidState::new(vmsa, self.apic.config().id, true);
+        let signature = self.cpuid.query(1, 0, &state).eax;
+        startup::init(vmsa, signature);
+        self.nmi.reset();
+        self.exception = None;
+        self.queued = None;
+        self.activity = if self.apic.is_bootstrap() {
+            Activity::Running
+        } else {
+            Activity::WaitingForStartUp
+        };
+    }
+
+    fn is_timer_due<C: Timekeeper + Clone>(&self, machine: &Machine<C>) -> bool {
         match self.apic.deadline() {
             None => false,
-            Some(TimerDeadline::Nanoseconds(ns)) => ns <= now.ns,
-            Some(TimerDeadline::Tsc(tsc)) => tsc <= now.tsc,
+            Some(TimerDeadline::Nanoseconds(ns)) => ns <= machine.clock().now_ns(),
+            Some(TimerDeadline::Tsc(tsc)) => tsc <= machine.clock().tsc(),
         }
     }
 
@@ -174,35 +218,56 @@ impl Vcpu {
             Some(TimerDeadline::Nanoseconds(ns)) => clock.tsc_at(ns),
             Some(TimerDeadline::Tsc(tsc)) => tsc,
         };
-        let shared = machine.deadline().map_or(u64::MAX, |ns| clock.tsc_at(ns));
+        let shared = machine.deadline(self.index);
+        let shared = shared.map_or(u64::MAX, |ns| clock.tsc_at(ns));
         local.min(shared)
     }
 
     /// Carries out what a write to the local APIC asks for.
     pub fn apply<C: Timekeeper + Clone>(&mut self, effect: Effect, machine: &Machine<C>) {
-        match effect {
-            Effect::None => {}
-            Effect::Ipi(ipi) => route::send_ipi(machine.mailboxes(), &ipi, |_| {}),
-            Effect::EoiBroadcast(vector) => {
-                machine.with_chips(|chips| chips.ioapic.end_of_interrupt(vector));
-            }
-            Effect::AddressChanged => {
-                if let Some(mailbox) = machine.mailboxes().get(self.index) {
-                    self.apic.publish(mailbox);
-                }
+        apply(&self.apic, &mut self.wakes, effect, machine);
+    }
+}
+
+/// Carries out what a write to `apic` asks for; who must be kicked for it is added to `wakes`.
+fn apply<C: Timekeeper + Clone>(
+    apic: &LocalApic,
+    wakes: &mut u64,
+    effect: Effect,
+    machine: &Machine<C>,
+) {
+    match effect {
+        Effect::None => {}
+        Effect::Ipi(ipi) => route::send_ipi(machine.mailboxes(), &ipi, |vcpu| {
+            let bit = u32::try_from(vcpu)
+                .ok()
+                .and_then(|vcpu| 1_u64.checked_shl(vcpu));
+            *wakes |= bit.unwrap_or(0);
+        }),
+        Effect::EoiBroadcast(vector) => {
+            machine.with_chips(|chips| chips.ioapic.end_of_interrupt(vector));
+        }
+        Effect::AddressChanged => {
+            let own = usize::try_from(apic.config().id).ok();
+            if let Some(mailbox) = own.and_then(|own| machine.mailboxes().get(own)) {
+                apic.publish(mailbox);
             }
         }
     }
 }
 
-/// What an emulated instruction of this vCPU reaches: its own local APIC, and the machine.
+/// What an emulated instruction of a vCPU reaches: its own local APIC, and the machine.
 pub struct Bus<'a, C> {
     /// The vCPU's local APIC.
     pub apic: &'a mut LocalApic,
     /// The machine.
     pub machine: &'a Machine<C>,
-    /// What the local APIC asked for; one instruction writes it once at most, but for strings.
-    pub effects: alloc::vec::Vec<Effect>,
+    /// Whom the vCPU's interrupts were for.
+    pub wakes: &'a mut u64,
+    /// What the instruction did.
+    pub work: &'a mut Work,
+    /// Whether a chip was touched.
+    pub has_touched_chips: bool,
 }
 
 impl<C: Timekeeper + Clone> Bus<'_, C> {
@@ -211,42 +276,63 @@ impl<C: Timekeeper + Clone> Bus<'_, C> {
         let offset = u16::try_from(gpa.page_offset()).ok()?;
         (self.apic.page() == Some(gpa.page())).then_some(offset)
     }
+
+    fn touch_chips(&mut self, work: Work) {
+        self.has_touched_chips = true;
+        *self.work = work;
+    }
 }
 
 impl<C: Timekeeper + Clone> MmioBus for Bus<'_, C> {
     fn mmio_read(&mut self, gpa: Gpa, data: &mut [u8]) {
         match self.apic_offset(gpa) {
             Some(offset) => {
+                *self.work = Work::Apic;
                 let now = self.machine.clock().now();
                 if self.apic.read_mmio(offset, data, now).is_err() {
                     data.fill(0xFF);
                 }
             }
-            None => self.machine.mmio_read(gpa, data),
+            None => {
+                self.touch_chips(Work::Mmio);
+                self.machine.mmio_read(gpa, data);
+            }
         }
     }
 
     fn mmio_write(&mut self, gpa: Gpa, data: &[u8]) {
         match self.apic_offset(gpa) {
             Some(offset) => {
-                let now = self.machine.clock().now();
-                let outcome: Result<Effect, AccessError> = self.apic.write_mmio(offset, data, now);
-                match outcome {
-                    Ok(Effect::None) | Err(_) => {}
-                    Ok(effect) => self.effects.push(effect),
+                *self.work = Work::of_apic_register(offset >> 4);
+                let now = apic_time(self.machine, *self.work);
+                if let Ok(effect) = self.apic.write_mmio(offset, data, now) {
+                    apply(self.apic, self.wakes, effect, self.machine);
                 }
             }
-            None => self.machine.mmio_write(gpa, data),
+            None => {
+                self.touch_chips(Work::Mmio);
+                self.machine.mmio_write(gpa, data);
+            }
         }
+    }
+}
+
+/// Returns the moment for a write to a local APIC's register. An EOI and an IPI do not ask what time it is.
+pub(crate) fn apic_time<C: Timekeeper + Clone>(machine: &Machine<C>, work: Work) -> Time {
+    match work {
+        Work::Eoi | Work::Ipi => Time::default(),
+        _ => machine.clock().now(),
     }
 }
 
 impl<C: Timekeeper + Clone> PortBus for Bus<'_, C> {
     fn port_read(&mut self, port: u16, data: &mut [u8]) {
+        self.touch_chips(Work::of_port(port));
         self.machine.port_read(port, data);
     }
 
     fn port_write(&mut self, port: u16, data: &[u8]) {
+        self.touch_chips(Work::of_port(port));
         self.machine.port_write(port, data);
     }
 }

@@ -67,9 +67,9 @@ fn timer_interrupt_arrives_at_ioapic_pin_2() {
     machine.port_write(0x43, &[0x34]);
     machine.port_write(0x40, &[0xE8]);
     machine.port_write(0x40, &[0x03]);
-    let due = machine.deadline().unwrap();
+    let due = machine.deadline(0).unwrap();
     clock.advance(due);
-    machine.advance();
+    machine.advance(0);
     let _ = apic.deliver_remote(&machine.mailboxes()[0]);
     assert_eq!(apic.queueable_vector(), Some(0x31));
 }

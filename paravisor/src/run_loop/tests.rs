@@ -16,6 +16,8 @@ use stockade_bus::{Clock, Gpa, GuestMemory};
 use stockade_intercept::cpuid::{CpuidInputs, CpuidPolicy, HypervisorIdentity, TscAdjust, X2Apic};
 use zerocopy::FromZeros;
 
+mod several;
+
 use super::{End, run, turn};
 use crate::host::{Entered, Host, Processor, Signals, Timekeeper};
 use crate::machine::Machine;
@@ -31,6 +33,10 @@ impl Timekeeper for &FakeClock {
             ns: self.now_ns(),
             tsc: self.now_ns(),
         }
+    }
+
+    fn tsc(&self) -> u64 {
+        self.now_ns()
     }
 
     fn tsc_at(&self, ns: u64) -> u64 {
@@ -111,6 +117,7 @@ struct FakeHost {
     output: Vec<u8>,
     input: Vec<u8>,
     waits: usize,
+    kicked: Vec<usize>,
 }
 
 impl Host for FakeHost {
@@ -128,6 +135,11 @@ impl Host for FakeHost {
         Ok(())
     }
 
+    fn kick(&mut self, vcpu: usize) -> Result<(), StopReason> {
+        self.kicked.push(vcpu);
+        Ok(())
+    }
+
     fn console_write(&mut self, bytes: &[u8]) -> Result<(), StopReason> {
         self.output.extend_from_slice(bytes);
         Ok(())
@@ -142,7 +154,8 @@ impl Host for FakeHost {
     }
 }
 
-fn cpuid() -> CpuidPolicy {
+/// What CPUID answers, with or without x2APIC.
+pub(crate) fn cpuid(x2apic: X2Apic) -> CpuidPolicy {
     let mut page = CpuidPage::new_zeroed();
     let leaves = [
         [0, 0, 0x10, 0x6874_7541, 0x444D_4163, 0x6974_6E65],
@@ -171,24 +184,29 @@ fn cpuid() -> CpuidPolicy {
     }
     page.count = 5;
     let inputs = CpuidInputs {
-        vcpus: 1,
+        vcpus: 4,
         tsc_hz: 1_000_000_000,
         apic_timer_hz: 1_000_000_000,
         identity: HypervisorIdentity::default(),
-        x2apic: X2Apic::default(),
+        x2apic,
         tsc_adjust: TscAdjust::default(),
     };
     CpuidPolicy::try_new(&page, inputs).unwrap()
 }
 
-fn vcpu(machine: &Machine<&FakeClock>) -> Vcpu {
+fn vcpu(machine: &Machine<&FakeClock>, index: usize) -> Vcpu {
     let features = Features {
         x2apic: false,
         tsc_deadline: true,
         eoi_suppression: false,
     };
-    let vcpu = Vcpu::new(0, cpuid(), features, &RamMap::of_size(64 << 20).unwrap());
-    vcpu.apic.publish(&machine.mailboxes()[0]);
+    let vcpu = Vcpu::new(
+        index,
+        cpuid(X2Apic::Hidden),
+        features,
+        &RamMap::of_size(64 << 20).unwrap(),
+    );
+    vcpu.apic.publish(&machine.mailboxes()[index]);
     vcpu
 }
 
@@ -205,7 +223,7 @@ impl<'a> Rig<'a> {
     fn new(clock: &'a FakeClock, script: &[Scene]) -> Self {
         let machine = Machine::new(1, clock, 0);
         Self {
-            vcpu: vcpu(&machine),
+            vcpu: vcpu(&machine, 0),
             machine,
             processor: FakeProcessor::new(script),
             host: FakeHost::default(),
@@ -499,6 +517,8 @@ fn console_output_goes_out_by_lines_and_input_comes_in() {
     assert!(rig.host.output.is_empty());
     rig.turn().unwrap();
     assert_eq!(rig.host.output, b"o\n");
+    // The guest is ready to take input: RTS.
+    rig.machine.port_write(0x3FC, &[0x02]);
     rig.host.input = b"hi".to_vec();
     rig.host.signals = alloc::vec![Signals {
         console: true,

@@ -43,8 +43,8 @@ use crate::time::TscClock;
 use crate::vmsa::guest_features;
 use space::{AddressSpace, HEAP, RAM_WINDOW};
 
-/// The program's stack.
-const MAIN_STACK_PAGES: u64 = 64;
+/// The program's stack on the first processor, which starts the guest.
+const MAIN_STACK_PAGES: u64 = 32;
 /// An exception's stack: enough to print and stop.
 const EXCEPTION_STACK_PAGES: u64 = 4;
 /// Leaf 8000_0001h, EDX: 1 GiB pages.
@@ -103,7 +103,8 @@ extern "C" fn main_stack() -> ! {
 
 /// The start proper: one demand after the other.
 fn start(mut space: AddressSpace, cpuid: &'static CpuidTable) -> Platform {
-    let stacks = exception_stacks(&mut space).unwrap_or_else(|error| out_of_pages(error));
+    let stacks = exception_stacks(&mut space, EXCEPTION_STACK_PAGES)
+        .unwrap_or_else(|error| out_of_pages(error));
     descriptors::install(stacks);
     let area = CpuArea::allocate();
     area.install();
@@ -141,10 +142,13 @@ fn start(mut space: AddressSpace, cpuid: &'static CpuidTable) -> Platform {
 }
 
 /// Returns the tops of a processor's exception stacks.
-fn exception_stacks(space: &mut AddressSpace) -> Result<[u64; descriptors::STACKS], OutOfPages> {
+fn exception_stacks(
+    space: &mut AddressSpace,
+    pages: u64,
+) -> Result<[u64; descriptors::STACKS], OutOfPages> {
     let mut stacks = [0; descriptors::STACKS];
     for top in &mut stacks {
-        *top = stacks::allocate(space, EXCEPTION_STACK_PAGES)?;
+        *top = stacks::allocate(space, pages)?;
     }
     Ok(stacks)
 }

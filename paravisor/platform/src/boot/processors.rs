@@ -14,7 +14,7 @@ use stockade_abi::vmsa::{Segment, SegmentAttributes, SevFeatures, Vmsa, reset};
 use stockade_boot::layout::PAGE_SIZE;
 
 use super::space::{AddressSpace, ShareError};
-use super::{MAIN_STACK_PAGES, exception_stacks, exchange, stacks};
+use super::{exception_stacks, exchange, stacks};
 use crate::cpu::CpuArea;
 use crate::doorbell::Doorbell;
 use crate::error::HostError;
@@ -28,6 +28,10 @@ use crate::shared::SharedPage;
 use crate::stop::refuse;
 use crate::vmsa::{GUEST_VMPL, GuestVmsa, guest_features};
 
+/// The program's stack on a further processor.
+const STACK_PAGES: u64 = 12;
+/// An exception's stack there.
+const EXCEPTION_STACK_PAGES: u64 = 3;
 /// EFER: SVME (or the save area cannot be run), NXE, LMA, LME.
 const EFER: u64 = reset::EFER_SVME | 1 << 11 | 1 << 10 | 1 << 8;
 /// x87 control word after FNINIT.
@@ -95,12 +99,12 @@ impl Processors {
         apic_id: u32,
         entry: fn(Cpu) -> !,
     ) -> Result<(), StartError> {
-        let stack = stacks::allocate(&mut self.space, MAIN_STACK_PAGES)?;
+        let stack = stacks::allocate(&mut self.space, STACK_PAGES)?;
         let area = CpuArea::allocate();
         let start = Box::new(Start {
             apic_id,
             area,
-            exception_stacks: exception_stacks(&mut self.space)?,
+            exception_stacks: exception_stacks(&mut self.space, EXCEPTION_STACK_PAGES)?,
             ghcb: share(&mut self.space, ghcb)?,
             doorbell: share(&mut self.space, ghcb)?,
             vmsa: guest_vmsa(&mut self.space, guest_features(self.features))?,

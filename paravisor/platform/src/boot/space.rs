@@ -24,8 +24,8 @@ use crate::shared::SharedPage;
 /// Where guest-physical address 0 of the guest's RAM is mapped.
 pub(super) const RAM_WINDOW: u64 = 0xFFFF_8000_0000_0000;
 
-/// Page tables and stacks.
-const PAGES: Range<u64> = paravisor::IMAGE_END..paravisor::IMAGE_END + (1 << 20);
+/// Page tables and stacks, those of 16 processors.
+const PAGES: Range<u64> = paravisor::IMAGE_END..paravisor::IMAGE_END + (5 << 19);
 /// The heap: the rest of what the paravisor has.
 pub(super) const HEAP: Range<u64> = PAGES.end..paravisor::END;
 
@@ -145,11 +145,13 @@ fn shared_page(page: u64) -> SharedPage {
     unsafe { SharedPage::new(start) }
 }
 
-/// Returns what of the paravisor's 8 MiB is mapped, and how. The first 4 MiB get 4 KiB entries, as no range there fills 2 MiB.
-fn own_ranges() -> [(Range<u64>, Access); 12] {
+/// Returns what of the paravisor's 8 MiB is mapped, and how. All but the last 2 MiB get 4 KiB entries, as no range there fills
+/// 2 MiB: guard pages are taken out of [`PAGES`].
+fn own_ranges() -> [(Range<u64>, Access); 13] {
     let page = |address| address..address + PAGE_SIZE;
     let whole = |range: Range<u64>| range.start..range.end.next_multiple_of(PAGE_SIZE);
-    let heap_split = paravisor::IMAGE_END + LARGE_PAGE_SIZE;
+    let pages_split = PAGES.start + (1 << 20);
+    let heap_split = paravisor::END - LARGE_PAGE_SIZE;
     [
         (page(paravisor::CPUID_PAGE), Access::Read),
         (page(paravisor::SECRETS_PAGE), Access::ReadWrite),
@@ -166,7 +168,8 @@ fn own_ranges() -> [(Range<u64>, Access); 12] {
             image::end().next_multiple_of(PAGE_SIZE)..paravisor::IMAGE_END,
             Access::ReadWrite,
         ),
-        (PAGES, Access::ReadWrite),
+        (PAGES.start..pages_split, Access::ReadWrite),
+        (pages_split..PAGES.end, Access::ReadWrite),
         (HEAP.start..heap_split, Access::ReadWrite),
         (heap_split..HEAP.end, Access::ReadWrite),
     ]

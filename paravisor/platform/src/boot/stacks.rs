@@ -9,7 +9,7 @@ use stockade_boot::layout::{PAGE_SIZE, paravisor};
 use super::space::AddressSpace;
 use crate::paging::OutOfPages;
 
-const MAX_STACKS: usize = 64;
+const MAX_STACKS: usize = 128;
 
 /// Start and end of each stack, for backtraces.
 static KNOWN: [[AtomicU64; 2]; MAX_STACKS] =
