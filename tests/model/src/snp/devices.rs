@@ -74,9 +74,12 @@ pub const fn read_msr(msr: u32) -> Option<u64> {
         0x2FF => Some(0xC06),
         0x200..=0x20F => Some(0),
         0x250 | 0x258 | 0x259 | 0x268..=0x26F => Some(0x0606_0606_0606_0606),
-        // Platform id, microcode level, machine check, SYSCFG, HWCR, NB_CFG, MMIO base, DE_CFG, pstates.
+        // Platform id, microcode level, machine check.
         0x17 | 0x8B | 0x179..=0x17B | 0x400..=0x47F => Some(0),
-        0xC001_0010 | 0xC001_0015 | 0xC001_001F | 0xC001_0058 | 0xC001_0055 | 0xC001_1029 => Some(0),
+        // SYSCFG: memory encryption on. HWCR: SMM locked, TSC counts at P0 frequency. Without these Linux hides SEV.
+        0xC001_0010 => Some(1 << 23),
+        0xC001_0015 => Some(1 << 24 | 1),
+        0xC001_001F | 0xC001_0058 | 0xC001_0055 | 0xC001_1029 => Some(0),
         0xC001_0000..=0xC001_0007 | 0xC001_0061..=0xC001_0064 => Some(0),
         _ => None,
     }

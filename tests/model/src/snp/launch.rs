@@ -9,7 +9,7 @@ use super::rmp::{PageSize, Permissions, Rmp, Vmpl};
 use super::vcpu::Vcpu;
 use super::vm::{Host, MachineFrames, OWNER, Vm};
 use crate::host::ioapic::IoApic;
-use crate::host::lapic::Role;
+use crate::host::lapic::{Role, Start};
 use crate::host::loader::{HostParameters, LoadError, Target, load};
 use crate::hostile;
 use crate::igvm_file::{self, Directive, IgvmFile, PageKind};
@@ -134,12 +134,13 @@ fn build(boot: &Boot) -> Result<Vm, BootError> {
     };
     let ram = ram_ranges(options.memory.unwrap_or(DEFAULT_MEMORY) & !(PAGE_SIZE - 1));
     let mut memory = back(&ram, &image, seed)?;
-    // Without a virtual top of memory the image is an operating system that runs at VMPL0 by itself.
+    // Without restricted injection the image is an operating system that runs at VMPL0 by itself.
     let features = launch_features(&image);
-    let cpuid = if features.contains(SevFeatures::RESTRICTED_INJECTION) {
-        cpuid::Options::paravisor(vcpus)
+    // A paravisor speaks to its local APIC by MSRs; an operating system begins as after RESET.
+    let (cpuid, apic) = if features.contains(SevFeatures::RESTRICTED_INJECTION) {
+        (cpuid::Options::paravisor(vcpus), Start::X2Apic)
     } else {
-        cpuid::Options::linux(vcpus)
+        (cpuid::Options::linux(vcpus), Start::XApic)
     };
     let mut chip = Chip::new(seed);
     let keys = chip.launch_keys();
@@ -152,7 +153,7 @@ fn build(boot: &Boot) -> Result<Vm, BootError> {
     let launched = launch.finish(loaded.id_block.as_ref(), [0; 32]).map_err(BootError::Launch)?;
     let host = Host { ioapic: IoApic::new(), chip, guest: GuestContext::new(launched, keys, cpuid.clone()) };
     let mut states: Vec<Vcpu> = (0..vcpus)
-        .map(|index| Vcpu::new(index, if index == 0 { Role::Boot } else { Role::Application }))
+        .map(|index| Vcpu::new(index, if index == 0 { Role::Boot } else { Role::Application }, apic))
         .collect();
     states[0].install(Vmpl::ZERO, Gpa::new(loaded.vmsa_gpa), features.bits());
     let mut vm = Vm::new(memory, host, states, cpuid);

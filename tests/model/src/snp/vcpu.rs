@@ -91,10 +91,10 @@ pub struct Vcpu {
 
 impl Vcpu {
     /// A vCPU that waits for a VMSA.
-    pub fn new(index: u32, role: Role) -> Self {
+    pub fn new(index: u32, role: Role, start: Start) -> Self {
         Self {
             index,
-            lapic: LocalApic::new(index, role, Start::X2Apic),
+            lapic: LocalApic::new(index, role, start),
             contexts: [Context::default(); VMPLS],
             current: Vmpl::ZERO,
             caller: None,
@@ -177,7 +177,7 @@ mod tests {
     const TWO: Vmpl = Vmpl::try_new(2).unwrap();
 
     fn vcpu() -> Vcpu {
-        let mut vcpu = Vcpu::new(0, Role::Boot);
+        let mut vcpu = Vcpu::new(0, Role::Boot, Start::X2Apic);
         vcpu.install(Vmpl::ZERO, Gpa::new(0x1000), SevFeatures::RESTRICTED_INJECTION.bits());
         vcpu.install(TWO, Gpa::new(0x2000), SevFeatures::ALTERNATE_INJECTION.bits());
         vcpu
