@@ -93,6 +93,9 @@ pub fn run(
     options: &RunOptions,
     started: &mut dyn FnMut(),
 ) -> Result<Report, RunError> {
+    for output in [&options.stats, &options.host_view].into_iter().flatten() {
+        check_writable(output)?;
+    }
     let scratch = scratch_folder()?;
     let paths = command::Paths::in_folder(scratch.path());
     for log in [&paths.paravisor_log, &paths.model_log] {
@@ -202,6 +205,16 @@ fn restore_terminal() {
             .stdin(Stdio::inherit())
             .status();
     }
+}
+
+/// Finds out before the guest runs that its results could not be kept.
+fn check_writable(output: &Path) -> Result<(), RunError> {
+    let folder = output
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    tempfile::tempfile_in(folder.unwrap_or(Path::new(".")))
+        .map(drop)
+        .map_err(RunError::io(output))
 }
 
 /// A folder that goes with the run; in memory where the machine has such a place, for the guest's RAM may lie there.

@@ -29,11 +29,6 @@ fn attacked_by(attack: &str) -> Attacked {
         "{figures:#}"
     );
     assert_eq!(number(&figures, "/model/attack/breaches"), 0, "{figures:#}");
-    assert_eq!(
-        number(&figures, "/model/ram_host_readable_bytes"),
-        0,
-        "{figures:#}"
-    );
     Attacked { finished, figures }
 }
 
@@ -42,6 +37,7 @@ impl Attacked {
     #[track_caller]
     fn assert_guest_unharmed(&self) {
         self.finished.assert_code(0);
+        assert_eq!(number(&self.figures, "/model/ram_host_readable_bytes"), 0);
         let found = findings(&self.finished.stdout);
         let transcript = self.finished.transcript();
         for finding in [
@@ -81,6 +77,11 @@ fn drop_page_stops_the_guest_when_its_memory_is_taken_away() {
 }
 
 #[test]
+fn hv_flood_signals_without_events_cost_time_only() {
+    attacked_by("hv-flood").assert_guest_unharmed();
+}
+
+#[test]
 fn lie_npf_a_fault_in_ram_is_no_device_whatever_the_host_says() {
     let attacked = attacked_by("lie-npf");
     attacked.assert_guest_unharmed();
@@ -111,7 +112,7 @@ fn an_attack_the_model_does_not_know_is_refused_not_ignored() {
     let finished = Stockade::guest("stockade.mode=check")
         .attacked_by("kindness")
         .finish();
-    finished.assert_code(17).assert_says(&["kindness"]);
+    finished.assert_code(17).assert_says(&["no such attack"]);
 }
 
 #[test]
