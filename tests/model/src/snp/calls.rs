@@ -1,6 +1,6 @@
 //! The host's answers to VMGEXIT: requests in the GHCB page (GHCB 4).
 
-use super::addr::{Gpa, PAGE_SIZE};
+use super::addr::{Gpa, PAGE_SIZE, Phys};
 use super::devices::{self, MachineCpuid, MachinePorts};
 use super::memory::PageState;
 use super::npt::Unmapped;
@@ -8,7 +8,7 @@ use super::rmp::{PageSize, Vmpl};
 use super::vcpu::{Asked, Caller};
 use super::vm::Vm;
 use crate::host::ghcb::page_state::{self, Change, Operation, Refused};
-use crate::host::ghcb::{ApCreation, DoorbellRequest, EventInjection, Ghcb, PAGE_BYTES, Request, Scratch};
+use crate::host::ghcb::{ApCreation, DoorbellRequest, EventInjection, Ghcb, PAGE_BYTES, Request, SHARED_BUFFER, Scratch};
 use crate::host::lapic::{Ipi, LocalApic};
 use crate::host::msr_protocol::OFFERED;
 use crate::host::ports::{self, PowerAction};
@@ -17,9 +17,21 @@ use crate::machine::clock;
 use crate::machine::exit::Ending;
 use crate::psp::{cpuid, message};
 use crate::snp::cpu::Platform;
+use alloc::boxed::Box;
 use alloc::vec;
-use stockade_abi::ghcb::{GhcbError, GhcbField, GuestRequestStatus};
+use core::mem::offset_of;
+use stockade_abi::ghcb::{
+    Ghcb as Layout, GhcbError, GhcbField, GuestRequestStatus, NaeExit, PROTOCOL_VERSION_2,
+    SHARED_BUFFER_SIZE, USAGE_GHCB,
+};
 
+/// The GHCB's valid bitmap.
+const BITMAP_AT: usize = offset_of!(Layout, valid_bitmap);
+const BITMAP: u64 = BITMAP_AT as u64;
+/// One past the GHCB's registers and bitmap.
+const FIELDS_END: usize = BITMAP_AT + 16;
+/// One past its shared buffer; version and usage lie beyond.
+const TAIL: usize = SHARED_BUFFER + SHARED_BUFFER_SIZE;
 /// xAPIC registers in guest-physical space.
 const LAPIC_BASE: u64 = 0xFEE0_0000;
 
@@ -38,29 +50,53 @@ impl Vm {
         let Some(page) = self.shared_page(gpa) else {
             return self.refuse_ghcb(index, gpa);
         };
-        let mut bytes = [0; PAGE_BYTES];
-        page.read_bytes(&mut bytes);
-        let mut ghcb = Ghcb::copy_in(gpa, &bytes);
-        let registered = self.vcpu(index).and_then(|mut vcpu| vcpu.context().ghcb);
-        let after = if registered == Some(gpa) {
-            match ghcb.request() {
-                Ok(Request::RunVmpl { vmpl }) if self.call(index, vmpl, Asked::Ghcb(gpa)) => return After::Resume,
-                Ok(request) => self.serve(index, request, &mut ghcb),
-                Err(error) => {
-                    log::warn!("vcpu {index}: malformed GHCB request: {error}");
-                    ghcb.answer().malformed(error);
-                    After::Resume
-                }
+        let (registered, mut copy) = match self.vcpu(index) {
+            Some(mut vcpu) => (vcpu.context().ghcb == Some(gpa), vcpu.take_page()),
+            None => return After::Resume,
+        };
+        if registered
+            && let Some(vmpl) = asked_vmpl(page)
+            && self.call(index, vmpl, Asked::Ghcb(gpa))
+        {
+            self.keep_page(index, copy);
+            return After::Resume;
+        }
+        copy_in(page, &mut copy);
+        let mut ghcb = Ghcb::new(gpa, copy);
+        let mut returns_buffer = false;
+        let after = match ghcb.request() {
+            _ if !registered => {
+                ghcb.answer().malformed(GhcbError::NOT_REGISTERED);
+                After::Resume
             }
-        } else {
-            ghcb.answer().malformed(GhcbError::NOT_REGISTERED);
-            After::Resume
+            Ok(request) => {
+                returns_buffer = matches!(
+                    request,
+                    Request::PortString { .. } | Request::MmioRead { .. } | Request::PageStateChange { .. }
+                );
+                self.serve(index, request, &mut ghcb)
+            }
+            Err(error) => {
+                log::warn!("vcpu {index}: malformed GHCB request: {error}");
+                ghcb.answer().malformed(error);
+                After::Resume
+            }
         };
         // The page may have changed hands in between (the request itself may have done it).
         if let Some(page) = self.shared_page(gpa) {
-            page.write_bytes(ghcb.bytes());
+            page.write_bytes(&ghcb.bytes()[..FIELDS_END]);
+            if returns_buffer {
+                page.in_page(SHARED_BUFFER as u64).write_bytes(&ghcb.bytes()[SHARED_BUFFER..TAIL]);
+            }
         }
+        self.keep_page(index, ghcb.into_page());
         after
+    }
+
+    fn keep_page(&self, index: u32, page: Box<[u8; PAGE_BYTES]>) {
+        if let Some(mut vcpu) = self.vcpu(index) {
+            vcpu.give_page(page);
+        }
     }
 
     /// Turns vCPU `index` to a lower VMPL.
@@ -428,21 +464,47 @@ impl Vm {
     }
 }
 
+/// The VMPL to run, when that is what the GHCB at `page` asks in due form: the most frequent request of all, looked at
+/// without a copy. Each word is read once; whatever is not quite so goes the long way.
+fn asked_vmpl(page: Phys) -> Option<u8> {
+    let read = |field: GhcbField| page.in_page(field.offset() as u64).read_u64();
+    let valid = [BITMAP, BITMAP + 8].map(|word| page.in_page(word).read_u64());
+    let has = |field: GhcbField| {
+        let (word, bit) = field.valid_mask();
+        valid[word] & bit != 0
+    };
+    let tail = page.in_page(offset_of!(Layout, protocol_version) as u64 & !7).read_u64();
+    // Version in bytes 2 and 3, usage in the four behind.
+    let is_version_2 = tail >> 16 == u64::from(PROTOCOL_VERSION_2) | u64::from(USAGE_GHCB) << 16;
+    let fields = [GhcbField::SW_EXIT_CODE, GhcbField::SW_EXIT_INFO1, GhcbField::SW_EXIT_INFO2];
+    if !is_version_2 || !fields.into_iter().all(has) || read(GhcbField::SW_EXIT_CODE) != NaeExit::RUN_VMPL.0 {
+        return None;
+    }
+    u8::try_from(read(GhcbField::SW_EXIT_INFO1)).ok()
+}
+
+/// Copies the GHCB's fields, and the shared buffer when a request can be using it.
+fn copy_in(page: Phys, copy: &mut [u8; PAGE_BYTES]) {
+    page.read_bytes(&mut copy[..FIELDS_END]);
+    page.in_page(TAIL as u64).read_bytes(&mut copy[TAIL..]);
+    let scratch = GhcbField::SW_SCRATCH.valid_bit();
+    if copy[BITMAP_AT + scratch / 8] & 1 << (scratch % 8) != 0 {
+        page.in_page(SHARED_BUFFER as u64).read_bytes(&mut copy[SHARED_BUFFER..TAIL]);
+    }
+}
+
 /// Answers "done" without copying the page: the fields and their valid bits, written where they are.
-fn answer_in_place(page: super::addr::Phys) {
-    use core::mem::offset_of;
-    use stockade_abi::ghcb::Ghcb as Layout;
+fn answer_in_place(page: Phys) {
     let info1 = GhcbField::SW_EXIT_INFO1;
     let info2 = GhcbField::SW_EXIT_INFO2;
     page.in_page(info1.offset() as u64).write_u64(0);
     page.in_page(info2.offset() as u64).write_u64(0);
-    let bitmap = offset_of!(Layout, valid_bitmap) as u64;
     let mut words = [0; 2];
     for field in [info1, info2] {
         let (word, bit) = field.valid_mask();
         words[word] |= bit;
     }
-    page.in_page(bitmap).write_u64(words[0]);
-    page.in_page(bitmap + 8).write_u64(words[1]);
+    page.in_page(BITMAP).write_u64(words[0]);
+    page.in_page(BITMAP + 8).write_u64(words[1]);
 }
 

@@ -83,6 +83,8 @@ pub struct Memory {
     ciphertext: Option<Phys>,
     /// Scrambles pages that change hands.
     key: u64,
+    /// Counts what was taken away: whoever remembers that an access was allowed must ask again.
+    generation: u64,
 }
 
 impl Who {
@@ -108,12 +110,17 @@ impl Who {
 impl Memory {
     /// A guest without memory. `rmp` covers all host memory guests can get.
     pub const fn new(rmp: Rmp, owner: Owner, key: u64) -> Self {
-        Self { map: GpaMap::new(), rmp, tables: NestedTables::new(), owner, ciphertext: None, key }
+        Self { map: GpaMap::new(), rmp, tables: NestedTables::new(), owner, ciphertext: None, key, generation: 0 }
     }
 
     /// The guest as the RMP knows it.
     pub const fn owner(&self) -> Owner {
         self.owner
+    }
+
+    /// Changes whenever a page or a permission is taken away.
+    pub const fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Where the model may touch guest memory in the guest's stead. Page-table reads and fetches are private.
@@ -267,18 +274,25 @@ impl Memory {
         }
     }
 
-    /// PVALIDATE of the page at `gpa`. Smashes a large RMP entry first, as the host does on the exit that causes.
+    /// PVALIDATE of the page at `gpa`. What the host would do on the exits in between is done here: it splits a large RMP
+    /// entry, and gives the guest a page it does not own yet, as KVM does.
     pub fn pvalidate(&mut self, gpa: Gpa, size: PageSize, validate: Validate) -> (Outcome<Change>, Unmapped) {
         let Some(host) = self.map.translate(gpa) else {
             return (Outcome::NotOwned, Unmapped::Nothing);
         };
+        if !self.rmp.entry(host).is_assigned() {
+            self.change_state(gpa, size, PageState::Private);
+        }
         let wanted = validate == Validate::Set;
         let mut outcome = self.rmp.pvalidate(host, self.owner, gpa, size, wanted);
         if outcome == Outcome::NeedsSmash && self.rmp.psmash(host).is_ok() {
             outcome = self.rmp.pvalidate(host, self.owner, gpa, size, wanted);
         }
         let unmapped = match (outcome, validate) {
-            (Outcome::Done(Change::Changed), Validate::Rescind) => self.tables.unmap(gpa, size.bytes()),
+            (Outcome::Done(Change::Changed), Validate::Rescind) => {
+                self.generation += 1;
+                self.tables.unmap(gpa, size.bytes())
+            }
             _ => Unmapped::Nothing,
         };
         (outcome, unmapped)
@@ -289,12 +303,18 @@ impl Memory {
         let Some(host) = self.map.translate(gpa) else {
             return (Outcome::NotOwned, Unmapped::Nothing);
         };
+        if !self.rmp.entry(host).is_assigned() {
+            self.change_state(gpa, size, PageState::Private);
+        }
         let mut outcome = self.rmp.adjust(host, self.owner, gpa, size, what);
         if outcome == Outcome::NeedsSmash && self.rmp.psmash(host).is_ok() {
             outcome = self.rmp.adjust(host, self.owner, gpa, size, what);
         }
         let unmapped = match outcome {
-            Outcome::Done(()) => self.tables.unmap_for(what.target, gpa, size.bytes()),
+            Outcome::Done(()) => {
+                self.generation += 1;
+                self.tables.unmap_for(what.target, gpa, size.bytes())
+            }
             _ => Unmapped::Nothing,
         };
         (outcome, unmapped)
@@ -336,6 +356,7 @@ impl Memory {
         if was_private != (state == PageState::Private) {
             self.scramble(host, size);
         }
+        self.generation += 1;
         Some(self.tables.unmap(gpa, size.bytes()))
     }
 

@@ -53,7 +53,9 @@ impl Vm {
         let mut vcpu = self.vcpu(index)?;
         // Something waits for VMPL0 while a lower one runs: VMPL0 goes first.
         let is_wanted = vcpu.must_signal || (vcpu.contexts[0].offered.is_some() && !vcpu.is_restricted(Vmpl::ZERO));
-        if is_wanted && vcpu.current != Vmpl::ZERO {
+        // So it does when the lower one's VMSA was taken away meanwhile.
+        let is_gone = vcpu.context().vmsa.is_none();
+        if (is_wanted || is_gone) && vcpu.current != Vmpl::ZERO {
             self.give_back(&mut vcpu);
         }
         if let Some(attack) = self.attack

@@ -4,7 +4,9 @@ use super::addr::Gpa;
 use super::cpu::HostHeldState;
 use super::rmp::{VMPLS, Vmpl};
 use super::work::Work;
+use crate::host::ghcb::PAGE_BYTES;
 use crate::host::lapic::{LocalApic, Role, Start};
+use alloc::boxed::Box;
 use stockade_abi::vmsa::{EventInfo, EventType, SevFeatures};
 
 /// The vector of #HV.
@@ -87,6 +89,8 @@ pub struct Vcpu {
     pub must_signal: bool,
     /// The exit VMPL0 works on.
     pub work: Work,
+    /// A page for copies of the GHCB, when it is not in use.
+    page: Option<Box<[u8; PAGE_BYTES]>>,
 }
 
 impl Vcpu {
@@ -101,7 +105,18 @@ impl Vcpu {
             doorbell: None,
             must_signal: false,
             work: Work::default(),
+            page: None,
         }
+    }
+
+    /// A page for a copy of the GHCB.
+    pub fn take_page(&mut self) -> Box<[u8; PAGE_BYTES]> {
+        self.page.take().unwrap_or_else(|| Box::new([0; PAGE_BYTES]))
+    }
+
+    /// Gives that page back.
+    pub fn give_page(&mut self, page: Box<[u8; PAGE_BYTES]>) {
+        self.page = Some(page);
     }
 
     /// The context that runs.

@@ -51,6 +51,18 @@ impl Ghcb {
         }
     }
 
+    /// Takes a page that was copied in already.
+    #[must_use]
+    pub const fn new(gpa: u64, page: Box<[u8; PAGE_BYTES]>) -> Self {
+        Self { gpa, page }
+    }
+
+    /// Gives the page back, to be used for the next copy.
+    #[must_use]
+    pub fn into_page(self) -> Box<[u8; PAGE_BYTES]> {
+        self.page
+    }
+
     /// Returns the GHCB's guest-physical address.
     #[must_use]
     pub const fn gpa(&self) -> u64 {

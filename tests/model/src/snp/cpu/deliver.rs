@@ -54,7 +54,7 @@ pub fn deliver(save: &mut SaveArea, linear: &Linear<'_>, vector: u8, error_code:
     if save.cr0 & CR0_PE == 0 || save.rflags & FLAG_VM != 0 {
         return Err(Nested::Shutdown);
     }
-    let long = linear.paging.is_long();
+    let long = linear.is_long();
     let gate = read_gate(save, linear, vector, long)?;
     let target = read_target(save, linear, &gate, long)?;
     let (stack_segment, stack) = choose_stack(save, linear, &gate, &target, long)?;

@@ -165,7 +165,7 @@ impl Processor {
         let who = self.who();
         let paging = self.paging();
         let memory = platform.memory().lock();
-        let linear = Linear { memory: &memory, who, paging };
+        let linear = Linear::new(&memory, who, paging, &self.pages);
         let result = deliver::deliver(&mut self.vmcb.save, &linear, vector, error_code);
         drop(memory);
         let exception = |vector, code| {

@@ -152,7 +152,7 @@ impl Processor {
         let mut memory = platform.memory().lock();
         let save = &mut self.vmcb.save;
         let executed =
-            rmp_instructions::execute(decoded.instruction, save, &mut self.registers, &mut memory, who);
+            rmp_instructions::execute(decoded.instruction, save, &mut self.registers, &mut memory, who, &self.pages);
         drop(memory);
         platform.counters().count_rmp_instruction(decoded.instruction);
         match executed {
@@ -351,7 +351,7 @@ impl Processor {
             if save.cpl == 3 && save.cr0 & CR0_PE != 0 { Privilege::User } else { Privilege::Supervisor };
         let mut bytes = [0; MAX_LENGTH];
         let memory = platform.memory().lock();
-        let linear = Linear { memory: &memory, who: self.who(), paging: self.paging() };
+        let linear = Linear::new(&memory, self.who(), self.paging(), &self.pages);
         match linear.fetch(address, &mut bytes, privilege) {
             Ok(count) => Ok(decode(&bytes[..count], size)),
             // The code went away after it was executed; running it again tells why.

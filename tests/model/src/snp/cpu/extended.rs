@@ -14,10 +14,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 const START: usize = offset_of!(Vmsa, x87_dp);
 const IN_VMSA: u64 = Xsave::X87 | Xsave::SSE | Xsave::AVX;
 
-/// The floating-point part of a VMSA, field by field.
+/// The words before the registers.
 #[repr(C)]
-#[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
-struct Floating {
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+struct Words {
     x87_dp: u64,
     mxcsr: u32,
     ftw: u16,
@@ -27,32 +27,29 @@ struct Floating {
     ds: u16,
     cs: u16,
     rip: u64,
-    registers: [[u8; 10]; 8],
-    xmm: [[u8; 16]; 16],
-    ymm_hi: [[u8; 16]; 16],
 }
 
-const _: () = assert!(START + size_of::<Floating>() == 0x670);
+const X87: u64 = offset_of!(Vmsa, x87_registers) as u64;
+const XMM: u64 = offset_of!(Vmsa, xmm) as u64;
+const YMM: u64 = offset_of!(Vmsa, ymm_hi) as u64;
+const _: () = assert!(START + size_of::<Words>() == offset_of!(Vmsa, x87_registers));
 
 /// Reads the state from the VMSA at `page`, of which `image` is the head.
 pub fn load(page: Phys, image: &Image, state: &mut ExtendedState) {
-    let mut floating = [0; size_of::<Floating>()];
-    page.in_page(START as u64).read_bytes(&mut floating);
-    let floating: Floating = zerocopy::transmute!(floating);
+    let mut words = [0; size_of::<Words>()];
+    page.in_page(START as u64).read_bytes(&mut words);
+    let words: Words = zerocopy::transmute!(words);
     let xsave = &mut state.xsave;
-    xsave.fcw = floating.fcw;
-    xsave.fsw = floating.fsw;
-    xsave.ftw = abridge(floating.ftw);
-    xsave.fop = floating.fop;
-    xsave.rip = floating.rip;
-    xsave.rdp = floating.x87_dp;
+    (xsave.fcw, xsave.fsw, xsave.fop) = (words.fcw, words.fsw, words.fop);
+    (xsave.rip, xsave.rdp) = (words.rip, words.x87_dp);
+    xsave.ftw = abridge(words.ftw);
     // A reserved bit would be #GP on the host's XRSTOR.
-    xsave.mxcsr = floating.mxcsr & 0xFFFF;
-    for (to, from) in xsave.st.iter_mut().zip(&floating.registers) {
-        to[..10].copy_from_slice(from);
+    xsave.mxcsr = words.mxcsr & 0xFFFF;
+    for (to, from) in xsave.st.iter_mut().zip((X87..).step_by(10)) {
+        page.in_page(from).read_bytes(&mut to[..10]);
     }
-    xsave.xmm = floating.xmm;
-    xsave.ymm_high = floating.ymm_hi;
+    page.in_page(XMM).read_bytes(xsave.xmm.as_flattened_mut());
+    page.in_page(YMM).read_bytes(xsave.ymm_high.as_flattened_mut());
     xsave.xstate_bv = IN_VMSA;
     xsave.xcomp_bv = 0;
     let vmsa = image.vmsa();
@@ -80,35 +77,30 @@ pub fn leave(state: &ExtendedState, image: &mut Image) {
 pub fn store(state: &ExtendedState, page: Phys) {
     let xsave = &state.xsave;
     let has = |component| xsave.xstate_bv & component != 0;
-    let mut floating = Floating {
-        x87_dp: 0,
-        mxcsr: xsave.mxcsr,
-        ftw: 0xFFFF,
-        fsw: 0,
-        fcw: 0x37F,
-        fop: 0,
-        ds: 0,
-        cs: 0,
-        rip: 0,
-        registers: [[0; 10]; 8],
-        xmm: [[0; 16]; 16],
-        ymm_hi: [[0; 16]; 16],
-    };
-    if has(Xsave::X87) {
-        (floating.fcw, floating.fsw, floating.fop) = (xsave.fcw, xsave.fsw, xsave.fop);
-        (floating.rip, floating.x87_dp) = (xsave.rip, xsave.rdp);
-        for (to, from) in floating.registers.iter_mut().zip(&xsave.st) {
-            to.copy_from_slice(&from[..10]);
+    let initial =
+        Words { x87_dp: 0, mxcsr: xsave.mxcsr, ftw: 0xFFFF, fsw: 0, fcw: 0x37F, fop: 0, ds: 0, cs: 0, rip: 0 };
+    let words = if has(Xsave::X87) {
+        Words {
+            x87_dp: xsave.rdp,
+            ftw: unabridge(xsave.ftw, xsave.fsw, &xsave.st),
+            fsw: xsave.fsw,
+            fcw: xsave.fcw,
+            fop: xsave.fop,
+            rip: xsave.rip,
+            ..initial
         }
-        floating.ftw = unabridge(xsave.ftw, xsave.fsw, &floating.registers);
+    } else {
+        initial
+    };
+    page.in_page(START as u64).write_bytes(words.as_bytes());
+    for (from, to) in xsave.st.iter().zip((X87..).step_by(10)) {
+        page.in_page(to).write_bytes(if has(Xsave::X87) { &from[..10] } else { &[0; 10] });
     }
-    if has(Xsave::SSE) {
-        floating.xmm = xsave.xmm;
-    }
-    if has(Xsave::AVX) {
-        floating.ymm_hi = xsave.ymm_high;
-    }
-    page.in_page(START as u64).write_bytes(floating.as_bytes());
+    let vectors = |present: bool, registers: &[[u8; 16]; 16], at| {
+        page.in_page(at).write_bytes(if present { registers.as_flattened() } else { &[0; 256] });
+    };
+    vectors(has(Xsave::SSE), &xsave.xmm, XMM);
+    vectors(has(Xsave::AVX), &xsave.ymm_high, YMM);
 }
 
 /// FXSAVE's tag byte: a bit for each register that is not empty (tag 3).
@@ -119,7 +111,7 @@ fn abridge(tags: u16) -> u8 {
 }
 
 /// The full tag word (APM vol. 1, 6.2.4). The tag byte counts physical registers; `registers` begins with the top.
-fn unabridge(bits: u8, fsw: u16, registers: &[[u8; 10]; 8]) -> u16 {
+fn unabridge(bits: u8, fsw: u16, registers: &[[u8; 16]; 8]) -> u16 {
     if bits == 0 {
         return 0xFFFF;
     }
@@ -135,7 +127,7 @@ fn unabridge(bits: u8, fsw: u16, registers: &[[u8; 10]; 8]) -> u16 {
 }
 
 /// Valid 0, zero 1, special 2.
-fn tag_of(register: &[u8; 10]) -> u16 {
+fn tag_of(register: &[u8; 16]) -> u16 {
     let exponent = u16::from_le_bytes([register[8], register[9]]) & 0x7FFF;
     let is_zero = register[..8].iter().all(|byte| *byte == 0);
     match exponent {
@@ -195,8 +187,8 @@ mod tests {
     fn tag_words_of_both_kinds_agree_on_what_is_empty() {
         assert_eq!(abridge(0xFFFF), 0);
         assert_eq!(abridge(0x5555), 0xFF);
-        let mut registers = [[0; 10]; 8];
-        registers[0] = [0, 0, 0, 0, 0, 0, 0, 0x80, 0xFF, 0x3F];
+        let mut registers = [[0; 16]; 8];
+        registers[0][7..10].copy_from_slice(&[0x80, 0xFF, 0x3F]);
         // The top is physical register 7 and holds 1.0; register 0 holds zero.
         assert_eq!(unabridge(0x81, 7 << 11, &registers), 0x3FFD);
         assert_eq!(abridge(0x3FFD), 0x81);

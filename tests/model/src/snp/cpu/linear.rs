@@ -1,9 +1,10 @@
 //! Memory as the running guest addresses it: linear addresses, through its own tables and the RMP.
 
-use crate::snp::addr::PAGE_SIZE;
+use crate::snp::addr::{PAGE_SIZE, Phys};
 use crate::snp::memory::{AccessFault, Memory, Stage, Who};
 use crate::snp::rmp::AccessKind;
 use crate::snp::walk::{EntryWidth, PageFault, Paging, Privilege, Use, WalkError};
+use core::cell::Cell;
 
 /// Why an access on the guest's behalf failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,23 +20,76 @@ pub enum LinearFault {
     Nested(AccessFault),
 }
 
-/// The guest's view of memory at one moment.
-#[derive(Clone, Copy)]
-pub struct Linear<'a> {
-    /// The memory system.
-    pub memory: &'a Memory,
-    /// Whose nested tables.
-    pub who: Who,
-    /// The guest's own tables.
-    pub paging: Paging,
+/// How many pages a processor remembers.
+const REMEMBERED: usize = 32;
+
+/// Pages a processor found it may touch for its guest, so that the RMP is not asked for the same tables at every exit: the
+/// model's own translation cache, good until the memory system takes something away.
+pub struct PageCache {
+    valid_for: Cell<Option<(u64, Who)>>,
+    pages: [Cell<Option<(u64, Phys)>>; REMEMBERED],
 }
 
-impl Linear<'_> {
+impl Default for PageCache {
+    fn default() -> Self {
+        Self { valid_for: Cell::new(None), pages: [const { Cell::new(None) }; REMEMBERED] }
+    }
+}
+
+impl PageCache {
+    fn prepare(&self, memory: &Memory, who: Who) {
+        let now = Some((memory.generation(), who));
+        if self.valid_for.replace(now) != now {
+            self.pages.iter().for_each(|page| page.set(None));
+        }
+    }
+}
+
+/// The guest's view of memory at one moment.
+pub struct Linear<'a> {
+    memory: &'a Memory,
+    who: Who,
+    paging: Paging,
+    cache: &'a PageCache,
+}
+
+impl<'a> Linear<'a> {
+    /// The view of `who`, through the tables `paging` names.
+    pub fn new(memory: &'a Memory, who: Who, paging: Paging, cache: &'a PageCache) -> Self {
+        cache.prepare(memory, who);
+        Self { memory, who, paging, cache }
+    }
+
+    /// Whether long mode is active.
+    pub const fn is_long(&self) -> bool {
+        self.paging.is_long()
+    }
+
+    /// Where the byte at `address` lies, when this access to it is allowed.
+    fn locate(&self, address: u64, kind: AccessKind, stage: Stage) -> Result<Phys, AccessFault> {
+        let tag = match (stage, kind) {
+            (Stage::Walk, _) => 0,
+            (Stage::Final, AccessKind::Fetch) => 1,
+            (Stage::Final, AccessKind::Read) => 2,
+            (Stage::Final, AccessKind::Write) => 3,
+        };
+        let page = address & !(PAGE_SIZE - 1) | tag;
+        let [_, number, ..] = (page >> 4).to_le_bytes();
+        let slot = &self.cache.pages[usize::from(number) % REMEMBERED];
+        if let Some((known, host)) = slot.get()
+            && known == page
+        {
+            return Ok(host.in_page(address));
+        }
+        let host = self.memory.locate(self.who, address, kind, stage)?;
+        slot.set(Some((page, host.page())));
+        Ok(host)
+    }
+
     /// Translates to a guest-physical address, C-bit and all.
     pub fn translate(&self, address: u64, usage: Use, privilege: Privilege) -> Result<u64, LinearFault> {
         let read = |entry: u64, width| {
-            let host = self.memory.locate(self.who, entry, AccessKind::Read, Stage::Walk)?;
-            let word = host.read_u64();
+            let word = self.locate(entry, AccessKind::Read, Stage::Walk)?.read_u64();
             Ok(match width {
                 EntryWidth::Eight => word,
                 EntryWidth::Four if entry & 4 == 0 => word & 0xFFFF_FFFF,
@@ -55,7 +109,7 @@ impl Linear<'_> {
         while done < bytes.len() {
             let at = address.wrapping_add(done as u64);
             let physical = self.translate(at, usage, privilege)?;
-            let host = self.memory.locate(self.who, physical, kind, Stage::Final).map_err(LinearFault::Nested)?;
+            let host = self.locate(physical, kind, Stage::Final).map_err(LinearFault::Nested)?;
             done += host.read_bytes(&mut bytes[done..]);
         }
         Ok(())
@@ -67,8 +121,7 @@ impl Linear<'_> {
         while done < bytes.len() {
             let at = address.wrapping_add(done as u64);
             let physical = self.translate(at, Use::Write, privilege)?;
-            let host =
-                self.memory.locate(self.who, physical, AccessKind::Write, Stage::Final).map_err(LinearFault::Nested)?;
+            let host = self.locate(physical, AccessKind::Write, Stage::Final).map_err(LinearFault::Nested)?;
             done += host.write_bytes(&bytes[done..]);
         }
         Ok(())

@@ -25,6 +25,7 @@ use crate::machine::memory::PageBox;
 use crate::svm::{self, ExtendedState, GuestRegisters, IoPermissionMap, MsrPermissionMap, Vmcb};
 use alloc::boxed::Box;
 use injection::Injection;
+use linear::PageCache;
 use spin::Mutex;
 use stockade_abi::exit::ExitCode;
 use stockade_abi::vmsa::{EventInfo, SevFeatures};
@@ -103,6 +104,8 @@ pub struct Processor {
     injection: Injection,
     /// Whose x87, SSE and AVX state `extended` holds.
     extended_of: Option<Phys>,
+    /// Pages it touched for its guest.
+    pages: PageCache,
     ports: Box<IoPermissionMap>,
     msrs: Box<MsrPermissionMap>,
     /// Why the last VMRUN was refused.
@@ -141,6 +144,7 @@ impl Processor {
             image: Image::new(),
             injection: Injection::default(),
             extended_of: None,
+            pages: PageCache::default(),
             ports: IoPermissionMap::intercept_all(),
             msrs: MsrPermissionMap::pass_swapped(),
             refusal: None,

@@ -1,6 +1,6 @@
 //! PVALIDATE, RMPADJUST and RMPQUERY as a guest executes them (APM vol. 3).
 
-use super::linear::{Linear, LinearFault};
+use super::linear::{Linear, LinearFault, PageCache};
 use crate::snp::addr::Gpa;
 use crate::snp::decode::Instruction;
 use crate::snp::memory::{Memory, Validate, Who};
@@ -50,6 +50,7 @@ pub fn execute(
     registers: &mut GuestRegisters,
     memory: &mut Memory,
     who: Who,
+    pages: &PageCache,
 ) -> Executed {
     // PVALIDATE is VMPL0's alone; the others have their own rule.
     if save.cpl != 0 || (instruction == Instruction::Pvalidate && who.vmpl != Vmpl::ZERO) {
@@ -57,7 +58,7 @@ pub fn execute(
     }
     let address = save.rax;
     let paging = Paging { cr0: save.cr0, cr3: save.cr3, cr4: save.cr4, efer: save.efer };
-    let linear = Linear { memory, who, paging };
+    let linear = Linear::new(memory, who, paging, pages);
     let gpa = match linear.translate(address, Use::Read, Privilege::Supervisor) {
         Ok(physical) => Gpa::new(physical),
         Err(LinearFault::Page { fault, address }) => return Executed::PageFault { fault, address },
@@ -191,7 +192,7 @@ mod tests {
     impl Guest {
         fn run(&mut self, instruction: Instruction, rax: u64, rcx: u64, rdx: u64) -> Executed {
             (self.save.rax, self.registers.rcx, self.registers.rdx) = (rax, rcx, rdx);
-            execute(instruction, &mut self.save, &mut self.registers, &mut self.memory, self.who)
+            execute(instruction, &mut self.save, &mut self.registers, &mut self.memory, self.who, &PageCache::default())
         }
     }
 

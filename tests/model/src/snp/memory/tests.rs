@@ -153,3 +153,12 @@ fn a_large_pvalidate_of_small_pages_tells_the_guest() {
     let (outcome, _) = memory.pvalidate(Gpa::new(RAM), PageSize::Small, Validate::Set);
     assert_eq!(outcome, Outcome::NotOwned);
 }
+
+/// KVM makes a page private when its guest validates it; a guest that relies on that must get an unvalidated page.
+#[test]
+fn validating_a_shared_page_makes_it_the_guests() {
+    let (mut memory, _) = guest();
+    memory.change_state(Gpa::new(0x5000), PageSize::Small, PageState::Shared).unwrap();
+    accept(&mut memory, 0x5000, PageSize::Small);
+    assert_eq!(memory.host_page(Gpa::new(0x5000)), None);
+}

@@ -1,5 +1,6 @@
 use super::*;
 use crate::snp::addr::fake::HeapFrames;
+use crate::snp::cpu::linear::PageCache;
 use crate::snp::addr::{C_BIT, Gpa, Phys};
 use crate::snp::gpa_map::RangeKind;
 use crate::snp::memory::{Memory, PageState, Validate, Who};
@@ -66,7 +67,8 @@ impl Guest {
         self.poke(IDT + 29 * 16 + 8, 0xFFFF_8000);
     }
     fn deliver(&mut self) -> Result<(), Nested> {
-        let linear = Linear { memory: &self.memory, who: WHO, paging: PAGING };
+        let cache = PageCache::default();
+        let linear = Linear::new(&self.memory, WHO, PAGING, &cache);
         deliver(&mut self.save, &linear, VC_VECTOR, 0x72)
     }
 }
@@ -140,7 +142,8 @@ fn thirty_two_bit_handlers_get_a_thirty_two_bit_frame() {
     guest.poke(IDT + 29 * 8, 0x5678 | 0x18 << 16 | 0x8E_u64 << 40);
     let paging = Paging { cr0: CR0_PE, cr3: 0, cr4: 0, efer: 0 };
     let who = Who { layout: Layout::Flat, top: u64::MAX, ..WHO };
-    let linear = Linear { memory: &guest.memory, who, paging };
+    let cache = PageCache::default();
+    let linear = Linear::new(&guest.memory, who, paging, &cache);
     guest.save.efer = 0;
     deliver(&mut guest.save, &linear, VC_VECTOR, 0x72).unwrap();
     assert_eq!((guest.save.rip, guest.save.rsp), (0x5678, STACK + 8 - 16));
