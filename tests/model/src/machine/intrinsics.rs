@@ -308,14 +308,14 @@ mod tests {
                 let mut seen = original.clone();
                 let base = seen.as_mut_ptr();
                 // SAFETY: both ranges lie within the 600 bytes.
-                let result = unsafe { memmove(base.add(to), base.add(from), length) };
+                let result = unsafe { memmove(base.wrapping_add(to), base.wrapping_add(from), length) };
                 assert_eq!(result.addr() - base.addr(), to);
                 assert_eq!(seen, expected, "{length} from {from} to {to}");
                 if from.abs_diff(to) >= length {
                     let mut seen = original.clone();
                     let base = seen.as_mut_ptr();
                     // SAFETY: both ranges lie within the 600 bytes and do not overlap.
-                    unsafe { memcpy(base.add(to), base.add(from), length) };
+                    unsafe { memcpy(base.wrapping_add(to), base.wrapping_add(from), length) };
                     assert_eq!(seen, expected, "{length} from {from} to {to}");
                 }
             }
@@ -329,7 +329,7 @@ mod tests {
             let mut expected = seen.clone();
             expected[33..33 + length].fill(0xA5);
             // SAFETY: the range lies within the 600 bytes.
-            unsafe { memset(seen.as_mut_ptr().add(33), 0x1A5, length) };
+            unsafe { memset(seen.as_mut_ptr().wrapping_add(33), 0x1A5, length) };
             assert_eq!(seen, expected, "{length}");
         }
     }
@@ -346,11 +346,8 @@ mod tests {
                 right[at + 1] ^= 0xFF;
                 let expected = left[..length].cmp(&right[..length]) as i32;
                 // SAFETY: within both.
-                assert_eq!(
-                    unsafe { memcmp(left.as_ptr(), right.as_ptr(), length) },
-                    expected,
-                    "{length} {at}"
-                );
+                let order = unsafe { memcmp(left.as_ptr(), right.as_ptr(), length) };
+                assert_eq!(order, expected, "{length} {at}");
                 // SAFETY: within both.
                 assert_ne!(unsafe { bcmp(left.as_ptr(), right.as_ptr(), length) }, 0);
             }
