@@ -56,7 +56,7 @@ impl Options {
     /// Returns whether this check is to run.
     pub(crate) fn selects(&self, group: &str, name: &str) -> bool {
         let has = |text: &str| match text.split_once('.') {
-            Some((left, right)) => group.ends_with(left) && name.contains(right),
+            Some((left, right)) => group == left && name.contains(right),
             None => group.contains(text) || name.contains(text),
         };
         let mut tests = self.values("test").peekable();

@@ -1,11 +1,20 @@
 //! The checks: what one is, how it is told, and the run over all of them.
 
+mod acpi;
 mod apic_base;
 mod apic_delivery;
 mod apic_registers;
 mod apic_timer;
+mod exceptions;
+mod hpet;
 mod ioapic;
 mod legacy;
+mod mmio;
+mod pic;
+mod pit;
+mod ports;
+mod rtc;
+mod shadow;
 mod x2apic;
 
 use core::fmt::{self, Display, Formatter};
@@ -16,7 +25,7 @@ use crate::machine::exit::Ending;
 use crate::machine::memory;
 use crate::machine::options::Options;
 use crate::machine::trap::{self, Fault};
-use crate::machine::{self, acpi, apic, cpu, pic, pit, port, processor, rtc, smp, uart};
+use crate::machine::{self, apic, cpu, port, processor, smp, uart};
 
 /// A check: a claim about the machine and the function that tries it.
 pub(crate) struct Test {
@@ -133,7 +142,11 @@ pub(crate) fn taken(what: &'static str, vectors: &[u8]) -> Outcome {
     for (place, vector) in vectors.iter().enumerate() {
         equal(what, cpu.taken_at(place).unwrap_or(0), *vector)?;
     }
-    equal("number of interrupts taken", cpu.taken() as u64, vectors.len() as u64)
+    equal(
+        "number of interrupts taken",
+        cpu.taken() as u64,
+        vectors.len() as u64,
+    )
 }
 
 /// Holds if `body` ends by this exception with this error code.
@@ -202,6 +215,15 @@ const GROUPS: &[Group] = &[
     Group { name: "timer", tests: apic_timer::TESTS },
     Group { name: "x2apic", tests: x2apic::TESTS },
     Group { name: "ioapic", tests: ioapic::TESTS },
+    Group { name: "pic", tests: pic::TESTS },
+    Group { name: "pit", tests: pit::TESTS },
+    Group { name: "rtc", tests: rtc::TESTS },
+    Group { name: "hpet", tests: hpet::TESTS },
+    Group { name: "acpi", tests: acpi::TESTS },
+    Group { name: "shadow", tests: shadow::TESTS },
+    Group { name: "exceptions", tests: exceptions::TESTS },
+    Group { name: "mmio", tests: mmio::TESTS },
+    Group { name: "ports", tests: ports::TESTS },
     Group { name: "legacy", tests: legacy::TESTS },
     Group { name: "apic_base", tests: apic_base::TESTS },
 ];
@@ -259,14 +281,13 @@ fn say_known(group: &str, test: &Test) {
 }
 
 fn run_one(test: &Test, context: &mut Context) -> Outcome {
-    settle();
     let outcome = trap::catch(|| (test.run)(context)).unwrap_or_else(|fault| Err(fault.into()));
     processor::cli();
     trap::restore();
     for other in context.others() {
         smp::park(other);
     }
-    uart::lower_line();
+    settle();
     outcome
 }
 
@@ -280,11 +301,11 @@ fn settle() {
     processor::set_cr8(0);
     memory::unmap_all();
     uart::lower_line();
-    rtc::reset();
-    pit::reset();
-    port::outw(acpi::PM1_ENABLE, 0);
+    machine::rtc::reset();
+    machine::pit::reset();
+    port::outw(machine::acpi::PM1_ENABLE, 0);
     machine::ioapic::reset();
-    pic::init();
+    machine::pic::init();
     apic::reset();
     cpu::current().clear();
 }
