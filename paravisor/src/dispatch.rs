@@ -7,6 +7,7 @@ use stockade_bus::{Gpa, GuestMemory};
 use stockade_intercept::emulate::{Done, Exception, Hint, Stop};
 use stockade_intercept::exit::{Advance, Exit, IoAccess};
 
+use crate::apic_write;
 use crate::host::Timekeeper;
 use crate::machine::Machine;
 use crate::registers;
@@ -146,6 +147,14 @@ fn nested_page_fault<C: Timekeeper + Clone>(
     gpa: Gpa,
     info: NpfInfo,
 ) -> Next {
+    if vcpu.apic.page() == Some(gpa.page())
+        && let Some(write) = apic_write::decode(vmsa, memory, gpa, info)
+    {
+        vcpu.faults_in_a_row = 0;
+        vcpu.write_apic(gpa, write.value, machine);
+        write.complete(vmsa);
+        return Next::Resume;
+    }
     if memory.is_ram(gpa) {
         return not_ours(vcpu, memory, gpa);
     }

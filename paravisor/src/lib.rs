@@ -18,6 +18,7 @@ pub mod guest;
 pub mod life;
 pub mod run_loop;
 
+mod apic_write;
 mod console;
 mod dispatch;
 mod inject;

@@ -223,6 +223,21 @@ impl Vcpu {
         local.min(shared)
     }
 
+    /// Writes a register in the local APIC's page.
+    pub(crate) fn write_apic<C: Timekeeper + Clone>(
+        &mut self,
+        gpa: Gpa,
+        value: u32,
+        machine: &Machine<C>,
+    ) {
+        let offset = u16::try_from(gpa.page_offset()).unwrap_or(u16::MAX);
+        self.work = Work::of_apic_register(offset >> 4);
+        let now = apic_time(machine, self.work);
+        if let Ok(effect) = self.apic.write_mmio(offset, &value.to_le_bytes(), now) {
+            self.apply(effect, machine);
+        }
+    }
+
     /// Carries out what a write to the local APIC asks for.
     pub fn apply<C: Timekeeper + Clone>(&mut self, effect: Effect, machine: &Machine<C>) {
         apply(&self.apic, &mut self.wakes, effect, machine);

@@ -1,7 +1,8 @@
 //! Time from the time-stamp counter.
 //!
 //! The frequency comes from what the PSP vouches for: the Secure TSC registers where that feature is on, else the CPUID page.
-//! [`TscClock`] counts nanoseconds from its making by one wide multiplication, exact enough for centuries.
+//! [`TscClock`] counts nanoseconds from its making by multiplication with a fixed-point [`Ratio`], exact to one for centuries:
+//! every exit asks for the time, and a division of 128 bits costs more than all else it does.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,7 +11,7 @@ use stockade_bus::{Clock, Nanoseconds};
 use crate::cpuid::CpuidTable;
 use crate::processor;
 
-const NANOSECONDS: u128 = 1_000_000_000;
+const NANOSECONDS: u64 = 1_000_000_000;
 /// Leaf 15h: TSC and crystal clock (APM vol. 3, appendix E; Intel SDM).
 const TSC_LEAF: u32 = 0x15;
 /// Leaf 4000_0010h: TSC frequency in kHz, by convention of hypervisors.
@@ -41,11 +42,43 @@ pub fn tsc_hz_from_cpuid(cpuid: &CpuidTable) -> Option<u64> {
         .find(|hz| PLAUSIBLE_HZ.contains(hz))
 }
 
+/// A ratio of two frequencies, rounded up: 64 bits before and 64 behind the point.
+#[derive(Clone, Copy, Debug)]
+struct Ratio {
+    whole: u64,
+    fraction: u64,
+}
+
+impl Ratio {
+    /// # Panics
+    /// If the divisor is 0.
+    fn new(dividend: u64, divisor: u64) -> Self {
+        let rest = u128::from(dividend % divisor) << 64;
+        let fraction = rest.div_ceil(u128::from(divisor));
+        Self {
+            whole: dividend / divisor,
+            // The rest is less than the divisor, and both fit into 63 bits.
+            fraction: u64::try_from(fraction).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Returns `value` times the ratio, not less than that and less than one more than that, cut off.
+    fn of(self, value: u64) -> u64 {
+        let value = u128::from(value);
+        let behind = value * u128::from(self.fraction) >> 64;
+        u64::try_from(value * u128::from(self.whole) + behind).unwrap_or(u64::MAX)
+    }
+}
+
 /// The source of guest time. It never runs backwards, whatever the host does to the counter.
 #[derive(Clone, Copy, Debug)]
 pub struct TscClock {
     start: u64,
     frequency_hz: u64,
+    /// Nanoseconds in a tick.
+    period: Ratio,
+    /// Ticks in a nanosecond.
+    rate: Ratio,
     latest: &'static AtomicU64,
 }
 
@@ -64,6 +97,8 @@ impl TscClock {
         Self {
             start,
             frequency_hz,
+            period: Ratio::new(NANOSECONDS, frequency_hz),
+            rate: Ratio::new(frequency_hz, NANOSECONDS),
             latest,
         }
     }
@@ -77,21 +112,24 @@ impl TscClock {
     /// Returns the counter's value at time `ns`: what [`crate::Ghcb::arm_timer`] takes. Never before that time.
     #[must_use]
     pub fn tsc_at(&self, ns: Nanoseconds) -> u64 {
-        let ticks = (u128::from(ns) * u128::from(self.frequency_hz)).div_ceil(NANOSECONDS);
-        let ticks = u64::try_from(ticks).unwrap_or(u64::MAX);
+        // One more than what is cut off: at that tick the time is there in any case.
+        let ticks = self.rate.of(ns).saturating_add(1);
         self.start.saturating_add(ticks)
     }
 
     fn ns_at(&self, tsc: u64) -> Nanoseconds {
-        let ticks = u128::from(tsc.saturating_sub(self.start));
-        u64::try_from(ticks * NANOSECONDS / u128::from(self.frequency_hz)).unwrap_or(u64::MAX)
+        self.period.of(tsc.saturating_sub(self.start))
     }
 }
 
 impl Clock for TscClock {
     fn now_ns(&self) -> Nanoseconds {
         let now = self.ns_at(read_tsc());
-        self.latest.fetch_max(now, Ordering::Relaxed).max(now)
+        // Another processor's later time is not written again: the cache line stays where it is.
+        match self.latest.load(Ordering::Relaxed) {
+            latest if latest >= now => latest,
+            _ => self.latest.fetch_max(now, Ordering::Relaxed).max(now),
+        }
     }
 }
 
@@ -127,6 +165,18 @@ mod tests {
             let clock = clock(hz);
             for ns in [0, 1, 999, 1_000_000_007, u64::MAX / 4] {
                 assert!(clock.ns_at(clock.tsc_at(ns)) >= ns, "{hz} Hz, {ns} ns");
+            }
+        }
+    }
+
+    #[test]
+    fn deadlines_are_late_by_less_than_two_ticks_and_a_nanosecond() {
+        for hz in [1_000_000, 2_596_128_000, 3_000_000_001] {
+            let clock = clock(hz);
+            for ns in [0, 7, 999_999, 86_400_000_000_007] {
+                let exact = u128::from(ns) * u128::from(hz) / 1_000_000_000;
+                let late = u128::from(clock.tsc_at(ns) - 1_000) - exact;
+                assert!(late <= 2, "{hz} Hz, {ns} ns: {late}");
             }
         }
     }
