@@ -1,5 +1,7 @@
 //! `stockade run`: from arguments to a finished machine.
 
+mod values;
+
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -13,7 +15,6 @@ use stockade::run::{self, Outcome, Report, RunError, RunOptions};
 use stockade::setup::{self, Cache, Mode, Program, Qemu, SetupError};
 use stockade_boot::format::{self, Format, FormatError};
 use stockade_boot::kernel::Module;
-use stockade_boot::layout::MINIMUM_RAM;
 use stockade_boot::load;
 use stockade_boot::manifest::GuestFlags;
 use stockade_boot::ram::RamMap;
@@ -42,13 +43,13 @@ pub(crate) struct Run {
     )]
     append: String,
     /// vCPUs of the guest
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_cpus)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = values::parse_cpus)]
     cpus: u32,
     /// Offer the guest x2APIC mode
     #[arg(long, conflicts_with = "image")]
     x2apic: bool,
     /// Memory of the guest: bytes, or a number with K, M or G
-    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = values::parse_size)]
     memory: u64,
     /// Run this image instead of building one
     #[arg(long, value_name = "FILE")]
@@ -162,40 +163,6 @@ impl RunFailure {
             _ => 1,
         }
     }
-}
-
-/// The most vCPUs a guest can have.
-const MAX_CPUS: u32 = 16;
-
-fn parse_cpus(text: &str) -> Result<u32, String> {
-    match text.parse() {
-        Ok(cpus @ 1..=MAX_CPUS) => Ok(cpus),
-        Ok(0) => Err("a guest needs at least one vCPU".to_owned()),
-        Ok(_) => Err(format!("a guest can have {MAX_CPUS} vCPUs at most")),
-        Err(_) => Err(format!("give a number of vCPUs, 1 to {MAX_CPUS}")),
-    }
-}
-
-fn parse_size(text: &str) -> Result<u64, String> {
-    let (digits, shift) = match text.as_bytes() {
-        [.., b'K' | b'k'] => (&text[..text.len() - 1], 10),
-        [.., b'M' | b'm'] => (&text[..text.len() - 1], 20),
-        [.., b'G' | b'g'] => (&text[..text.len() - 1], 30),
-        _ => (text, 0),
-    };
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| "give bytes, or a number with K, M or G, such as 512M".to_owned())?;
-    let bytes = number
-        .checked_mul(1 << shift)
-        .ok_or("that is more than there can be")?;
-    if bytes < MINIMUM_RAM {
-        return Err(format!("a guest needs at least {}M", MINIMUM_RAM >> 20));
-    }
-    // Memory is given in large pages.
-    let rounded = bytes & !0x1F_FFFF;
-    RamMap::of_size(rounded).map_err(|error| error.to_string())?;
-    Ok(rounded)
 }
 
 /// Our own words on the way: a line each on stderr or in the log, and a spinner where somebody watches.
@@ -421,48 +388,5 @@ fn options(arguments: &Run, image: PathBuf, model: PathBuf, paravisor: PathBuf) 
         icount: arguments.icount,
         qemu_arguments: arguments.qemu_arg.clone(),
         model_words: arguments.model_arg.clone(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{parse_cpus, parse_size};
-
-    #[test]
-    fn sizes_are_bytes_or_have_a_unit() {
-        assert_eq!(parse_size("512M"), Ok(512 << 20));
-        assert_eq!(parse_size("1g"), Ok(1 << 30));
-        assert_eq!(parse_size("67108864"), Ok(64 << 20));
-        for nonsense in [
-            "",
-            "M",
-            "12Q",
-            "-1",
-            "99999999999999999999",
-            "18446744073709551615G",
-            "16M",
-            "1000000G",
-        ] {
-            assert!(parse_size(nonsense).is_err(), "{nonsense}");
-        }
-    }
-
-    #[test]
-    fn cpu_counts_that_cannot_be_are_refused_with_words() {
-        for (text, cpus) in [("1", 1), ("2", 2), ("16", 16)] {
-            assert_eq!(parse_cpus(text), Ok(cpus));
-        }
-        for (nonsense, words) in [
-            ("0", "at least one"),
-            ("17", "16 vCPUs at most"),
-            ("1000", "16 vCPUs at most"),
-            ("99999999999", "1 to 16"),
-            ("x", "1 to 16"),
-            ("-1", "1 to 16"),
-            ("", "1 to 16"),
-        ] {
-            let error = parse_cpus(nonsense).unwrap_err();
-            assert!(error.contains(words), "{nonsense}: {error}");
-        }
     }
 }
