@@ -68,6 +68,12 @@ impl Stockade {
         self
     }
 
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<A: AsRef<OsStr>>(self, arguments: impl IntoIterator<Item = A>) -> Self {
+        arguments.into_iter().fold(self, Self::arg)
+    }
+
     /// Makes the host a bad one: `attack` is a file of the model's `hostile` folder.
     #[must_use]
     pub fn attacked_by(self, attack: &str) -> Self {
@@ -85,6 +91,13 @@ impl Stockade {
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
+        self
+    }
+
+    /// Takes no slot: the caller has them all.
+    #[must_use]
+    pub fn with_slots_taken(mut self) -> Self {
+        self.is_machine = false;
         self
     }
 

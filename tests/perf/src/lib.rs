@@ -1,1 +1,0 @@
-//! Figures: exits, instructions, CPU seconds side by side.

@@ -1,0 +1,47 @@
+//! Figures of a run, printed as tables in Markdown for `docs/performance.md`.
+//!
+//! `cargo run --release -p stockade-perf` measures everything, which takes some minutes on an idle machine; `--only` picks one
+//! table. [`boots`] compares a boot with and without us, [`per_exit`] counts instructions, [`footprint`] memory and pages.
+
+#![forbid(unsafe_code)]
+
+mod boots;
+mod footprint;
+mod per_exit;
+
+use clap::{Parser, ValueEnum};
+
+/// Measures and prints tables.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The one table to make.
+    #[arg(long)]
+    only: Option<Table>,
+    /// How often each boot is measured.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Table {
+    /// CPU seconds of a boot, without and with us.
+    Boots,
+    /// Instructions at VMPL0 for each kind of exit.
+    PerExit,
+    /// Memory, image, pages at launch.
+    Footprint,
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    let wants = |table| arguments.only.is_none_or(|only| only == table);
+    if wants(Table::Footprint) {
+        println!("{}", footprint::table());
+    }
+    if wants(Table::PerExit) {
+        println!("{}", per_exit::table());
+    }
+    if wants(Table::Boots) {
+        println!("{}", boots::table(arguments.rounds));
+    }
+}
