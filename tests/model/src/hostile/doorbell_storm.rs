@@ -18,7 +18,10 @@ pub(super) struct DoorbellStorm {
     attempts: AtomicU64,
 }
 
-pub(super) static ATTACK: DoorbellStorm = DoorbellStorm { looks: AtomicU64::new(0), attempts: AtomicU64::new(0) };
+pub(super) static ATTACK: DoorbellStorm = DoorbellStorm {
+    looks: AtomicU64::new(0),
+    attempts: AtomicU64::new(0),
+};
 
 impl Attack for DoorbellStorm {
     fn name(&self) -> &'static str {
@@ -33,14 +36,26 @@ impl Attack for DoorbellStorm {
         let Some(page) = vcpu.doorbell.and_then(|gpa| vm.shared_page(gpa)) else {
             return;
         };
-        if !self.looks.fetch_add(1, Ordering::Relaxed).is_multiple_of(PERIOD) {
+        if !self
+            .looks
+            .fetch_add(1, Ordering::Relaxed)
+            .is_multiple_of(PERIOD)
+        {
             return;
         }
         let number = self.attempts.fetch_add(1, Ordering::Relaxed);
         let [vector, flags, events, ..] = number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes();
         // Exceptions first, then everything but what the paravisor registers (E0 and E1).
-        let vector = if number < 32 { number.to_le_bytes()[0] } else { vector };
-        let vector = if matches!(vector, 0xE0 | 0xE1) { 0xE2 } else { vector };
+        let vector = if number < 32 {
+            number.to_le_bytes()[0]
+        } else {
+            vector
+        };
+        let vector = if matches!(vector, 0xE0 | 0xE1) {
+            0xE2
+        } else {
+            vector
+        };
         let old = page.load_u8(0);
         if old == 0 {
             page.compare_exchange_u8(0, 0, vector);

@@ -19,7 +19,10 @@ pub(super) struct DropPage {
     attempts: AtomicU64,
 }
 
-pub(super) static ATTACK: DropPage = DropPage { exits: AtomicU64::new(0), attempts: AtomicU64::new(0) };
+pub(super) static ATTACK: DropPage = DropPage {
+    exits: AtomicU64::new(0),
+    attempts: AtomicU64::new(0),
+};
 
 impl Attack for DropPage {
     fn name(&self) -> &'static str {
@@ -30,7 +33,14 @@ impl Attack for DropPage {
         self.attempts.load(Ordering::Relaxed)
     }
 
-    fn after_exit(&self, vm: &Vm, _vcpu: &mut Vcpu, vmpl: Vmpl, _exit: &mut HostExit, processor: &mut Processor) {
+    fn after_exit(
+        &self,
+        vm: &Vm,
+        _vcpu: &mut Vcpu,
+        vmpl: Vmpl,
+        _exit: &mut HostExit,
+        processor: &mut Processor,
+    ) {
         if vmpl == Vmpl::ZERO || self.exits.fetch_add(1, Ordering::Relaxed) != AT_EXIT {
             return;
         }

@@ -18,7 +18,10 @@ pub(super) struct HvFlood {
     attempts: AtomicU64,
 }
 
-pub(super) static ATTACK: HvFlood = HvFlood { entries: AtomicU64::new(0), attempts: AtomicU64::new(0) };
+pub(super) static ATTACK: HvFlood = HvFlood {
+    entries: AtomicU64::new(0),
+    attempts: AtomicU64::new(0),
+};
 
 impl Attack for HvFlood {
     fn name(&self) -> &'static str {
@@ -32,7 +35,10 @@ impl Attack for HvFlood {
     fn before_entry(&self, _vm: &Vm, vcpu: &mut Vcpu) -> Instead {
         let is_due = vcpu.current == Vmpl::ZERO
             && vcpu.doorbell.is_some()
-            && self.entries.fetch_add(1, Ordering::Relaxed).is_multiple_of(PERIOD);
+            && self
+                .entries
+                .fetch_add(1, Ordering::Relaxed)
+                .is_multiple_of(PERIOD);
         if is_due {
             self.attempts.fetch_add(1, Ordering::Relaxed);
             vcpu.must_signal = true;

@@ -17,7 +17,10 @@ pub(super) struct LieNpf {
     attempts: AtomicU64,
 }
 
-pub(super) static ATTACK: LieNpf = LieNpf { faults: AtomicU64::new(0), attempts: AtomicU64::new(0) };
+pub(super) static ATTACK: LieNpf = LieNpf {
+    faults: AtomicU64::new(0),
+    attempts: AtomicU64::new(0),
+};
 
 impl Attack for LieNpf {
     fn name(&self) -> &'static str {
@@ -29,10 +32,18 @@ impl Attack for LieNpf {
     }
 
     fn on_nested_fault(&self, _vm: &Vm, _gpa: Gpa) -> Option<NestedLie> {
-        if !self.faults.fetch_add(1, Ordering::Relaxed).is_multiple_of(PERIOD) {
+        if !self
+            .faults
+            .fetch_add(1, Ordering::Relaxed)
+            .is_multiple_of(PERIOD)
+        {
             return None;
         }
         let number = self.attempts.fetch_add(1, Ordering::Relaxed);
-        Some(if number.is_multiple_of(2) { NestedLie::Missing } else { NestedLie::Device })
+        Some(if number.is_multiple_of(2) {
+            NestedLie::Missing
+        } else {
+            NestedLie::Device
+        })
     }
 }

@@ -43,7 +43,15 @@ pub trait Attack: Sync {
         Instead::Enter
     }
     /// The vCPU left the guest at `vmpl`; the exit may be changed, and the processor used.
-    fn after_exit(&self, _vm: &Vm, _vcpu: &mut Vcpu, _vmpl: Vmpl, _exit: &mut HostExit, _processor: &mut Processor) {}
+    fn after_exit(
+        &self,
+        _vm: &Vm,
+        _vcpu: &mut Vcpu,
+        _vmpl: Vmpl,
+        _exit: &mut HostExit,
+        _processor: &mut Processor,
+    ) {
+    }
     /// The guest asks for a page state change; `true` says it was made, though it was not.
     fn on_page_state(&self, _vm: &Vm, _change: &Change) -> bool {
         false
@@ -78,7 +86,9 @@ mod tests {
     #[test]
     fn every_attack_is_found_by_its_name_and_no_two_share_one() {
         for (index, attack) in ATTACKS.iter().enumerate() {
-            let found = ATTACKS.iter().position(|other| other.name() == attack.name());
+            let found = ATTACKS
+                .iter()
+                .position(|other| other.name() == attack.name());
             assert_eq!(found, Some(index));
         }
         assert!(find("nothing").is_none());

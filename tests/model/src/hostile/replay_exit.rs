@@ -17,7 +17,10 @@ pub(super) struct ReplayExit {
     attempts: AtomicU64,
 }
 
-pub(super) static ATTACK: ReplayExit = ReplayExit { calls: AtomicU64::new(0), attempts: AtomicU64::new(0) };
+pub(super) static ATTACK: ReplayExit = ReplayExit {
+    calls: AtomicU64::new(0),
+    attempts: AtomicU64::new(0),
+};
 
 impl Attack for ReplayExit {
     fn name(&self) -> &'static str {
@@ -29,7 +32,12 @@ impl Attack for ReplayExit {
     }
 
     fn before_entry(&self, _vm: &Vm, vcpu: &mut Vcpu) -> Instead {
-        if vcpu.current == Vmpl::ZERO || !self.calls.fetch_add(1, Ordering::Relaxed).is_multiple_of(PERIOD) {
+        if vcpu.current == Vmpl::ZERO
+            || !self
+                .calls
+                .fetch_add(1, Ordering::Relaxed)
+                .is_multiple_of(PERIOD)
+        {
             return Instead::Enter;
         }
         self.attempts.fetch_add(1, Ordering::Relaxed);

@@ -16,7 +16,10 @@ pub(super) struct RunBusyVmsa {
     breaches: AtomicU64,
 }
 
-pub(super) static ATTACK: RunBusyVmsa = RunBusyVmsa { attempts: AtomicU64::new(0), breaches: AtomicU64::new(0) };
+pub(super) static ATTACK: RunBusyVmsa = RunBusyVmsa {
+    attempts: AtomicU64::new(0),
+    breaches: AtomicU64::new(0),
+};
 
 impl Attack for RunBusyVmsa {
     fn name(&self) -> &'static str {
@@ -31,7 +34,14 @@ impl Attack for RunBusyVmsa {
         self.breaches.load(Ordering::Relaxed)
     }
 
-    fn after_exit(&self, vm: &Vm, vcpu: &mut Vcpu, vmpl: Vmpl, exit: &mut HostExit, processor: &mut Processor) {
+    fn after_exit(
+        &self,
+        vm: &Vm,
+        vcpu: &mut Vcpu,
+        vmpl: Vmpl,
+        exit: &mut HostExit,
+        processor: &mut Processor,
+    ) {
         // Between two calls VMPL0 has the guest's VMSA in hand; its own exits are when the host gets the processor.
         // A call is the moment it lets go.
         if vmpl != Vmpl::ZERO || exit.code != ExitCode::VMGEXIT || is_call(vm, vcpu) {
@@ -43,7 +53,12 @@ impl Attack for RunBusyVmsa {
                 continue;
             };
             self.attempts.fetch_add(1, Ordering::Relaxed);
-            let control = HostControl { vmsa, event: None, interrupt: None, state: context.held };
+            let control = HostControl {
+                vmsa,
+                event: None,
+                interrupt: None,
+                state: context.held,
+            };
             let mut ghcb = context.ghcb_msr;
             let result = processor.run(vm, control, &mut ghcb);
             if result.code != ExitCode::BUSY && result.code != ExitCode::INVALID {
@@ -61,6 +76,8 @@ fn is_call(vm: &Vm, vcpu: &mut Vcpu) -> bool {
     let is_page = gpa & 0xFFF == 0;
     is_page
         && vm.shared_page(gpa).is_some_and(|page| {
-            page.in_page(GhcbField::SW_EXIT_CODE.offset() as u64).read_u64() == NaeExit::RUN_VMPL.0
+            page.in_page(GhcbField::SW_EXIT_CODE.offset() as u64)
+                .read_u64()
+                == NaeExit::RUN_VMPL.0
         })
 }

@@ -19,7 +19,9 @@ pub(super) struct SpuriousReturn {
     attempts: AtomicU64,
 }
 
-pub(super) static ATTACK: SpuriousReturn = SpuriousReturn { attempts: AtomicU64::new(0) };
+pub(super) static ATTACK: SpuriousReturn = SpuriousReturn {
+    attempts: AtomicU64::new(0),
+};
 
 impl Attack for SpuriousReturn {
     fn name(&self) -> &'static str {
@@ -32,12 +34,24 @@ impl Attack for SpuriousReturn {
 
     fn on_events(&self, _vm: &Vm, vcpu: &mut Vcpu) {
         let soon = clock::tsc() + clock::ns_to_ticks(PERIOD_NS);
-        if vcpu.current != Vmpl::ZERO && vcpu.lapic.next_deadline_tsc().is_none_or(|deadline| deadline > soon) {
+        if vcpu.current != Vmpl::ZERO
+            && vcpu
+                .lapic
+                .next_deadline_tsc()
+                .is_none_or(|deadline| deadline > soon)
+        {
             lapic::arm_timer(soon);
         }
     }
 
-    fn after_exit(&self, _vm: &Vm, _vcpu: &mut Vcpu, vmpl: Vmpl, exit: &mut HostExit, _processor: &mut Processor) {
+    fn after_exit(
+        &self,
+        _vm: &Vm,
+        _vcpu: &mut Vcpu,
+        vmpl: Vmpl,
+        exit: &mut HostExit,
+        _processor: &mut Processor,
+    ) {
         if vmpl != Vmpl::ZERO && exit.code == ExitCode::INTR {
             self.attempts.fetch_add(1, Ordering::Relaxed);
             // A reflected exit and this look alike to the loop: the caller is answered.

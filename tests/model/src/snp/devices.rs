@@ -58,7 +58,12 @@ impl CpuidSource for MachineCpuid {
                 ecx: 1000,
                 edx: 0,
             },
-            _ => Registers { eax: found.eax, ebx: found.ebx, ecx: found.ecx, edx: found.edx },
+            _ => Registers {
+                eax: found.eax,
+                ebx: found.ebx,
+                ecx: found.ecx,
+                edx: found.edx,
+            },
         }
     }
 }

@@ -51,9 +51,15 @@ impl Vm {
         }
         // The PIC was acknowledged when its interrupt arrived: it goes first.
         if let Some(vector) = cpu.take_external() {
-            context.offered = Some(Offer { vector, from: OfferedBy::Pic });
+            context.offered = Some(Offer {
+                vector,
+                from: OfferedBy::Pic,
+            });
         } else if let Some(vector) = vcpu.lapic.pending() {
-            context.offered = Some(Offer { vector, from: OfferedBy::LocalApic });
+            context.offered = Some(Offer {
+                vector,
+                from: OfferedBy::LocalApic,
+            });
         }
     }
 
@@ -133,7 +139,11 @@ impl Vm {
 /// Posts pending vectors on the doorbell page, highest first, until one must wait.
 fn post_pending(vcpu: &mut Vcpu, page: Phys) {
     while let Some(vector) = vcpu.lapic.pending() {
-        let eoi = if vcpu.lapic.is_level_triggered(vector) { Eoi::Required } else { Eoi::NotRequired };
+        let eoi = if vcpu.lapic.is_level_triggered(vector) {
+            Eoi::Required
+        } else {
+            Eoi::NotRequired
+        };
         match doorbell::post_vector(&page, vector, eoi) {
             Posted::Yes { signal, displaced } => {
                 if eoi == Eoi::Required {
@@ -159,7 +169,8 @@ impl SharedPage for Phys {
         byte(*self, offset).load(Ordering::SeqCst)
     }
     fn compare_exchange_u8(&self, offset: usize, current: u8, new: u8) -> u8 {
-        match byte(*self, offset).compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst) {
+        match byte(*self, offset).compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst)
+        {
             Ok(old) | Err(old) => old,
         }
     }
@@ -170,7 +181,12 @@ impl SharedPage for Phys {
         double(*self, offset).load(Ordering::SeqCst)
     }
     fn compare_exchange_u32(&self, offset: usize, current: u32, new: u32) -> u32 {
-        match double(*self, offset).compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst) {
+        match double(*self, offset).compare_exchange(
+            current,
+            new,
+            Ordering::SeqCst,
+            Ordering::SeqCst,
+        ) {
             Ok(old) | Err(old) => old,
         }
     }

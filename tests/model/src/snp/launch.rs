@@ -125,7 +125,10 @@ fn build(boot: &Boot) -> Result<Vm, BootError> {
     let vcpus = options.cpus.unwrap_or(1);
     let found = smp::count();
     if vcpus > found {
-        return Err(BootError::Processors { wanted: vcpus, found });
+        return Err(BootError::Processors {
+            wanted: vcpus,
+            found,
+        });
     }
     let seed = options.seed.unwrap_or(0);
     let attack = match options.attack {
@@ -144,22 +147,50 @@ fn build(boot: &Boot) -> Result<Vm, BootError> {
     };
     let mut chip = Chip::new(seed);
     let keys = chip.launch_keys();
-    let mut launch = Launch::start(image.policy.unwrap_or(DEFAULT_POLICY)).map_err(BootError::Launch)?;
+    let mut launch =
+        Launch::start(image.policy.unwrap_or(DEFAULT_POLICY)).map_err(BootError::Launch)?;
     let signature = core::arch::x86_64::__cpuid(1).eax;
     let secrets = secrets::fill(&keys, signature, 0);
-    let mut target = LaunchTarget { memory: &mut memory, secrets: secrets.as_bytes(), cpuid: &cpuid };
-    let parameters = HostParameters { vp_count: vcpus, memory: &ram, command_line: "" };
+    let mut target = LaunchTarget {
+        memory: &mut memory,
+        secrets: secrets.as_bytes(),
+        cpuid: &cpuid,
+    };
+    let parameters = HostParameters {
+        vp_count: vcpus,
+        memory: &ram,
+        command_line: "",
+    };
     let loaded = load(&image, &mut launch, &mut target, &parameters)?;
-    let launched = launch.finish(loaded.id_block.as_ref(), [0; 32]).map_err(BootError::Launch)?;
-    let host = Host { ioapic: IoApic::new(), chip, guest: GuestContext::new(launched, keys, cpuid.clone()) };
+    let launched = launch
+        .finish(loaded.id_block.as_ref(), [0; 32])
+        .map_err(BootError::Launch)?;
+    let host = Host {
+        ioapic: IoApic::new(),
+        chip,
+        guest: GuestContext::new(launched, keys, cpuid.clone()),
+    };
     let mut states: Vec<Vcpu> = (0..vcpus)
-        .map(|index| Vcpu::new(index, if index == 0 { Role::Boot } else { Role::Application }, apic))
+        .map(|index| {
+            Vcpu::new(
+                index,
+                if index == 0 {
+                    Role::Boot
+                } else {
+                    Role::Application
+                },
+                apic,
+            )
+        })
         .collect();
     states[0].install(Vmpl::ZERO, Gpa::new(loaded.vmsa_gpa), features.bits());
     let mut vm = Vm::new(memory, host, states, cpuid);
     vm.attack = attack;
     vm.view = options.view;
-    log::info!("{vcpus} vCPUs, {} MiB of guest RAM", ram.iter().map(|(_, len)| len).sum::<u64>() >> 20);
+    log::info!(
+        "{vcpus} vCPUs, {} MiB of guest RAM",
+        ram.iter().map(|(_, len)| len).sum::<u64>() >> 20
+    );
     Ok(vm)
 }
 
@@ -214,7 +245,9 @@ fn staging_ranges(image: &IgvmFile<'_>) -> Vec<(u64, u64)> {
         .directives
         .iter()
         .filter_map(|directive| match directive {
-            Directive::PageData(page) if page.kind == PageKind::Shared => Some(page.gpa & !(LARGE_PAGE_SIZE - 1)),
+            Directive::PageData(page) if page.kind == PageKind::Shared => {
+                Some(page.gpa & !(LARGE_PAGE_SIZE - 1))
+            }
             _ => None,
         })
         .filter(|block| (STAGING_BASE..STAGING_END).contains(block))
@@ -260,9 +293,16 @@ struct LaunchTarget<'a> {
 impl LaunchTarget<'_> {
     /// The page at `gpa`, once.
     fn fresh(&mut self, gpa: u64) -> Result<Phys, PageError> {
-        let host = self.memory.map.translate(Gpa::new(gpa)).ok_or(PageError::NoMemory)?;
+        let host = self
+            .memory
+            .map
+            .translate(Gpa::new(gpa))
+            .ok_or(PageError::NoMemory)?;
         if self.memory.rmp.entry(host).size() == PageSize::Large {
-            self.memory.rmp.psmash(host).map_err(|_| PageError::NoMemory)?;
+            self.memory
+                .rmp
+                .psmash(host)
+                .map_err(|_| PageError::NoMemory)?;
         }
         if self.memory.rmp.entry(host).is_validated() {
             return Err(PageError::Twice);
@@ -274,25 +314,44 @@ impl LaunchTarget<'_> {
 impl Target for LaunchTarget<'_> {
     type Error = PageError;
 
-    fn private_page(&mut self, page_type: PageType, gpa: u64, contents: &[u8; PAGE_BYTES]) -> Result<(), PageError> {
+    fn private_page(
+        &mut self,
+        page_type: PageType,
+        gpa: u64,
+        contents: &[u8; PAGE_BYTES],
+    ) -> Result<(), PageError> {
         let host = self.fresh(gpa)?;
         match page_type {
             PageType::Secrets => host.write_bytes(self.secrets),
             PageType::Cpuid => {
-                let wanted = CpuidPage::read_from_bytes(&contents[..]).map_err(|_| PageError::Misaligned)?;
+                let wanted =
+                    CpuidPage::read_from_bytes(&contents[..]).map_err(|_| PageError::Misaligned)?;
                 host.write_bytes(cpuid::fill(&wanted, &MachineCpuid, self.cpuid).as_bytes())
             }
             _ => host.write_bytes(contents),
         };
-        let permissions = [Permissions::ALL, Permissions::NONE, Permissions::NONE, Permissions::NONE];
-        self.memory.rmp.launch(host, OWNER, Gpa::new(gpa), permissions, page_type == PageType::Vmsa);
+        let permissions = [
+            Permissions::ALL,
+            Permissions::NONE,
+            Permissions::NONE,
+            Permissions::NONE,
+        ];
+        self.memory.rmp.launch(
+            host,
+            OWNER,
+            Gpa::new(gpa),
+            permissions,
+            page_type == PageType::Vmsa,
+        );
         Ok(())
     }
 
     fn shared_page(&mut self, gpa: u64, contents: &[u8]) -> Result<(), PageError> {
         for (page, gpa) in contents.chunks(PAGE_BYTES).zip((gpa..).step_by(PAGE_BYTES)) {
             let gpa = Gpa::new(gpa);
-            self.memory.change_state(gpa, PageSize::Small, PageState::Shared).ok_or(PageError::NoMemory)?;
+            self.memory
+                .change_state(gpa, PageSize::Small, PageState::Shared)
+                .ok_or(PageError::NoMemory)?;
             let host = self.memory.host_page(gpa).ok_or(PageError::NoMemory)?;
             host.write_bytes(page);
         }
@@ -300,15 +359,24 @@ impl Target for LaunchTarget<'_> {
     }
 
     fn required_memory(&mut self, gpa: u64, bytes: u64) -> Result<(), PageError> {
-        let last = gpa.checked_add(bytes).and_then(|end| end.checked_sub(1)).ok_or(PageError::Misaligned)?;
+        let last = gpa
+            .checked_add(bytes)
+            .and_then(|end| end.checked_sub(1))
+            .ok_or(PageError::Misaligned)?;
         let has = |gpa| self.memory.map.translate(Gpa::new(gpa)).is_some();
-        if has(gpa) && has(last) { Ok(()) } else { Err(PageError::NoMemory) }
+        if has(gpa) && has(last) {
+            Ok(())
+        } else {
+            Err(PageError::NoMemory)
+        }
     }
 
     fn error_range(&mut self, gpa: u64, bytes: u64) -> Result<(), PageError> {
         for page in (0..bytes).step_by(PAGE_BYTES) {
             let gpa = Gpa::new(gpa.checked_add(page).ok_or(PageError::Misaligned)?);
-            self.memory.change_state(gpa, PageSize::Small, PageState::Shared).ok_or(PageError::NoMemory)?;
+            self.memory
+                .change_state(gpa, PageSize::Small, PageState::Shared)
+                .ok_or(PageError::NoMemory)?;
         }
         Ok(())
     }
@@ -321,6 +389,9 @@ mod tests {
     #[test]
     fn ram_goes_around_the_pci_hole() {
         assert_eq!(ram_ranges(0x1000_0000), [(0, 0x1000_0000)]);
-        assert_eq!(ram_ranges(LOW_RAM_END + 0x20_0000), [(0, LOW_RAM_END), (HIGH_RAM_START, 0x20_0000)]);
+        assert_eq!(
+            ram_ranges(LOW_RAM_END + 0x20_0000),
+            [(0, LOW_RAM_END), (HIGH_RAM_START, 0x20_0000)]
+        );
     }
 }

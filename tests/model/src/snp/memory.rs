@@ -4,11 +4,11 @@
 //! [`Memory::change_state`] are the only ways a page changes hands, so that the nested tables never disagree with the
 //! RMP. What must be forgotten by other processors is told by [`Unmapped`].
 
-use super::addr::{C_BIT, FrameSource, Gpa, LARGE_PAGE_SIZE, PAGE_SIZE, Phys};
+use super::addr::{C_BIT, Gpa, LARGE_PAGE_SIZE, PAGE_SIZE, Phys};
 use super::gpa_map::{GpaMap, RangeKind};
 use super::npt::{Layout, NestedTables, Unmapped, View};
 use super::rmp::{
-    AccessKind, Adjustment, Change, Entry, NewState, Outcome, Owner, PageSize, Permissions, Rmp, Violation, Vmpl,
+    AccessKind, Adjustment, Change, Entry, NewState, Outcome, Owner, PageSize, Rmp, Violation, Vmpl,
 };
 
 /// Whose access it is, and how its addresses are meant.
@@ -90,7 +90,10 @@ pub struct Memory {
 impl Who {
     /// The root of nested tables for these accesses.
     pub const fn view(&self) -> View {
-        View { vmpl: self.vmpl, layout: self.layout }
+        View {
+            vmpl: self.vmpl,
+            layout: self.layout,
+        }
     }
 
     /// Splits an address of the guest's tables. `None` where the C-bit is out of place: a flat address with it names
@@ -110,7 +113,15 @@ impl Who {
 impl Memory {
     /// A guest without memory. `rmp` covers all host memory guests can get.
     pub const fn new(rmp: Rmp, owner: Owner, key: u64) -> Self {
-        Self { map: GpaMap::new(), rmp, tables: NestedTables::new(), owner, ciphertext: None, key, generation: 0 }
+        Self {
+            map: GpaMap::new(),
+            rmp,
+            tables: NestedTables::new(),
+            owner,
+            ciphertext: None,
+            key,
+            generation: 0,
+        }
     }
 
     /// The guest as the RMP knows it.
@@ -124,7 +135,13 @@ impl Memory {
     }
 
     /// Where the model may touch guest memory in the guest's stead. Page-table reads and fetches are private.
-    pub fn locate(&self, who: Who, address: u64, kind: AccessKind, stage: Stage) -> Result<Phys, AccessFault> {
+    pub fn locate(
+        &self,
+        who: Who,
+        address: u64,
+        kind: AccessKind,
+        stage: Stage,
+    ) -> Result<Phys, AccessFault> {
         let (gpa, mut privacy) = who.split(address).ok_or(AccessFault::Device)?;
         if stage == Stage::Walk || kind == AccessKind::Fetch {
             privacy = Privacy::Private;
@@ -143,140 +160,14 @@ impl Memory {
         self.rmp.check_host_write(host).ok().map(|()| host)
     }
 
-    /// Decides a nested page fault at `address` (C-bit and all).
-    pub fn fault(
-        &mut self,
-        who: Who,
-        address: u64,
-        kind: AccessKind,
-        stage: Stage,
-        frames: &mut impl FrameSource,
-    ) -> Resolution {
-        let Some((gpa, privacy)) = who.split(address) else {
-            return Resolution::Device;
-        };
-        let Some(host) = self.map.translate(gpa) else {
-            return Resolution::Device;
-        };
-        let is_private_page = self.rmp.entry(host).is_assigned();
-        match (privacy, is_private_page) {
-            (Privacy::Private, true) => self.fault_private(who, address, gpa, kind, frames),
-            (Privacy::Private, false) => {
-                // KVM asks user space to make it private; the guest then finds it not validated.
-                self.change_state(gpa, PageSize::Small, PageState::Private);
-                Resolution::Converted(gpa)
-            }
-            (Privacy::Shared, false) => self.fill(who, address, gpa, Permissions::ALL, frames),
-            (Privacy::Shared, true) => self.fault_without_c_bit(who, address, gpa, kind, stage, frames),
-        }
-    }
-
-    fn fault_private(
-        &mut self,
-        who: Who,
-        address: u64,
-        gpa: Gpa,
-        kind: AccessKind,
-        frames: &mut impl FrameSource,
-    ) -> Resolution {
-        let Some(host) = self.map.translate(gpa) else {
-            return Resolution::Device;
-        };
-        match self.rmp.check_guest(host, self.owner, gpa, who.vmpl, kind) {
-            Ok(()) => {
-                let rights = self.rmp.entry(host).permissions(who.vmpl);
-                self.fill(who, address, gpa, rights, frames)
-            }
-            Err(Violation::NotValidated) => Resolution::NotValidated,
-            Err(Violation::Vmpl) => Resolution::Denied,
-            Err(Violation::NotOwned) => Resolution::Foreign,
-        }
-    }
-
-    /// An access that says "shared" to a page that is private.
-    fn fault_without_c_bit(
-        &mut self,
-        who: Who,
-        address: u64,
-        gpa: Gpa,
-        kind: AccessKind,
-        stage: Stage,
-        frames: &mut impl FrameSource,
-    ) -> Resolution {
-        match (stage, kind) {
-            (Stage::Walk, _) => Resolution::WalkWithoutCBit,
-            (_, AccessKind::Fetch) => {
-                // Private on hardware. Mapped read-only under this alias too; a data read through it sees plain text.
-                let Some(host) = self.map.translate(gpa) else {
-                    return Resolution::Device;
-                };
-                match self.rmp.check_guest(host, self.owner, gpa, who.vmpl, kind) {
-                    Ok(()) => {
-                        let rights = self.rmp.entry(host).permissions(who.vmpl).with_write(false);
-                        self.map_page(who, address, host, PageSize::Small, rights, frames)
-                    }
-                    Err(Violation::NotValidated) => Resolution::NotValidated,
-                    Err(Violation::Vmpl) => Resolution::Denied,
-                    Err(Violation::NotOwned) => Resolution::Foreign,
-                }
-            }
-            (_, AccessKind::Read) => match self.ciphertext_page(frames) {
-                Some(noise) => {
-                    let rights = Permissions::new().with_read(true);
-                    self.map_page(who, address, noise, PageSize::Small, rights, frames)
-                }
-                None => Resolution::OutOfMemory,
-            },
-            (_, AccessKind::Write) => {
-                // KVM and QEMU convert implicitly; Linux relies on it when it decrypts a page in place.
-                self.change_state(gpa, PageSize::Small, PageState::Shared);
-                Resolution::Converted(gpa)
-            }
-        }
-    }
-
-    /// Maps the page, and with it the 2 MiB around when all of that is alike.
-    fn fill(
-        &mut self,
-        who: Who,
-        address: u64,
-        gpa: Gpa,
-        rights: Permissions,
-        frames: &mut impl FrameSource,
-    ) -> Resolution {
-        let Some(host) = self.map.translate(gpa) else {
-            return Resolution::Device;
-        };
-        let last = Gpa::new(gpa.large_page().get() + LARGE_PAGE_SIZE - PAGE_SIZE);
-        let large = self.map.translate(gpa.large_page()).filter(|block| {
-            block.get().is_multiple_of(LARGE_PAGE_SIZE)
-                && self.map.translate(last).is_some_and(|end| end.get() == block.get() + LARGE_PAGE_SIZE - PAGE_SIZE)
-                && self.rmp.is_uniform(*block)
-        });
-        match large {
-            Some(block) => self.map_page(who, address, block, PageSize::Large, rights, frames),
-            None => self.map_page(who, address, host, PageSize::Small, rights, frames),
-        }
-    }
-
-    fn map_page(
-        &mut self,
-        who: Who,
-        address: u64,
-        host: Phys,
-        size: PageSize,
-        rights: Permissions,
-        frames: &mut impl FrameSource,
-    ) -> Resolution {
-        match self.tables.map(who.view(), address, host, size, rights, frames) {
-            Some(()) => Resolution::Mapped,
-            None => Resolution::OutOfMemory,
-        }
-    }
-
     /// PVALIDATE of the page at `gpa`. What the host would do on the exits in between is done here: it splits a large RMP
     /// entry, and gives the guest a page it does not own yet, as KVM does.
-    pub fn pvalidate(&mut self, gpa: Gpa, size: PageSize, validate: Validate) -> (Outcome<Change>, Unmapped) {
+    pub fn pvalidate(
+        &mut self,
+        gpa: Gpa,
+        size: PageSize,
+        validate: Validate,
+    ) -> (Outcome<Change>, Unmapped) {
         let Some(host) = self.map.translate(gpa) else {
             return (Outcome::NotOwned, Unmapped::Nothing);
         };
@@ -299,7 +190,12 @@ impl Memory {
     }
 
     /// RMPADJUST of the page at `gpa`.
-    pub fn adjust(&mut self, gpa: Gpa, size: PageSize, what: Adjustment) -> (Outcome<()>, Unmapped) {
+    pub fn adjust(
+        &mut self,
+        gpa: Gpa,
+        size: PageSize,
+        what: Adjustment,
+    ) -> (Outcome<()>, Unmapped) {
         let Some(host) = self.map.translate(gpa) else {
             return (Outcome::NotOwned, Unmapped::Nothing);
         };
@@ -349,7 +245,10 @@ impl Memory {
         }
         let was_private = self.rmp.entry(host).is_assigned();
         let new = match state {
-            PageState::Private => NewState::Private { owner: self.owner, gpa },
+            PageState::Private => NewState::Private {
+                owner: self.owner,
+                gpa,
+            },
             PageState::Shared => NewState::Shared,
         };
         self.rmp.update(host, size, new).ok()?;
@@ -363,7 +262,9 @@ impl Memory {
     fn change_small_pages(&mut self, gpa: Gpa, state: PageState) -> Option<Unmapped> {
         let mut result = Unmapped::Nothing;
         for page in (0..LARGE_PAGE_SIZE).step_by(0x1000) {
-            if self.change_state(gpa.checked_add(page)?, PageSize::Small, state)? == Unmapped::Something {
+            if self.change_state(gpa.checked_add(page)?, PageSize::Small, state)?
+                == Unmapped::Something
+            {
                 result = Unmapped::Something;
             }
         }
@@ -374,7 +275,9 @@ impl Memory {
         let entry = self.rmp.entry(host);
         match state {
             PageState::Private => entry.is_owned_by(self.owner) && entry.gpa() == gpa.page(),
-            PageState::Shared => !entry.is_assigned() && (size == PageSize::Small || self.rmp.is_uniform(host)),
+            PageState::Shared => {
+                !entry.is_assigned() && (size == PageSize::Small || self.rmp.is_uniform(host))
+            }
         }
     }
 
@@ -400,19 +303,16 @@ impl Memory {
         }
     }
 
-    fn ciphertext_page(&mut self, frames: &mut impl FrameSource) -> Option<Phys> {
-        if self.ciphertext.is_none() {
-            let page = frames.frame()?;
-            self.scramble(page, PageSize::Small);
-            self.ciphertext = Some(page);
-        }
-        self.ciphertext
-    }
-
     /// Gives all of `kind` to the guest, not validated, in the largest pages that fit: the state RAM starts in.
     pub fn assign_all(&mut self, kind: RangeKind) {
-        let Self { map, rmp, owner, .. } = self;
-        let blocks = map.ranges().iter().filter(|range| range.kind() == kind).flat_map(|range| range.blocks());
+        let Self {
+            map, rmp, owner, ..
+        } = self;
+        let blocks = map
+            .ranges()
+            .iter()
+            .filter(|range| range.kind() == kind)
+            .flat_map(|range| range.blocks());
         for (gpa, len, host) in blocks {
             let state = |gpa| NewState::Private { owner: *owner, gpa };
             if len == LARGE_PAGE_SIZE && rmp.update(host, PageSize::Large, state(gpa)).is_ok() {
@@ -446,5 +346,6 @@ pub enum Validate {
     Rescind,
 }
 
+mod fault;
 #[cfg(test)]
 mod tests;

@@ -25,7 +25,10 @@ impl Vm {
     }
 
     fn print_stats(&self, memory: &Memory) {
-        let digest = self.host.try_lock().map_or([0; 48], |host| host.guest.launched.measurement);
+        let digest = self
+            .host
+            .try_lock()
+            .map_or([0; 48], |host| host.guest.launched.measurement);
         let pages = PageCounts::of(memory);
         console::line(format_args!(
             "model-stats: {{{},\"milliseconds\":{},\"launch_digest\":\"{}\",{pages}{}}}",
@@ -43,7 +46,12 @@ impl fmt::Display for AttackNote<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.attack {
             Some(attack) => {
-                write!(f, ",\"attack\":{{\"name\":\"{}\",\"attempts\":{}", attack.name(), attack.attempts())?;
+                write!(
+                    f,
+                    ",\"attack\":{{\"name\":\"{}\",\"attempts\":{}",
+                    attack.name(),
+                    attack.attempts()
+                )?;
                 write!(f, ",\"breaches\":{}}}", attack.breaches())
             }
             None => Ok(()),
@@ -91,7 +99,11 @@ impl PageCounts {
         self.validated += u64::from(entry.is_validated());
         self.vmsas += u64::from(entry.is_vmsa());
         self.shared += u64::from(!entry.is_assigned());
-        let bytes = if entry.was_ever_shared() || !entry.is_assigned() { PAGE_SIZE } else { 0 };
+        let bytes = if entry.was_ever_shared() || !entry.is_assigned() {
+            PAGE_SIZE
+        } else {
+            0
+        };
         match kind {
             RangeKind::Ram => self.ram_host_readable += bytes,
             RangeKind::Service => self.service_host_readable += bytes,
@@ -105,7 +117,12 @@ impl fmt::Display for PageCounts {
         write!(
             f,
             "\"rmp\":{{\"private\":{},\"validated\":{},\"vmsa\":{},\"shared\":{}}},\"ram_host_readable_bytes\":{},\"service_host_readable_bytes\":{}",
-            self.private, self.validated, self.vmsas, self.shared, self.ram_host_readable, self.service_host_readable
+            self.private,
+            self.validated,
+            self.vmsas,
+            self.shared,
+            self.ram_host_readable,
+            self.service_host_readable
         )
     }
 }
@@ -138,7 +155,8 @@ fn print_view(memory: &Memory) {
                 },
             };
             for (host, offset) in pages(host, len).zip(used..) {
-                page.in_page(offset).write_bytes(&[export_byte(memory, host)]);
+                page.in_page(offset)
+                    .write_bytes(&[export_byte(memory, host)]);
             }
             console::line(format_args!(
                 "model-view: {{\"gpa\":{},\"len\":{len},\"host\":{},\"rmp\":{},\"kind\":\"{:?}\"}}",
@@ -155,5 +173,7 @@ fn print_view(memory: &Memory) {
 fn export_byte(memory: &Memory, page: Phys) -> u8 {
     let entry = memory.rmp.entry(page);
     let bit = |is_set: bool, bit| if is_set { bit } else { 0 };
-    bit(entry.is_assigned(), PRIVATE) | bit(entry.is_validated(), VALIDATED) | bit(entry.is_vmsa(), VMSA)
+    bit(entry.is_assigned(), PRIVATE)
+        | bit(entry.is_validated(), VALIDATED)
+        | bit(entry.is_vmsa(), VMSA)
 }

@@ -1,21 +1,21 @@
 //! What each processor does for ever: look what happened, run its vCPU, answer its exit.
 
+use super::addr::C_BIT_POSITION;
 use super::calls::After;
 use super::cpu::{HostControl, HostExit, Platform, Processor};
+use super::devices::MachineCpuid;
+use super::npt::Unmapped;
 use super::rmp::Vmpl;
+use super::vcpu::Asked;
 use super::vcpu::OfferedBy;
 use super::vm::Vm;
 use super::work::Cause;
+use crate::host::ghcb::page_state::{Change, PageSize};
 use crate::host::msr_protocol::{OFFERED, Request, Response};
 use crate::hostile::Instead;
 use crate::machine::exit::Ending;
 use crate::machine::sleep;
 use crate::psp::cpuid;
-use super::addr::C_BIT_POSITION;
-use super::devices::MachineCpuid;
-use super::vcpu::Asked;
-use crate::host::ghcb::page_state::{Change, PageSize};
-use super::npt::Unmapped;
 use stockade_abi::exit::ExitCode;
 
 /// Protocol versions this host speaks: SNP needs 2.
@@ -35,7 +35,8 @@ impl Vm {
             if let Some(mut vcpu) = self.vcpu(index) {
                 vcpu.contexts[vmpl.index()].ghcb_msr = ghcb;
                 let cause = Cause::of(exit.code, processor.image().vmsa());
-                vcpu.work.note(vmpl, processor.take_spent(), cause, &self.counters.work);
+                vcpu.work
+                    .note(vmpl, processor.take_spent(), cause, &self.counters.work);
                 if let Some(attack) = self.attack {
                     attack.after_exit(self, &mut vcpu, vmpl, &mut exit, &mut processor);
                 }
@@ -52,7 +53,8 @@ impl Vm {
     fn next_entry(&self, index: u32) -> Option<(Vmpl, HostControl, u64)> {
         let mut vcpu = self.vcpu(index)?;
         // Something waits for VMPL0 while a lower one runs: VMPL0 goes first.
-        let is_wanted = vcpu.must_signal || (vcpu.contexts[0].offered.is_some() && !vcpu.is_restricted(Vmpl::ZERO));
+        let is_wanted = vcpu.must_signal
+            || (vcpu.contexts[0].offered.is_some() && !vcpu.is_restricted(Vmpl::ZERO));
         // So it does when the lower one's VMSA was taken away meanwhile.
         let is_gone = vcpu.context().vmsa.is_none();
         if (is_wanted || is_gone) && vcpu.current != Vmpl::ZERO {
@@ -109,7 +111,9 @@ impl Vm {
     /// The host's policy for each exit.
     fn answer(&self, index: u32, vmpl: Vmpl, exit: &HostExit, processor: &Processor) -> After {
         match exit.code {
-            ExitCode::INTR | ExitCode::NMI | ExitCode::SMI | ExitCode::INIT | ExitCode::PAUSE => After::Resume,
+            ExitCode::INTR | ExitCode::NMI | ExitCode::SMI | ExitCode::INIT | ExitCode::PAUSE => {
+                After::Resume
+            }
             ExitCode::VMGEXIT => self.vmgexit(index),
             ExitCode::HLT => {
                 let Some(mut vcpu) = self.vcpu(index) else {
@@ -123,8 +127,14 @@ impl Vm {
             // Its cause is told in the VMSA, to the more privileged VMPL. A page a lower VMPL may not touch, a shutdown and
             // a busy VMSA are that VMPL's to see to as well: only it can.
             ExitCode::EXCP_VC | ExitCode::NPF | ExitCode::SHUTDOWN | ExitCode::BUSY => {
-                let given_back = self.vcpu(index).is_some_and(|mut vcpu| self.give_back(&mut vcpu));
-                if given_back { After::Resume } else { self.dead(index, vmpl, exit, processor) }
+                let given_back = self
+                    .vcpu(index)
+                    .is_some_and(|mut vcpu| self.give_back(&mut vcpu));
+                if given_back {
+                    After::Resume
+                } else {
+                    self.dead(index, vmpl, exit, processor)
+                }
             }
             _ => self.dead(index, vmpl, exit, processor),
         }
@@ -138,8 +148,19 @@ impl Vm {
         }
         crate::machine::console::line(format_args!(
             "model-error: vcpu {index} VMPL{} stopped by {}: info1 {:#x} info2 {:#x} rip {:#x} rsp {:#x} cr3 {:#x} cr2 {:#x} efer {:#x} cr0 {:#x} cr4 {:#x} rflags {:#x} rax {:#x}",
-            vmpl.get(), exit.code, exit.info1, exit.info2, vmsa.rip, vmsa.rsp, vmsa.cr3, vmsa.cr2, vmsa.efer, vmsa.cr0,
-            vmsa.cr4, vmsa.rflags, vmsa.rax,
+            vmpl.get(),
+            exit.code,
+            exit.info1,
+            exit.info2,
+            vmsa.rip,
+            vmsa.rsp,
+            vmsa.cr3,
+            vmsa.cr2,
+            vmsa.efer,
+            vmsa.cr0,
+            vmsa.cr4,
+            vmsa.rflags,
+            vmsa.rax,
         ));
         After::End(Ending::Stopped)
     }
@@ -152,7 +173,11 @@ impl Vm {
             Request::GhcbPage { gpa } => return self.serve_page(index, gpa),
             Request::SevInformation => {
                 let c_bit = u8::try_from(C_BIT_POSITION).unwrap_or(51);
-                Response::SevInformation { max: PROTOCOL, min: 1, c_bit }
+                Response::SevInformation {
+                    max: PROTOCOL,
+                    min: 1,
+                    c_bit,
+                }
             }
             Request::Cpuid { leaf, register } => {
                 use crate::host::msr_protocol::CpuidRegister;
@@ -180,13 +205,20 @@ impl Vm {
                 Response::RegisterGhcb(Some(gpa))
             }
             Request::PageState { gpa, operation } => {
-                let change = Change { gpa, size: PageSize::Small, first: 0, operation };
+                let change = Change {
+                    gpa,
+                    size: PageSize::Small,
+                    first: 0,
+                    operation,
+                };
                 self.counters.count_page_state(1);
                 let result = self.change_pages(change);
                 if result == Ok(Unmapped::Something) {
                     self.flush_others();
                 }
-                Response::PageState { error: u32::from(result.is_err()) }
+                Response::PageState {
+                    error: u32::from(result.is_err()),
+                }
             }
             Request::RunVmpl { vmpl } => {
                 if self.call(index, vmpl, Asked::Msr) {

@@ -100,7 +100,9 @@ impl Counters {
 
     /// Whether `vmpl` ever ran.
     pub fn has_run(&self, vmpl: usize) -> bool {
-        self.exits.get(vmpl).is_some_and(|kinds| kinds.iter().any(|count| get(count) != 0))
+        self.exits
+            .get(vmpl)
+            .is_some_and(|kinds| kinds.iter().any(|count| get(count) != 0))
     }
 }
 
@@ -168,7 +170,11 @@ fn by_vmpl(f: &mut fmt::Formatter<'_>, name: &str, counts: &[ByKind; VMPLS]) -> 
         write!(f, "{outer}\"{vmpl}\":{{")?;
         outer = ",";
         let mut inner = "";
-        for (kind, count) in kinds.iter().enumerate().filter(|(_, count)| get(count) != 0) {
+        for (kind, count) in kinds
+            .iter()
+            .enumerate()
+            .filter(|(_, count)| get(count) != 0)
+        {
             let code = code(kind);
             match code.name() {
                 Some(name) => write!(f, "{inner}\"{name}\":{}", get(count))?,
@@ -199,6 +205,9 @@ mod tests {
         let expected = "\"exits\":{\"0\":{\"INVALID\":1},\"2\":{\"EXCP_VC\":1}},\"vc\":{\"2\":{\"CPUID\":2}},\"vmpls\":[0,2],\
                         \"world_switches\":0,";
         assert!(text.starts_with(expected), "{text}");
-        assert!(text.contains("\"page_state_calls\":1,\"page_state_pages\":512"), "{text}");
+        assert!(
+            text.contains("\"page_state_calls\":1,\"page_state_pages\":512"),
+            "{text}"
+        );
     }
 }

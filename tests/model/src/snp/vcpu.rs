@@ -111,7 +111,9 @@ impl Vcpu {
 
     /// A page for a copy of the GHCB.
     pub fn take_page(&mut self) -> Box<[u8; PAGE_BYTES]> {
-        self.page.take().unwrap_or_else(|| Box::new([0; PAGE_BYTES]))
+        self.page
+            .take()
+            .unwrap_or_else(|| Box::new([0; PAGE_BYTES]))
     }
 
     /// Gives that page back.
@@ -134,7 +136,10 @@ impl Vcpu {
     pub fn raise_signal(&mut self) {
         if self.must_signal && self.current == Vmpl::ZERO && self.contexts[0].event.is_none() {
             self.must_signal = false;
-            let hv = EventInfo::new().with_vector(HV_VECTOR).with_event_type(EventType::EXCEPTION).with_valid(true);
+            let hv = EventInfo::new()
+                .with_vector(HV_VECTOR)
+                .with_event_type(EventType::EXCEPTION)
+                .with_valid(true);
             self.contexts[0].event = Some(hv);
         }
     }
@@ -156,7 +161,13 @@ impl Vcpu {
     /// Gives the vCPU a VMSA, to run from it at once.
     pub fn install(&mut self, vmpl: Vmpl, vmsa: Gpa, features: u64) {
         let old = &self.contexts[vmpl.index()];
-        let fresh = Context { vmsa: Some(vmsa), features, ghcb: old.ghcb, ghcb_msr: old.ghcb_msr, ..Context::default() };
+        let fresh = Context {
+            vmsa: Some(vmsa),
+            features,
+            ghcb: old.ghcb,
+            ghcb_msr: old.ghcb_msr,
+            ..Context::default()
+        };
         self.contexts[vmpl.index()] = fresh;
     }
 
@@ -171,7 +182,10 @@ impl Vcpu {
             && target > self.current
             && self.contexts[target.index()].vmsa.is_some();
         if is_possible {
-            self.caller = Some(Caller { vmpl: self.current, asked });
+            self.caller = Some(Caller {
+                vmpl: self.current,
+                asked,
+            });
             self.current = target;
         }
         is_possible
@@ -193,8 +207,16 @@ mod tests {
 
     fn vcpu() -> Vcpu {
         let mut vcpu = Vcpu::new(0, Role::Boot, Start::X2Apic);
-        vcpu.install(Vmpl::ZERO, Gpa::new(0x1000), SevFeatures::RESTRICTED_INJECTION.bits());
-        vcpu.install(TWO, Gpa::new(0x2000), SevFeatures::ALTERNATE_INJECTION.bits());
+        vcpu.install(
+            Vmpl::ZERO,
+            Gpa::new(0x1000),
+            SevFeatures::RESTRICTED_INJECTION.bits(),
+        );
+        vcpu.install(
+            TWO,
+            Gpa::new(0x2000),
+            SevFeatures::ALTERNATE_INJECTION.bits(),
+        );
         vcpu
     }
 
@@ -229,7 +251,13 @@ mod tests {
         assert!(!vcpu.call(Vmpl::try_new(1).unwrap(), Asked::Msr));
         assert!(vcpu.call(TWO, Asked::Ghcb(0x5000)));
         assert!(!vcpu.call(Vmpl::try_new(3).unwrap(), Asked::Msr));
-        assert_eq!(vcpu.take_caller(), Some(Caller { vmpl: Vmpl::ZERO, asked: Asked::Ghcb(0x5000) }));
+        assert_eq!(
+            vcpu.take_caller(),
+            Some(Caller {
+                vmpl: Vmpl::ZERO,
+                asked: Asked::Ghcb(0x5000)
+            })
+        );
         assert_eq!(vcpu.current, Vmpl::ZERO);
     }
 

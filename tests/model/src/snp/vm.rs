@@ -121,7 +121,9 @@ impl Vm {
             return;
         }
         self.kick(index);
-        while slot.in_guest.load(Ordering::SeqCst) && slot.departures.load(Ordering::SeqCst) == before {
+        while slot.in_guest.load(Ordering::SeqCst)
+            && slot.departures.load(Ordering::SeqCst) == before
+        {
             core::hint::spin_loop();
         }
     }

@@ -16,7 +16,17 @@ const EOI_MSR: u64 = 0x80B;
 const COM1: u64 = 0x3F8;
 
 /// Causes told apart, by what a guest does most.
-const NAMES: [&str; 9] = ["cpuid", "rdmsr", "wrmsr", "out-com1", "port", "lapic-eoi", "mmio", "hlt", "other"];
+const NAMES: [&str; 9] = [
+    "cpuid",
+    "rdmsr",
+    "wrmsr",
+    "out-com1",
+    "port",
+    "lapic-eoi",
+    "mmio",
+    "hlt",
+    "other",
+];
 
 /// An index into the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,7 +35,11 @@ pub struct Cause(usize);
 impl Cause {
     /// The cause of an exit the host saw as `code`, by the VMSA it left.
     pub fn of(code: ExitCode, vmsa: &Vmsa) -> Self {
-        let code = if code == ExitCode::EXCP_VC { vmsa.guest_exit_code } else { code };
+        let code = if code == ExitCode::EXCP_VC {
+            vmsa.guest_exit_code
+        } else {
+            code
+        };
         let (info1, info2) = (vmsa.guest_exit_info1, vmsa.guest_exit_info2);
         Self(match code {
             ExitCode::CPUID => 0,
@@ -57,7 +71,11 @@ pub struct Spent {
 impl Spent {
     /// Adds an entry.
     pub fn add(&mut self, ticks: u64) {
-        self.least = if self.entries == 0 { ticks } else { self.least.min(ticks) };
+        self.least = if self.entries == 0 {
+            ticks
+        } else {
+            self.least.min(ticks)
+        };
         self.ticks += ticks;
         self.entries += 1;
     }
@@ -126,11 +144,18 @@ impl Default for Table {
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let least = self.least.load(Ordering::Relaxed);
-        write!(f, "{{\"least\":{}", if least == u64::MAX { 0 } else { least })?;
+        write!(
+            f,
+            "{{\"least\":{}",
+            if least == u64::MAX { 0 } else { least }
+        )?;
         for (name, row) in NAMES.iter().zip(&self.rows) {
             let [exits, ticks, entries] = row.each_ref().map(|count| count.load(Ordering::Relaxed));
             if exits != 0 {
-                write!(f, ",\"{name}\":{{\"exits\":{exits},\"ticks\":{ticks},\"entries\":{entries}}}")?;
+                write!(
+                    f,
+                    ",\"{name}\":{{\"exits\":{exits},\"ticks\":{ticks},\"entries\":{entries}}}"
+                )?;
             }
         }
         f.write_str("}")
@@ -151,7 +176,11 @@ mod tests {
 
     fn cause(code: ExitCode, info1: u64, info2: u64) -> &'static str {
         let mut vmsa = Vmsa::new_zeroed();
-        (vmsa.guest_exit_code, vmsa.guest_exit_info1, vmsa.guest_exit_info2) = (code, info1, info2);
+        (
+            vmsa.guest_exit_code,
+            vmsa.guest_exit_info1,
+            vmsa.guest_exit_info2,
+        ) = (code, info1, info2);
         NAMES[Cause::of(ExitCode::EXCP_VC, &vmsa).0]
     }
 
@@ -176,6 +205,9 @@ mod tests {
         work.note(Vmpl::ZERO, spent(12), hlt, &table);
         work.note(two, spent(7), hlt, &table);
         work.note(two, spent(7), cpuid, &table);
-        assert_eq!(table.to_string(), "{\"least\":12,\"cpuid\":{\"exits\":1,\"ticks\":42,\"entries\":2}}");
+        assert_eq!(
+            table.to_string(),
+            "{\"least\":12,\"cpuid\":{\"exits\":1,\"ticks\":42,\"entries\":2}}"
+        );
     }
 }

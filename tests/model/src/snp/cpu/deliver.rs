@@ -50,7 +50,12 @@ struct Target {
 
 /// Delivers the exception `vector` with `error_code` to the guest whose state is `save`, which then is at the
 /// handler's first instruction. On a fault `save` is as before.
-pub fn deliver(save: &mut SaveArea, linear: &Linear<'_>, vector: u8, error_code: u32) -> Result<(), Nested> {
+pub fn deliver(
+    save: &mut SaveArea,
+    linear: &Linear<'_>,
+    vector: u8,
+    error_code: u32,
+) -> Result<(), Nested> {
     if save.cr0 & CR0_PE == 0 || save.rflags & FLAG_VM != 0 {
         return Err(Nested::Shutdown);
     }
@@ -59,11 +64,24 @@ pub fn deliver(save: &mut SaveArea, linear: &Linear<'_>, vector: u8, error_code:
     let target = read_target(save, linear, &gate, long)?;
     let (stack_segment, stack) = choose_stack(save, linear, &gate, &target, long)?;
     let top = if long {
-        let frame =
-            [u64::from(error_code), save.rip, u64::from(save.cs.selector), save.rflags, save.rsp, u64::from(save.ss.selector)];
+        let frame = [
+            u64::from(error_code),
+            save.rip,
+            u64::from(save.cs.selector),
+            save.rflags,
+            save.rsp,
+            u64::from(save.ss.selector),
+        ];
         push(linear, stack, &frame)?
     } else {
-        let mut frame = [error_code, low(save.rip), u32::from(save.cs.selector), low(save.rflags), 0, 0];
+        let mut frame = [
+            error_code,
+            low(save.rip),
+            u32::from(save.cs.selector),
+            low(save.rflags),
+            0,
+            0,
+        ];
         (frame[4], frame[5]) = (low(save.rsp), u32::from(save.ss.selector));
         let words = if stack_segment.is_some() { 6 } else { 4 };
         push_legacy(linear, save, stack, stack_segment.as_ref(), &frame[..words])?
@@ -75,7 +93,8 @@ pub fn deliver(save: &mut SaveArea, linear: &Linear<'_>, vector: u8, error_code:
         save.ss = segment;
     }
     save.cpl = target.cpl;
-    let cleared = FLAG_TF | FLAG_NT | FLAG_RF | FLAG_VM | if gate.masks_interrupts { FLAG_IF } else { 0 };
+    let cleared =
+        FLAG_TF | FLAG_NT | FLAG_RF | FLAG_VM | if gate.masks_interrupts { FLAG_IF } else { 0 };
     save.rflags &= !cleared;
     Ok(())
 }
@@ -86,12 +105,20 @@ fn read_gate(save: &SaveArea, linear: &Linear<'_>, vector: u8, long: bool) -> Re
     if at + size - 1 > u64::from(save.idtr.limit) {
         return Err(Nested::DoubleFault);
     }
-    let word = linear.read_u64(save.idtr.base.wrapping_add(at)).map_err(nested)?;
+    let word = linear
+        .read_u64(save.idtr.base.wrapping_add(at))
+        .map_err(nested)?;
     let kind = word >> 40 & 0x1F;
     if kind & !1 != INTERRUPT_GATE || word >> 47 & 1 == 0 {
         return Err(Nested::DoubleFault);
     }
-    let high = if long { linear.read_u64(save.idtr.base.wrapping_add(at + 8)).map_err(nested)? } else { 0 };
+    let high = if long {
+        linear
+            .read_u64(save.idtr.base.wrapping_add(at + 8))
+            .map_err(nested)?
+    } else {
+        0
+    };
     Ok(Gate {
         selector: selector(word >> 16),
         offset: word & 0xFFFF | word >> 32 & 0xFFFF_0000 | high << 32,
@@ -100,7 +127,12 @@ fn read_gate(save: &SaveArea, linear: &Linear<'_>, vector: u8, long: bool) -> Re
     })
 }
 
-fn read_target(save: &SaveArea, linear: &Linear<'_>, gate: &Gate, long: bool) -> Result<Target, Nested> {
+fn read_target(
+    save: &SaveArea,
+    linear: &Linear<'_>,
+    gate: &Gate,
+    long: bool,
+) -> Result<Target, Nested> {
     let descriptor = read_descriptor(save, linear, gate.selector)?;
     let dpl = byte(descriptor >> 45) & 3;
     let is_code = descriptor >> 43 & 3 == 3;
@@ -111,7 +143,10 @@ fn read_target(save: &SaveArea, linear: &Linear<'_>, gate: &Gate, long: bool) ->
     }
     let conforming = descriptor >> 42 & 1 == 1;
     let cpl = if conforming { save.cpl } else { dpl };
-    Ok(Target { code: segment(gate.selector & !3 | u16::from(cpl), descriptor), cpl })
+    Ok(Target {
+        code: segment(gate.selector & !3 | u16::from(cpl), descriptor),
+        cpl,
+    })
 }
 
 /// The new stack segment, where it changes, and the stack pointer before the pushes.
@@ -129,7 +164,11 @@ fn choose_stack(
             (0, true) => tss_word(save, linear, 4 + 8 * u64::from(target.cpl), 8)?,
             (ist, _) => tss_word(save, linear, 0x24 + 8 * (u64::from(ist) - 1), 8)?,
         };
-        let null = Segment { selector: u16::from(target.cpl), attributes: u16::from(target.cpl) << 5, ..Segment::default() };
+        let null = Segment {
+            selector: u16::from(target.cpl),
+            attributes: u16::from(target.cpl) << 5,
+            ..Segment::default()
+        };
         return Ok((changes.then_some(null), stack & !0xF));
     }
     if !changes {
@@ -148,18 +187,29 @@ fn tss_word(save: &SaveArea, linear: &Linear<'_>, offset: u64, size: u64) -> Res
     let mut bytes = [0; 8];
     let len = if size == 8 { 8 } else { 4 };
     linear
-        .read(save.tr.base.wrapping_add(offset), &mut bytes[..len], Use::Read, Privilege::Supervisor)
+        .read(
+            save.tr.base.wrapping_add(offset),
+            &mut bytes[..len],
+            Use::Read,
+            Privilege::Supervisor,
+        )
         .map_err(nested)?;
     Ok(u64::from_le_bytes(bytes))
 }
 
 fn read_descriptor(save: &SaveArea, linear: &Linear<'_>, selector: u16) -> Result<u64, Nested> {
-    let table = if selector & 4 == 0 { &save.gdtr } else { &save.ldtr };
+    let table = if selector & 4 == 0 {
+        &save.gdtr
+    } else {
+        &save.ldtr
+    };
     let offset = u64::from(selector & !7);
     if selector & !3 == 0 || offset + 7 > u64::from(table.limit) {
         return Err(Nested::DoubleFault);
     }
-    linear.read_u64(table.base.wrapping_add(offset)).map_err(nested)
+    linear
+        .read_u64(table.base.wrapping_add(offset))
+        .map_err(nested)
 }
 
 fn push(linear: &Linear<'_>, stack: u64, frame: &[u64; 6]) -> Result<u64, Nested> {
@@ -168,7 +218,9 @@ fn push(linear: &Linear<'_>, stack: u64, frame: &[u64; 6]) -> Result<u64, Nested
         to.copy_from_slice(&word.to_le_bytes());
     }
     let top = stack.wrapping_sub(48);
-    linear.write(top, &bytes, Privilege::Supervisor).map_err(nested)?;
+    linear
+        .write(top, &bytes, Privilege::Supervisor)
+        .map_err(nested)?;
     Ok(top)
 }
 
@@ -186,7 +238,13 @@ fn push_legacy(
     let len = frame.len() * 4;
     let top = stack.wrapping_sub(len as u64) & 0xFFFF_FFFF;
     let base = segment.unwrap_or(&save.ss).base;
-    linear.write(base.wrapping_add(top) & 0xFFFF_FFFF, &bytes[..len], Privilege::Supervisor).map_err(nested)?;
+    linear
+        .write(
+            base.wrapping_add(top) & 0xFFFF_FFFF,
+            &bytes[..len],
+            Privilege::Supervisor,
+        )
+        .map_err(nested)?;
     Ok(top)
 }
 
@@ -205,7 +263,10 @@ fn segment(selector: u16, descriptor: u64) -> Segment {
 
 fn nested(fault: LinearFault) -> Nested {
     match fault {
-        LinearFault::Page { fault, address } => Nested::PageFault { code: fault.code, address },
+        LinearFault::Page { fault, address } => Nested::PageFault {
+            code: fault.code,
+            address,
+        },
         LinearFault::Nested(_) => Nested::Shutdown,
     }
 }

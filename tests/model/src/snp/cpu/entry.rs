@@ -8,7 +8,9 @@ use super::{HostControl, HostExit, HostHeldState, Leaving, Next, Platform, Proce
 use crate::snp::addr::Phys;
 use crate::snp::npt::View;
 use crate::snp::vm::MachineFrames;
-use crate::svm::{Event, Intercepts1, Intercepts2, InterruptControl, InterruptShadow, NestedControl};
+use crate::svm::{
+    Event, Intercepts1, Intercepts2, InterruptControl, InterruptShadow, NestedControl,
+};
 use stockade_abi::exit::ExitCode;
 use stockade_abi::vmsa::{EventInfo, EventType, SevFeatures, VintrControl};
 
@@ -56,10 +58,15 @@ impl Processor {
     }
 
     /// Loads the VMSA; the processor then holds the guest's state. Returns the VMSA's page.
-    pub(super) fn enter(&mut self, platform: &impl Platform, control: &HostControl) -> Result<Phys, Refusal> {
+    pub(super) fn enter(
+        &mut self,
+        platform: &impl Platform,
+        control: &HostControl,
+    ) -> Result<Phys, Refusal> {
         let memory = platform.memory().lock();
         let page = memory.map.translate(control.vmsa).ok_or(Refusal::NotVmsa)?;
-        self.image.load(&memory.rmp, memory.owner(), control.vmsa, page, self.index)?;
+        self.image
+            .load(&memory.rmp, memory.owner(), control.vmsa, page, self.index)?;
         drop(memory);
         self.set_injection(control)?;
         if self.extended_of != Some(page) {
@@ -129,7 +136,10 @@ impl Processor {
         let plan = self.injection.plan(save.rflags, save.rip);
         let mut exceptions = UNDEFINED;
         if plan.step {
-            self.injection.stepping = Some(Stepping { trap_flag: save.rflags & FLAG_TF != 0, dr6: save.dr6 });
+            self.injection.stepping = Some(Stepping {
+                trap_flag: save.rflags & FLAG_TF != 0,
+                dr6: save.dr6,
+            });
             save.rflags |= FLAG_TF;
             exceptions |= DEBUG;
         }
@@ -143,9 +153,11 @@ impl Processor {
             .with_vector(plan.offer.unwrap_or(0))
             .with_priority(0xF)
             .with_ignore_tpr(true);
-        control.interrupt_shadow = InterruptShadow::new().with_shadow(self.injection.control.int_shadow());
+        control.interrupt_shadow =
+            InterruptShadow::new().with_shadow(self.injection.control.int_shadow());
         let event = self.injection.event.take();
-        control.event_injection = event.map_or(Event::new(), |event| Event::from_bits(event.into_bits()));
+        control.event_injection =
+            event.map_or(Event::new(), |event| Event::from_bits(event.into_bits()));
         None
     }
 
@@ -161,11 +173,16 @@ impl Processor {
     }
 
     /// Delivers an exception by software; what goes wrong becomes #PF, #DF or a shutdown, the last one for the host.
-    pub(super) fn raise(&mut self, platform: &impl Platform, vector: u8, error_code: u32) -> Option<Next> {
+    pub(super) fn raise(
+        &mut self,
+        platform: &impl Platform,
+        vector: u8,
+        error_code: u32,
+    ) -> Option<Next> {
         let who = self.who();
         let paging = self.paging();
         let memory = platform.memory().lock();
-        let linear = Linear::new(&memory, who, paging, &self.pages);
+        let linear = Linear::new(&memory, who, paging, &self.pages[who.vmpl.index()]);
         let result = deliver::deliver(&mut self.vmcb.save, &linear, vector, error_code);
         drop(memory);
         let exception = |vector, code| {
@@ -197,9 +214,13 @@ impl Processor {
     /// Takes back from the VMCB what QEMU changed at the exit.
     pub(super) fn take_back(&mut self) {
         let control = &self.vmcb.control;
-        let (pending, tpr) = (control.interrupt_control.irq(), control.interrupt_control.tpr());
+        let (pending, tpr) = (
+            control.interrupt_control.irq(),
+            control.interrupt_control.tpr(),
+        );
         let shadow = control.interrupt_shadow.shadow();
-        self.injection.take_back(pending, tpr, shadow, self.vmcb.save.rip);
+        self.injection
+            .take_back(pending, tpr, shadow, self.vmcb.save.rip);
         if let Some(stepping) = self.injection.stepping
             && !stepping.trap_flag
         {
@@ -220,15 +241,23 @@ impl Processor {
             self.image.edit().vintr_ctrl = control;
             self.image.edit().event_inj = self.injection.event.unwrap_or_default();
         }
-        self.image.store(page, if from_vmsa { leaving.busy } else { Busy::Keep });
+        self.image
+            .store(page, if from_vmsa { leaving.busy } else { Busy::Keep });
         let interrupted = (!from_vmsa && report.int_info.valid()).then_some(report.int_info);
         HostExit {
             code: leaving.code,
             info1: leaving.info1,
             info2: leaving.info2,
-            interrupted: interrupted.or(if from_vmsa { None } else { self.injection.event }),
+            interrupted: interrupted.or(if from_vmsa {
+                None
+            } else {
+                self.injection.event
+            }),
             interrupt_taken: !control.v_irq(),
-            state: HostHeldState { tpr: control.v_tpr(), shadow: control.int_shadow() },
+            state: HostHeldState {
+                tpr: control.v_tpr(),
+                shadow: control.int_shadow(),
+            },
         }
     }
 }

@@ -3,18 +3,12 @@
 //! Automatic exits go to the host, the rest is #VC: delivered to the guest, or with ReflectVC turned into an automatic
 //! exit whose cause only the VMSA tells (15.36.9). Some exits exist only because QEMU knows no SNP; they end here.
 
-use super::linear::{Linear, LinearFault};
 use super::msr::{Access, MsrFile};
 use super::rmp_instructions::{self, Executed};
 use super::vmsa::{Busy, ExitReport};
-use super::{Leaving, NestedLie, Next, Platform, Processor};
-use crate::snp::addr::{C_BIT, Gpa};
-use crate::snp::decode::{CodeSize, Decoded, Instruction, MAX_LENGTH, decode};
-use crate::snp::memory::{Resolution, Stage};
+use super::{Leaving, Next, Platform, Processor};
+use crate::snp::decode::{Decoded, Instruction};
 use crate::snp::npt::Unmapped;
-use crate::snp::rmp::{AccessKind, Vmpl};
-use crate::snp::vm::MachineFrames;
-use crate::snp::walk::{CR0_PE, Privilege};
 use crate::svm::Exit;
 use stockade_abi::exit::{ExitCode, MSR_INFO_WRITE, NpfInfo};
 use stockade_abi::vmsa::{EventInfo, EventType, SevFeatures};
@@ -29,7 +23,9 @@ const DR6_SINGLE_STEP: u64 = 1 << 14;
 impl Processor {
     /// Decides what `exit` is.
     pub(super) fn decide(&mut self, platform: &impl Platform, exit: Exit, ghcb: &mut u64) -> Next {
-        let interrupted = exit.interrupted.map(|event| EventInfo::from_bits(event.into_bits()));
+        let interrupted = exit
+            .interrupted
+            .map(|event| EventInfo::from_bits(event.into_bits()));
         if let Some(event) = interrupted {
             self.injection.interrupted(event);
             self.injection.event = Some(event);
@@ -56,7 +52,9 @@ impl Processor {
             ExitCode::SHUTDOWN => self.automatic(ExitCode::SHUTDOWN, 0, 0),
             ExitCode::VMMCALL => self.vmmcall(platform),
             ExitCode::MSR => self.msr(platform, exit.info1, ghcb),
-            ExitCode::IOIO => self.non_automatic(platform, ExitCode::IOIO, exit.info1, exit.info2, exit.info2),
+            ExitCode::IOIO => {
+                self.non_automatic(platform, ExitCode::IOIO, exit.info1, exit.info2, exit.info2)
+            }
             ExitCode(CR8_WRITE) => self.write_cr8(platform),
             ExitCode::INVALID => self.invalid(platform),
             code => match self.decoded(platform) {
@@ -72,8 +70,20 @@ impl Processor {
     /// An automatic exit: host and VMSA are told the same.
     pub(super) fn automatic(&mut self, code: ExitCode, info1: u64, info2: u64) -> Next {
         let int_info = self.injection.event.take().unwrap_or_default();
-        let report = ExitReport { code, info1, info2, int_info, nrip: self.vmcb.save.rip };
-        Next::Leave(Leaving { report, code, info1, info2, busy: Busy::Keep })
+        let report = ExitReport {
+            code,
+            info1,
+            info2,
+            int_info,
+            nrip: self.vmcb.save.rip,
+        };
+        Next::Leave(Leaving {
+            report,
+            code,
+            info1,
+            info2,
+            busy: Busy::Keep,
+        })
     }
 
     /// An event that may need the host: #VC, or with ReflectVC an exit to a more privileged VMPL.
@@ -93,11 +103,29 @@ impl Processor {
                 return Next::Resume;
             }
             let error_code = u32::try_from(code.0 & 0xFFFF_FFFF).unwrap_or(0);
-            return self.raise(platform, super::deliver::VC_VECTOR, error_code).unwrap_or(Next::Resume);
+            return self
+                .raise(platform, super::deliver::VC_VECTOR, error_code)
+                .unwrap_or(Next::Resume);
         }
-        let report = ExitReport { code, info1, info2, int_info: interrupted.unwrap_or_default(), nrip };
-        let busy = if interrupted.is_some() { Busy::Set } else { Busy::Keep };
-        Next::Leave(Leaving { report, code: ExitCode::EXCP_VC, info1: 0, info2: 0, busy })
+        let report = ExitReport {
+            code,
+            info1,
+            info2,
+            int_info: interrupted.unwrap_or_default(),
+            nrip,
+        };
+        let busy = if interrupted.is_some() {
+            Busy::Set
+        } else {
+            Busy::Keep
+        };
+        Next::Leave(Leaving {
+            report,
+            code: ExitCode::EXCP_VC,
+            info1: 0,
+            info2: 0,
+            busy,
+        })
     }
 
     /// HLT and PAUSE: hardware has advanced RIP when the host sees the exit.
@@ -151,10 +179,19 @@ impl Processor {
         let who = self.who();
         let mut memory = platform.memory().lock();
         let save = &mut self.vmcb.save;
-        let executed =
-            rmp_instructions::execute(decoded.instruction, save, &mut self.registers, &mut memory, who, &self.pages);
+        let pages = &self.pages[who.vmpl.index()];
+        let executed = rmp_instructions::execute(
+            decoded.instruction,
+            save,
+            &mut self.registers,
+            &mut memory,
+            who,
+            pages,
+        );
         drop(memory);
-        platform.counters().count_rmp_instruction(decoded.instruction);
+        platform
+            .counters()
+            .count_rmp_instruction(decoded.instruction);
         match executed {
             Executed::Retired(unmapped) => {
                 self.retire(decoded);
@@ -175,7 +212,8 @@ impl Processor {
                 self.non_automatic(platform, ExitCode::PAGE_NOT_VALIDATED, 0, 0, rip)
             }
             Executed::NestedFault { gpa } => {
-                let info = NpfInfo::PRESENT | NpfInfo::RMP | NpfInfo::ENCRYPTED | NpfInfo::FINAL_GPA;
+                let info =
+                    NpfInfo::PRESENT | NpfInfo::RMP | NpfInfo::ENCRYPTED | NpfInfo::FINAL_GPA;
                 self.automatic(ExitCode::NPF, info.bits(), gpa.get())
             }
         }
@@ -187,7 +225,10 @@ impl Processor {
             Err(next) => return next,
         };
         let msr = u32::try_from(self.registers.rcx & 0xFFFF_FFFF).unwrap_or(0);
-        let (low, high) = (self.vmcb.save.rax & 0xFFFF_FFFF, self.registers.rdx & 0xFFFF_FFFF);
+        let (low, high) = (
+            self.vmcb.save.rax & 0xFFFF_FFFF,
+            self.registers.rdx & 0xFFFF_FFFF,
+        );
         let mut file = MsrFile {
             save: &mut self.vmcb.save,
             image: &mut self.image,
@@ -225,7 +266,11 @@ impl Processor {
     fn write_cr8(&mut self, platform: &impl Platform) -> Next {
         match self.decoded(platform) {
             Ok(decoded) => {
-                if let Instruction::MoveToControl { control: 8, general } = decoded.instruction {
+                if let Instruction::MoveToControl {
+                    control: 8,
+                    general,
+                } = decoded.instruction
+                {
                     let value = self.general(general);
                     if value > 0xF {
                         return self.general_protection();
@@ -242,143 +287,17 @@ impl Processor {
     /// QEMU ends the guest when it moves reserved bits into a control register; hardware raises #GP.
     fn invalid(&mut self, platform: &impl Platform) -> Next {
         match self.fetch(platform) {
-            Ok(Some(Decoded { instruction: Instruction::MoveToControl { .. }, .. })) => self.general_protection(),
+            Ok(Some(Decoded {
+                instruction: Instruction::MoveToControl { .. },
+                ..
+            })) => self.general_protection(),
             _ => self.automatic(ExitCode::INVALID, 0, 0),
         }
-    }
-
-    fn nested_fault(&mut self, platform: &impl Platform, exit: Exit) -> Next {
-        let info = NpfInfo::from_bits_retain(exit.info1);
-        let kind = if info.contains(NpfInfo::FETCH) {
-            AccessKind::Fetch
-        } else if info.contains(NpfInfo::WRITE) {
-            AccessKind::Write
-        } else {
-            AccessKind::Read
-        };
-        let stage = if info.contains(NpfInfo::PAGE_TABLE_WALK) { Stage::Walk } else { Stage::Final };
-        // QEMU calls every walk a write; it reads entries far more often than it sets their accessed bits.
-        let kind = if stage == Stage::Walk && kind == AccessKind::Write { AccessKind::Read } else { kind };
-        let who = self.who();
-        platform.counters().count_nested_fault();
-        if who.vmpl != Vmpl::ZERO
-            && let Some(lie) = self.lie(platform, exit.info2)
-        {
-            let gpa = exit.info2 & !C_BIT;
-            let rip = self.vmcb.save.rip;
-            return match lie {
-                NestedLie::Missing => self.automatic(ExitCode::NPF, info.bits(), gpa),
-                NestedLie::Device => {
-                    let info = info | NpfInfo::PRESENT | NpfInfo::RESERVED;
-                    self.non_automatic(platform, ExitCode::NPF, info.bits(), gpa, rip)
-                }
-            };
-        }
-        let resolution = platform.memory().lock().fault(who, exit.info2, kind, stage, &mut MachineFrames);
-        match resolution {
-            Resolution::Mapped => Next::Resume,
-            Resolution::WalkWithoutCBit => {
-                self.vmcb.save.cr3 |= C_BIT;
-                Next::Resume
-            }
-            Resolution::Converted(_) => {
-                platform.counters().count_conversion();
-                platform.flush_others();
-                Next::Resume
-            }
-            Resolution::Device => {
-                let info = info | NpfInfo::PRESENT | NpfInfo::RESERVED;
-                self.non_automatic(platform, ExitCode::NPF, info.bits(), exit.info2 & !C_BIT, self.vmcb.save.rip)
-            }
-            Resolution::NotValidated => {
-                // Hardware leaves the linear address; QEMU tells the physical one only.
-                self.vmcb.save.cr2 = exit.info2 & !C_BIT;
-                let rip = self.vmcb.save.rip;
-                self.non_automatic(platform, ExitCode::PAGE_NOT_VALIDATED, info.bits(), exit.info2 & !C_BIT, rip)
-            }
-            Resolution::Denied => {
-                let info = info | NpfInfo::PRESENT | NpfInfo::RMP | NpfInfo::VMPL | NpfInfo::ENCRYPTED;
-                self.automatic(ExitCode::NPF, info.bits(), exit.info2 & !C_BIT)
-            }
-            Resolution::Foreign | Resolution::OutOfMemory => {
-                let info = info | NpfInfo::RMP;
-                self.automatic(ExitCode::NPF, info.bits(), exit.info2 & !C_BIT)
-            }
-        }
-    }
-
-    fn lie(&self, platform: &impl Platform, address: u64) -> Option<NestedLie> {
-        let gpa = Gpa::new(address);
-        platform.memory().lock().map.translate(gpa)?;
-        platform.nested_lie(gpa)
     }
 
     fn general_protection(&mut self) -> Next {
         self.injection.event = Some(exception(VECTOR_GP, Some(0)));
         Next::Resume
-    }
-
-    fn retire(&mut self, decoded: Decoded) {
-        self.vmcb.save.rip = self.next_rip(decoded);
-        self.injection.control.set_int_shadow(false);
-    }
-
-    fn next_rip(&self, decoded: Decoded) -> u64 {
-        let next = self.vmcb.save.rip.wrapping_add(u64::from(decoded.length));
-        if self.code_size() == CodeSize::Long { next } else { next & 0xFFFF_FFFF }
-    }
-
-    fn code_size(&self) -> CodeSize {
-        let is_long = self.paging().is_long() && self.vmcb.save.cs.attributes & 0x200 != 0;
-        if is_long { CodeSize::Long } else { CodeSize::Legacy }
-    }
-
-    /// The instruction at RIP, which must be one that can be intercepted.
-    fn decoded(&mut self, platform: &impl Platform) -> Result<Decoded, Next> {
-        match self.fetch(platform)? {
-            Some(decoded) => Ok(decoded),
-            // Another processor changed the code under this one: the guest runs what is there now.
-            None => Err(Next::Resume),
-        }
-    }
-
-    fn fetch(&mut self, platform: &impl Platform) -> Result<Option<Decoded>, Next> {
-        let save = &self.vmcb.save;
-        let size = self.code_size();
-        let base = if size == CodeSize::Long { 0 } else { save.cs.base };
-        let address = base.wrapping_add(save.rip);
-        let privilege =
-            if save.cpl == 3 && save.cr0 & CR0_PE != 0 { Privilege::User } else { Privilege::Supervisor };
-        let mut bytes = [0; MAX_LENGTH];
-        let memory = platform.memory().lock();
-        let linear = Linear::new(&memory, self.who(), self.paging(), &self.pages);
-        match linear.fetch(address, &mut bytes, privilege) {
-            Ok(count) => Ok(decode(&bytes[..count], size)),
-            // The code went away after it was executed; running it again tells why.
-            Err(LinearFault::Page { .. } | LinearFault::Nested(_)) => Err(Next::Resume),
-        }
-    }
-
-    fn general(&self, register: u8) -> u64 {
-        let registers = &self.registers;
-        match register {
-            0 => self.vmcb.save.rax,
-            1 => registers.rcx,
-            2 => registers.rdx,
-            3 => registers.rbx,
-            4 => self.vmcb.save.rsp,
-            5 => registers.rbp,
-            6 => registers.rsi,
-            7 => registers.rdi,
-            8 => registers.r8,
-            9 => registers.r9,
-            10 => registers.r10,
-            11 => registers.r11,
-            12 => registers.r12,
-            13 => registers.r13,
-            14 => registers.r14,
-            _ => registers.r15,
-        }
     }
 }
 
@@ -394,5 +313,6 @@ fn exception(vector: u8, error_code: Option<u32>) -> EventInfo {
 /// Exceptions that make a double fault with #VC (APM vol. 2, 8.2.9): #DE, #TS, #NP, #SS, #GP, #PF and the rest of their
 /// class.
 fn is_contributory(event: EventInfo) -> bool {
-    event.event_type() == EventType::EXCEPTION && matches!(event.vector(), 0 | 10..=14 | 21 | 29 | 30)
+    event.event_type() == EventType::EXCEPTION
+        && matches!(event.vector(), 0 | 10..=14 | 21 | 29 | 30)
 }

@@ -49,7 +49,8 @@ pub fn load(page: Phys, image: &Image, state: &mut ExtendedState) {
         page.in_page(from).read_bytes(&mut to[..10]);
     }
     page.in_page(XMM).read_bytes(xsave.xmm.as_flattened_mut());
-    page.in_page(YMM).read_bytes(xsave.ymm_high.as_flattened_mut());
+    page.in_page(YMM)
+        .read_bytes(xsave.ymm_high.as_flattened_mut());
     xsave.xstate_bv = IN_VMSA;
     xsave.xcomp_bv = 0;
     let vmsa = image.vmsa();
@@ -77,8 +78,17 @@ pub fn leave(state: &ExtendedState, image: &mut Image) {
 pub fn store(state: &ExtendedState, page: Phys) {
     let xsave = &state.xsave;
     let has = |component| xsave.xstate_bv & component != 0;
-    let initial =
-        Words { x87_dp: 0, mxcsr: xsave.mxcsr, ftw: 0xFFFF, fsw: 0, fcw: 0x37F, fop: 0, ds: 0, cs: 0, rip: 0 };
+    let initial = Words {
+        x87_dp: 0,
+        mxcsr: xsave.mxcsr,
+        ftw: 0xFFFF,
+        fsw: 0,
+        fcw: 0x37F,
+        fop: 0,
+        ds: 0,
+        cs: 0,
+        rip: 0,
+    };
     let words = if has(Xsave::X87) {
         Words {
             x87_dp: xsave.rdp,
@@ -94,10 +104,18 @@ pub fn store(state: &ExtendedState, page: Phys) {
     };
     page.in_page(START as u64).write_bytes(words.as_bytes());
     for (from, to) in xsave.st.iter().zip((X87..).step_by(10)) {
-        page.in_page(to).write_bytes(if has(Xsave::X87) { &from[..10] } else { &[0; 10] });
+        page.in_page(to).write_bytes(if has(Xsave::X87) {
+            &from[..10]
+        } else {
+            &[0; 10]
+        });
     }
     let vectors = |present: bool, registers: &[[u8; 16]; 16], at| {
-        page.in_page(at).write_bytes(if present { registers.as_flattened() } else { &[0; 256] });
+        page.in_page(at).write_bytes(if present {
+            registers.as_flattened()
+        } else {
+            &[0; 256]
+        });
     };
     vectors(has(Xsave::SSE), &xsave.xmm, XMM);
     vectors(has(Xsave::AVX), &xsave.ymm_high, YMM);

@@ -66,7 +66,11 @@ impl Injection {
         let step = ready && control.int_shadow() && rflags & FLAG_IF != 0 && self.event.is_none();
         self.offered = (ready && !step).then_some(control.vector());
         self.entry_rip = rip;
-        Plan { offer: self.offered, step, watch_tpr: waits && !control.ignore_tpr() }
+        Plan {
+            offer: self.offered,
+            step,
+            watch_tpr: waits && !control.ignore_tpr(),
+        }
     }
 
     /// Takes back what QEMU left in the VMCB.
@@ -83,7 +87,8 @@ impl Injection {
     /// An event was being delivered when the exit came: deliver it again. QEMU leaves V_IRQ set when the interrupt's own
     /// delivery was interrupted.
     pub(super) fn interrupted(&mut self, event: EventInfo) {
-        let is_offered = event.event_type() == EventType::EXTERNAL && Some(event.vector()) == self.offered;
+        let is_offered =
+            event.event_type() == EventType::EXTERNAL && Some(event.vector()) == self.offered;
         if is_offered {
             self.control.set_v_irq(false);
         }
@@ -100,19 +105,36 @@ mod tests {
             .with_v_gif(true)
             .with_vector(vector)
             .with_priority(vector >> 4);
-        Injection { control, ..Injection::default() }
+        Injection {
+            control,
+            ..Injection::default()
+        }
     }
 
     #[test]
     fn an_interrupt_needs_a_higher_priority_than_the_tpr() {
         let mut injection = waiting(0x51);
         injection.control.set_v_tpr(5);
-        assert_eq!(injection.plan(0, 0), Plan { offer: None, step: false, watch_tpr: true });
+        assert_eq!(
+            injection.plan(0, 0),
+            Plan {
+                offer: None,
+                step: false,
+                watch_tpr: true
+            }
+        );
         injection.control.set_v_tpr(4);
         assert_eq!(injection.plan(0, 0).offer, Some(0x51));
         injection.control.set_v_tpr(15);
         injection.control.set_ignore_tpr(true);
-        assert_eq!(injection.plan(0, 0), Plan { offer: Some(0x51), step: false, watch_tpr: false });
+        assert_eq!(
+            injection.plan(0, 0),
+            Plan {
+                offer: Some(0x51),
+                step: false,
+                watch_tpr: false
+            }
+        );
     }
 
     /// The paravisor must set vGIF, or a queued interrupt is never taken.
@@ -120,7 +142,14 @@ mod tests {
     fn without_the_virtual_gif_nothing_is_offered() {
         let mut injection = waiting(0x51);
         injection.control.set_v_gif(false);
-        assert_eq!(injection.plan(FLAG_IF, 0), Plan { offer: None, step: false, watch_tpr: false });
+        assert_eq!(
+            injection.plan(FLAG_IF, 0),
+            Plan {
+                offer: None,
+                step: false,
+                watch_tpr: false
+            }
+        );
     }
 
     /// STI; HLT: an interrupt before the HLT would be lost to it.
@@ -128,7 +157,14 @@ mod tests {
     fn an_interrupt_behind_a_shadow_waits_for_one_instruction() {
         let mut injection = waiting(0x51);
         injection.control.set_int_shadow(true);
-        assert_eq!(injection.plan(FLAG_IF, 0x1000), Plan { offer: None, step: true, watch_tpr: true });
+        assert_eq!(
+            injection.plan(FLAG_IF, 0x1000),
+            Plan {
+                offer: None,
+                step: true,
+                watch_tpr: true
+            }
+        );
         injection.take_back(false, 0, false, 0x1001);
         assert!(injection.control.v_irq(), "not offered, not taken");
         assert_eq!(injection.plan(FLAG_IF, 0x1001).offer, Some(0x51));

@@ -32,7 +32,10 @@ pub struct PageCache {
 
 impl Default for PageCache {
     fn default() -> Self {
-        Self { valid_for: Cell::new(None), pages: [const { Cell::new(None) }; REMEMBERED] }
+        Self {
+            valid_for: Cell::new(None),
+            pages: [const { Cell::new(None) }; REMEMBERED],
+        }
     }
 }
 
@@ -57,7 +60,12 @@ impl<'a> Linear<'a> {
     /// The view of `who`, through the tables `paging` names.
     pub fn new(memory: &'a Memory, who: Who, paging: Paging, cache: &'a PageCache) -> Self {
         cache.prepare(memory, who);
-        Self { memory, who, paging, cache }
+        Self {
+            memory,
+            who,
+            paging,
+            cache,
+        }
     }
 
     /// Whether long mode is active.
@@ -87,51 +95,91 @@ impl<'a> Linear<'a> {
     }
 
     /// Translates to a guest-physical address, C-bit and all.
-    pub fn translate(&self, address: u64, usage: Use, privilege: Privilege) -> Result<u64, LinearFault> {
+    pub fn translate(
+        &self,
+        address: u64,
+        usage: Use,
+        privilege: Privilege,
+    ) -> Result<u64, LinearFault> {
         let read = |entry: u64, width| {
-            let word = self.locate(entry, AccessKind::Read, Stage::Walk)?.read_u64();
+            let word = self
+                .locate(entry, AccessKind::Read, Stage::Walk)?
+                .read_u64();
             Ok(match width {
                 EntryWidth::Eight => word,
                 EntryWidth::Four if entry & 4 == 0 => word & 0xFFFF_FFFF,
                 EntryWidth::Four => word >> 32,
             })
         };
-        self.paging.translate(address, usage, privilege, read).map_err(|error| match error {
-            WalkError::Fault(fault) => LinearFault::Page { fault, address },
-            WalkError::Entry(fault) => LinearFault::Nested(fault),
-        })
+        self.paging
+            .translate(address, usage, privilege, read)
+            .map_err(|error| match error {
+                WalkError::Fault(fault) => LinearFault::Page { fault, address },
+                WalkError::Entry(fault) => LinearFault::Nested(fault),
+            })
     }
 
     /// Reads bytes; a fault on a later page leaves the bytes before it read.
-    pub fn read(&self, address: u64, bytes: &mut [u8], usage: Use, privilege: Privilege) -> Result<(), LinearFault> {
-        let kind = if usage == Use::Fetch { AccessKind::Fetch } else { AccessKind::Read };
+    pub fn read(
+        &self,
+        address: u64,
+        bytes: &mut [u8],
+        usage: Use,
+        privilege: Privilege,
+    ) -> Result<(), LinearFault> {
+        let kind = if usage == Use::Fetch {
+            AccessKind::Fetch
+        } else {
+            AccessKind::Read
+        };
         let mut done = 0;
         while done < bytes.len() {
             let at = address.wrapping_add(done as u64);
             let physical = self.translate(at, usage, privilege)?;
-            let host = self.locate(physical, kind, Stage::Final).map_err(LinearFault::Nested)?;
+            let host = self
+                .locate(physical, kind, Stage::Final)
+                .map_err(LinearFault::Nested)?;
             done += host.read_bytes(&mut bytes[done..]);
         }
         Ok(())
     }
 
     /// Writes bytes within their pages.
-    pub fn write(&self, address: u64, bytes: &[u8], privilege: Privilege) -> Result<(), LinearFault> {
+    pub fn write(
+        &self,
+        address: u64,
+        bytes: &[u8],
+        privilege: Privilege,
+    ) -> Result<(), LinearFault> {
         let mut done = 0;
         while done < bytes.len() {
             let at = address.wrapping_add(done as u64);
             let physical = self.translate(at, Use::Write, privilege)?;
-            let host = self.locate(physical, AccessKind::Write, Stage::Final).map_err(LinearFault::Nested)?;
+            let host = self
+                .locate(physical, AccessKind::Write, Stage::Final)
+                .map_err(LinearFault::Nested)?;
             done += host.write_bytes(&bytes[done..]);
         }
         Ok(())
     }
 
     /// Fetches up to `bytes.len()` bytes of code at `address`: as many as can be read. A fault only when not one can.
-    pub fn fetch(&self, address: u64, bytes: &mut [u8], privilege: Privilege) -> Result<usize, LinearFault> {
-        let in_page = usize::try_from(PAGE_SIZE - address % PAGE_SIZE).unwrap_or(1).min(bytes.len());
+    pub fn fetch(
+        &self,
+        address: u64,
+        bytes: &mut [u8],
+        privilege: Privilege,
+    ) -> Result<usize, LinearFault> {
+        let in_page = usize::try_from(PAGE_SIZE - address % PAGE_SIZE)
+            .unwrap_or(1)
+            .min(bytes.len());
         self.read(address, &mut bytes[..in_page], Use::Fetch, privilege)?;
-        let rest = self.read(address.wrapping_add(in_page as u64), &mut bytes[in_page..], Use::Fetch, privilege);
+        let rest = self.read(
+            address.wrapping_add(in_page as u64),
+            &mut bytes[in_page..],
+            Use::Fetch,
+            privilege,
+        );
         Ok(if rest.is_ok() { bytes.len() } else { in_page })
     }
 

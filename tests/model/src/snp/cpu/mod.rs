@@ -9,14 +9,17 @@ mod entry;
 mod exits;
 pub mod extended;
 mod injection;
+mod instruction;
 pub mod linear;
 pub mod msr;
+mod nested_fault;
 pub mod rmp_instructions;
 pub mod vmsa;
 
 use super::addr::{Gpa, Phys};
 use super::memory::{Memory, Who};
 use super::npt::Layout;
+use super::rmp::VMPLS;
 use super::stats::Counters;
 use super::walk::Paging;
 use super::work::Spent;
@@ -104,8 +107,8 @@ pub struct Processor {
     injection: Injection,
     /// Whose x87, SSE and AVX state `extended` holds.
     extended_of: Option<Phys>,
-    /// Pages it touched for its guest.
-    pages: PageCache,
+    /// Pages it touched for its guest, by VMPL.
+    pages: [PageCache; VMPLS],
     ports: Box<IoPermissionMap>,
     msrs: Box<MsrPermissionMap>,
     /// Why the last VMRUN was refused.
@@ -144,7 +147,7 @@ impl Processor {
             image: Image::new(),
             injection: Injection::default(),
             extended_of: None,
-            pages: PageCache::default(),
+            pages: Default::default(),
             ports: IoPermissionMap::intercept_all(),
             msrs: MsrPermissionMap::pass_swapped(),
             refusal: None,
@@ -156,7 +159,12 @@ impl Processor {
 
     /// VMRUN: enters the guest by the VMSA at `control.vmsa` and comes back with an exit for the host. `ghcb` is the
     /// VMCB's copy of the GHCB MSR.
-    pub fn run(&mut self, platform: &impl Platform, control: HostControl, ghcb: &mut u64) -> HostExit {
+    pub fn run(
+        &mut self,
+        platform: &impl Platform,
+        control: HostControl,
+        ghcb: &mut u64,
+    ) -> HostExit {
         let page = match self.enter(platform, &control) {
             Ok(page) => page,
             Err(refusal) => {
@@ -208,15 +216,36 @@ impl Processor {
         let paging = self.paging();
         let vmpl = self.image.vmpl();
         if self.image.has(SevFeatures::VTOM) {
-            return Who { vmpl, layout: Layout::Flat, top: self.image.vmsa().virtual_tom };
+            return Who {
+                vmpl,
+                layout: Layout::Flat,
+                top: self.image.vmsa().virtual_tom,
+            };
         }
-        let layout = if paging.has_c_bit() { Layout::CBit } else { Layout::Flat };
-        Who { vmpl, layout, top: u64::MAX }
+        let layout = if paging.has_c_bit() {
+            Layout::CBit
+        } else {
+            Layout::Flat
+        };
+        Who {
+            vmpl,
+            layout,
+            top: u64::MAX,
+        }
+    }
+
+    fn pages(&self) -> &PageCache {
+        &self.pages[self.image.vmpl().index()]
     }
 
     fn paging(&self) -> Paging {
         let save = &self.vmcb.save;
-        Paging { cr0: save.cr0, cr3: save.cr3, cr4: save.cr4, efer: save.efer }
+        Paging {
+            cr0: save.cr0,
+            cr3: save.cr3,
+            cr4: save.cr4,
+            efer: save.efer,
+        }
     }
 }
 

@@ -75,7 +75,13 @@ impl MsrFile<'_> {
     pub fn write(&mut self, msr: u32, value: u64) -> Access<()> {
         match msr {
             EFER => return self.write_efer(value),
-            PAT if value.to_le_bytes().iter().any(|kind| !matches!(kind, 0 | 1 | 4..=7)) => return Access::Fault,
+            PAT if value
+                .to_le_bytes()
+                .iter()
+                .any(|kind| !matches!(kind, 0 | 1 | 4..=7)) =>
+            {
+                return Access::Fault;
+            }
             PAT => self.save.g_pat = value,
             DEBUG_CTL if value & !0x3F != 0 => return Access::Fault,
             DEBUG_CTL => self.save.dbgctl = value,
@@ -100,7 +106,9 @@ impl MsrFile<'_> {
     fn write_efer(&mut self, value: u64) -> Access<()> {
         let efer = self.save.efer;
         let paging = self.save.cr0 & CR0_PG != 0;
-        if value & !(EFER_WRITABLE | EFER_SVME | EFER_LMA) != 0 || (paging && (value ^ efer) & EFER_LME != 0) {
+        if value & !(EFER_WRITABLE | EFER_SVME | EFER_LMA) != 0
+            || (paging && (value ^ efer) & EFER_LME != 0)
+        {
             return Access::Fault;
         }
         self.save.efer = value & EFER_WRITABLE | efer & EFER_LMA | EFER_SVME;
@@ -123,7 +131,12 @@ mod tests {
     fn fixture(features: SevFeatures) -> Fixture {
         let mut image = Image::new();
         image.edit().sev_features = SevFeatures::SNP_ACTIVE | features;
-        Fixture { save: SaveArea::new_zeroed(), image, extended: ExtendedState::new_reset(), ghcb: 0 }
+        Fixture {
+            save: SaveArea::new_zeroed(),
+            image,
+            extended: ExtendedState::new_reset(),
+            ghcb: 0,
+        }
     }
 
     impl Fixture {
@@ -151,10 +164,21 @@ mod tests {
         let mut fixture = fixture(SevFeatures::empty());
         fixture.save.efer = EFER_SVME | EFER_LMA | EFER_LME;
         fixture.save.cr0 = CR0_PG;
-        assert_eq!(fixture.file().write(EFER, EFER_LME | 0x801), Access::Done(()));
+        assert_eq!(
+            fixture.file().write(EFER, EFER_LME | 0x801),
+            Access::Done(())
+        );
         assert_eq!(fixture.save.efer, EFER_SVME | EFER_LMA | EFER_LME | 0x801);
-        assert_eq!(fixture.file().write(EFER, 0x801), Access::Fault, "LME while paging");
-        assert_eq!(fixture.file().write(EFER, EFER_LME | 2), Access::Fault, "reserved");
+        assert_eq!(
+            fixture.file().write(EFER, 0x801),
+            Access::Fault,
+            "LME while paging"
+        );
+        assert_eq!(
+            fixture.file().write(EFER, EFER_LME | 2),
+            Access::Fault,
+            "reserved"
+        );
     }
 
     #[test]
@@ -176,6 +200,9 @@ mod tests {
             assert_eq!(fixture.file().read(msr), Access::Intercepted);
             assert_eq!(fixture.file().write(msr, 0), Access::Intercepted);
         }
-        assert_eq!(fixture.file().write(PAT, 0x0007_0406_0007_0402), Access::Fault);
+        assert_eq!(
+            fixture.file().write(PAT, 0x0007_0406_0007_0402),
+            Access::Fault
+        );
     }
 }

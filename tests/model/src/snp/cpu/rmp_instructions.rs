@@ -57,12 +57,21 @@ pub fn execute(
         return Executed::GeneralProtection;
     }
     let address = save.rax;
-    let paging = Paging { cr0: save.cr0, cr3: save.cr3, cr4: save.cr4, efer: save.efer };
+    let paging = Paging {
+        cr0: save.cr0,
+        cr3: save.cr3,
+        cr4: save.cr4,
+        efer: save.efer,
+    };
     let linear = Linear::new(memory, who, paging, pages);
     let gpa = match linear.translate(address, Use::Read, Privilege::Supervisor) {
         Ok(physical) => Gpa::new(physical),
         Err(LinearFault::Page { fault, address }) => return Executed::PageFault { fault, address },
-        Err(LinearFault::Nested(_)) => return Executed::NestedFault { gpa: Gpa::new(save.cr3) },
+        Err(LinearFault::Nested(_)) => {
+            return Executed::NestedFault {
+                gpa: Gpa::new(save.cr3),
+            };
+        }
     };
     match instruction {
         Instruction::Pvalidate => pvalidate(save, registers, memory, gpa),
@@ -71,11 +80,20 @@ pub fn execute(
     }
 }
 
-fn pvalidate(save: &mut SaveArea, registers: &mut GuestRegisters, memory: &mut Memory, gpa: Gpa) -> Executed {
+fn pvalidate(
+    save: &mut SaveArea,
+    registers: &mut GuestRegisters,
+    memory: &mut Memory,
+    gpa: Gpa,
+) -> Executed {
     let Some(size) = page_size(registers.rcx) else {
         return retire(save, Some(FailCode::Input), Unmapped::Nothing);
     };
-    let validate = if registers.rdx & 1 == 1 { Validate::Set } else { Validate::Rescind };
+    let validate = if registers.rdx & 1 == 1 {
+        Validate::Set
+    } else {
+        Validate::Rescind
+    };
     let address = save.rax;
     let (outcome, unmapped) = memory.pvalidate(page_of(gpa, size), size, validate);
     if let Outcome::Done(change) = outcome {
@@ -87,7 +105,13 @@ fn pvalidate(save: &mut SaveArea, registers: &mut GuestRegisters, memory: &mut M
     finish(save, outcome, unmapped, gpa, address)
 }
 
-fn adjust(save: &mut SaveArea, registers: &GuestRegisters, memory: &mut Memory, current: Vmpl, gpa: Gpa) -> Executed {
+fn adjust(
+    save: &mut SaveArea,
+    registers: &GuestRegisters,
+    memory: &mut Memory,
+    current: Vmpl,
+    gpa: Gpa,
+) -> Executed {
     let (target, permissions, vmsa) = rmpadjust_parts(registers.rdx);
     let (Some(size), Some(target)) = (page_size(registers.rcx), Vmpl::try_new(target)) else {
         return retire(save, Some(FailCode::Input), Unmapped::Nothing);
@@ -104,7 +128,13 @@ fn adjust(save: &mut SaveArea, registers: &GuestRegisters, memory: &mut Memory, 
 }
 
 /// RDX: in the target VMPL, out its permissions and the VMSA bit; RCX out the page size.
-fn query(save: &mut SaveArea, registers: &mut GuestRegisters, memory: &Memory, current: Vmpl, gpa: Gpa) -> Executed {
+fn query(
+    save: &mut SaveArea,
+    registers: &mut GuestRegisters,
+    memory: &Memory,
+    current: Vmpl,
+    gpa: Gpa,
+) -> Executed {
     let Some(target) = Vmpl::try_new(registers.rdx.to_le_bytes()[0]) else {
         return retire(save, Some(FailCode::Input), Unmapped::Nothing);
     };
@@ -112,13 +142,20 @@ fn query(save: &mut SaveArea, registers: &mut GuestRegisters, memory: &Memory, c
     let outcome = memory.query(gpa, current, target);
     if let Outcome::Done(entry) = outcome {
         let permissions = u64::from(entry.permissions(target).into_bits());
-        registers.rdx = u64::from(target.get()) | permissions << 8 | u64::from(entry.is_vmsa()) << 16;
+        registers.rdx =
+            u64::from(target.get()) | permissions << 8 | u64::from(entry.is_vmsa()) << 16;
         registers.rcx = u64::from(entry.size() == PageSize::Large);
     }
     finish(save, outcome, Unmapped::Nothing, gpa, address)
 }
 
-fn finish<T>(save: &mut SaveArea, outcome: Outcome<T>, unmapped: Unmapped, gpa: Gpa, address: u64) -> Executed {
+fn finish<T>(
+    save: &mut SaveArea,
+    outcome: Outcome<T>,
+    unmapped: Unmapped,
+    gpa: Gpa,
+    address: u64,
+) -> Executed {
     match outcome {
         Outcome::Done(_) => retire(save, None, unmapped),
         Outcome::Fail(code) => retire(save, Some(code), unmapped),
@@ -181,18 +218,37 @@ mod tests {
         // SAFETY: the arena starts there.
         let rmp = Rmp::new(unsafe { Phys::new(frames.base) }, frames.size);
         let mut memory = Memory::new(rmp, Owner { asid: 1 }, 7);
-        memory.map.add_blocks(Gpa::new(0), 0x40_0000, RangeKind::Ram, &mut frames).unwrap();
+        memory
+            .map
+            .add_blocks(Gpa::new(0), 0x40_0000, RangeKind::Ram, &mut frames)
+            .unwrap();
         memory.assign_all(RangeKind::Ram);
         let mut save = SaveArea::new_zeroed();
         save.cr0 = CR0_PE;
-        let who = Who { vmpl: Vmpl::ZERO, layout: Layout::Flat, top: u64::MAX };
-        Guest { memory, save, registers: GuestRegisters::default(), who }
+        let who = Who {
+            vmpl: Vmpl::ZERO,
+            layout: Layout::Flat,
+            top: u64::MAX,
+        };
+        Guest {
+            memory,
+            save,
+            registers: GuestRegisters::default(),
+            who,
+        }
     }
 
     impl Guest {
         fn run(&mut self, instruction: Instruction, rax: u64, rcx: u64, rdx: u64) -> Executed {
             (self.save.rax, self.registers.rcx, self.registers.rdx) = (rax, rcx, rdx);
-            execute(instruction, &mut self.save, &mut self.registers, &mut self.memory, self.who, &PageCache::default())
+            execute(
+                instruction,
+                &mut self.save,
+                &mut self.registers,
+                &mut self.memory,
+                self.who,
+                &PageCache::default(),
+            )
         }
     }
 
@@ -234,20 +290,32 @@ mod tests {
     fn privilege_is_checked_before_anything_else() {
         let mut guest = guest();
         guest.save.cpl = 3;
-        assert_eq!(guest.run(Instruction::Pvalidate, 0x5000, 0, 1), Executed::GeneralProtection);
+        assert_eq!(
+            guest.run(Instruction::Pvalidate, 0x5000, 0, 1),
+            Executed::GeneralProtection
+        );
         guest.save.cpl = 0;
         guest.who.vmpl = Vmpl::try_new(1).unwrap();
-        assert_eq!(guest.run(Instruction::Pvalidate, 0x5000, 0, 1), Executed::GeneralProtection);
+        assert_eq!(
+            guest.run(Instruction::Pvalidate, 0x5000, 0, 1),
+            Executed::GeneralProtection
+        );
     }
 
     #[test]
     fn rmpadjust_and_rmpquery_agree() {
         let mut guest = guest();
-        assert_eq!(guest.run(Instruction::Rmpadjust, 0x5000, 0, 0x302), Executed::NotValidated { address: 0x5000 });
+        assert_eq!(
+            guest.run(Instruction::Rmpadjust, 0x5000, 0, 0x302),
+            Executed::NotValidated { address: 0x5000 }
+        );
         guest.run(Instruction::Pvalidate, 0x5000, 0, 1);
         assert_eq!(guest.run(Instruction::Rmpadjust, 0x5000, 0, 0x1_0302), DONE);
         guest.run(Instruction::Rmpquery, 0x5000, 0, 2);
-        assert_eq!((guest.save.rax, guest.registers.rdx, guest.registers.rcx), (0, 0x1_0302, 0));
+        assert_eq!(
+            (guest.save.rax, guest.registers.rdx, guest.registers.rcx),
+            (0, 0x1_0302, 0)
+        );
         guest.run(Instruction::Rmpadjust, 0x5000, 0, 0x300);
         assert_eq!(guest.save.rax, 2);
     }
@@ -256,7 +324,10 @@ mod tests {
     fn an_operand_without_memory_is_the_hosts_problem() {
         let mut guest = guest();
         let gpa = Gpa::new(0x8000_0000);
-        assert_eq!(guest.run(Instruction::Pvalidate, 0x8000_0000, 0, 1), Executed::NestedFault { gpa });
+        assert_eq!(
+            guest.run(Instruction::Pvalidate, 0x8000_0000, 0, 1),
+            Executed::NestedFault { gpa }
+        );
         guest.save.rax = C_BIT;
     }
 }

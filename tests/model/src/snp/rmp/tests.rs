@@ -2,8 +2,8 @@ use super::*;
 
 const OWNER: Owner = Owner { asid: 1 };
 const OTHER: Owner = Owner { asid: 2 };
-const ONE: Vmpl = Vmpl(1);
-const TWO: Vmpl = Vmpl(2);
+const ONE: Vmpl = Vmpl::try_new(1).unwrap();
+const TWO: Vmpl = Vmpl::try_new(2).unwrap();
 
 /// A table for 4 MiB at an address nobody dereferences.
 fn table() -> (Rmp, Phys) {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::snp::addr::fake::HeapFrames;
-use crate::snp::cpu::linear::PageCache;
 use crate::snp::addr::{C_BIT, Gpa, Phys};
+use crate::snp::cpu::linear::PageCache;
 use crate::snp::gpa_map::RangeKind;
 use crate::snp::memory::{Memory, PageState, Validate, Who};
 use crate::snp::npt::Layout;
@@ -14,9 +14,17 @@ const IDT: u64 = 0x8000;
 const GDT: u64 = 0x9000;
 const TSS: u64 = 0xA000;
 const STACK: u64 = 0xC000;
-const WHO: Who = Who { vmpl: Vmpl::ZERO, layout: Layout::CBit, top: 0 };
-const PAGING: Paging =
-    Paging { cr0: CR0_PE | CR0_PG | CR0_WP, cr3: PML4 | C_BIT, cr4: CR4_PAE, efer: EFER_LMA | EFER_NXE };
+const WHO: Who = Who {
+    vmpl: Vmpl::ZERO,
+    layout: Layout::CBit,
+    top: 0,
+};
+const PAGING: Paging = Paging {
+    cr0: CR0_PE | CR0_PG | CR0_WP,
+    cr3: PML4 | C_BIT,
+    cr4: CR4_PAE,
+    efer: EFER_LMA | EFER_NXE,
+};
 
 /// 2 MiB of validated RAM, mapped one to one with the C-bit by one large page; page 0x1F_F000 is not mapped.
 struct Guest {
@@ -29,10 +37,16 @@ fn guest() -> Guest {
     // SAFETY: the arena starts there.
     let rmp = Rmp::new(unsafe { Phys::new(frames.base) }, frames.size);
     let mut memory = Memory::new(rmp, Owner { asid: 1 }, 7);
-    memory.map.add_blocks(Gpa::new(0), 0x20_0000, RangeKind::Ram, &mut frames).unwrap();
+    memory
+        .map
+        .add_blocks(Gpa::new(0), 0x20_0000, RangeKind::Ram, &mut frames)
+        .unwrap();
     memory.assign_all(RangeKind::Ram);
     memory.pvalidate(Gpa::new(0), PageSize::Large, Validate::Set);
-    let mut guest = Guest { memory, save: SaveArea::new_zeroed() };
+    let mut guest = Guest {
+        memory,
+        save: SaveArea::new_zeroed(),
+    };
     guest.poke(PML4, 0x2003 | C_BIT);
     guest.poke(0x2000, 0x3003 | C_BIT);
     guest.poke(0x3000, 0x83 | C_BIT);
@@ -63,7 +77,10 @@ impl Guest {
         self.host(gpa).read_u64()
     }
     fn gate(&mut self, selector: u64, kind: u64, ist: u64) {
-        self.poke(IDT + 29 * 16, 0x5678 | selector << 16 | ist << 32 | kind << 40 | 0x1_u64 << 48);
+        self.poke(
+            IDT + 29 * 16,
+            0x5678 | selector << 16 | ist << 32 | kind << 40 | 0x1_u64 << 48,
+        );
         self.poke(IDT + 29 * 16 + 8, 0xFFFF_8000);
     }
     fn deliver(&mut self) -> Result<(), Nested> {
@@ -77,10 +94,18 @@ impl Guest {
 fn the_frame_is_aligned_and_complete() {
     let mut guest = guest();
     guest.deliver().unwrap();
-    assert_eq!((guest.save.rip, guest.save.rsp), (0xFFFF_8000_0001_5678, STACK - 48));
-    let frame: Vec<u64> = (0..6).map(|word| guest.peek(STACK - 48 + word * 8)).collect();
+    assert_eq!(
+        (guest.save.rip, guest.save.rsp),
+        (0xFFFF_8000_0001_5678, STACK - 48)
+    );
+    let frame: Vec<u64> = (0..6)
+        .map(|word| guest.peek(STACK - 48 + word * 8))
+        .collect();
     assert_eq!(frame, [0x72, 0x1234, 0x10, 0x302, STACK + 8, 0]);
-    assert_eq!(guest.save.rflags, 2, "an interrupt gate masks interrupts, any gate ends single-stepping");
+    assert_eq!(
+        guest.save.rflags, 2,
+        "an interrupt gate masks interrupts, any gate ends single-stepping"
+    );
     assert_eq!(guest.save.cs.attributes & 0x200, 0x200, "64-bit code");
 }
 
@@ -108,7 +133,10 @@ fn user_code_changes_to_the_kernel_stack_and_a_null_stack_segment() {
     guest.deliver().unwrap();
     assert_eq!((guest.save.rsp, guest.save.cpl), (0xE000 - 48, 0));
     assert_eq!(guest.save.ss, Segment::default());
-    assert_eq!((guest.peek(0xE000 - 32), guest.peek(0xE000 - 8)), (0x33, 0x2B));
+    assert_eq!(
+        (guest.peek(0xE000 - 32), guest.peek(0xE000 - 8)),
+        (0x33, 0x2B)
+    );
     assert_eq!(guest.save.cs.selector, 0x10);
 }
 
@@ -125,11 +153,16 @@ fn faults_on_the_way_become_what_the_tables_say() {
     assert_eq!(compatibility.deliver(), Err(Nested::DoubleFault));
     let mut no_stack = guest();
     no_stack.save.rsp = 0x4000_0000;
-    let fault = Nested::PageFault { code: 2, address: 0x4000_0000 - 48 };
+    let fault = Nested::PageFault {
+        code: 2,
+        address: 0x4000_0000 - 48,
+    };
     assert_eq!(no_stack.deliver(), Err(fault));
     assert_eq!(no_stack.save.rip, 0x1234, "nothing changed");
     let mut stolen = guest();
-    stolen.memory.change_state(Gpa::new(STACK - 0x1000), PageSize::Small, PageState::Shared);
+    stolen
+        .memory
+        .change_state(Gpa::new(STACK - 0x1000), PageSize::Small, PageState::Shared);
     assert_eq!(stolen.deliver(), Err(Nested::Shutdown));
     let mut real = guest();
     real.save.cr0 = 0;
@@ -140,8 +173,17 @@ fn faults_on_the_way_become_what_the_tables_say() {
 fn thirty_two_bit_handlers_get_a_thirty_two_bit_frame() {
     let mut guest = guest();
     guest.poke(IDT + 29 * 8, 0x5678 | 0x18 << 16 | 0x8E_u64 << 40);
-    let paging = Paging { cr0: CR0_PE, cr3: 0, cr4: 0, efer: 0 };
-    let who = Who { layout: Layout::Flat, top: u64::MAX, ..WHO };
+    let paging = Paging {
+        cr0: CR0_PE,
+        cr3: 0,
+        cr4: 0,
+        efer: 0,
+    };
+    let who = Who {
+        layout: Layout::Flat,
+        top: u64::MAX,
+        ..WHO
+    };
     let cache = PageCache::default();
     let linear = Linear::new(&guest.memory, who, paging, &cache);
     guest.save.efer = 0;
