@@ -80,7 +80,7 @@ fn check_file(name: &str, text: &str) -> Vec<String> {
     }
     let own = text
         .lines()
-        .position(|line| line == "mod tests {")
+        .position(|line| line.ends_with("mod tests {"))
         .unwrap_or(text.lines().count());
     let is_tests = name.ends_with("tests.rs") || name.contains("/tests/");
     let longest = if name.starts_with(TEST_PROGRAMS) {

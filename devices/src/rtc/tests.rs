@@ -2,6 +2,7 @@ use stockade_bus::fake::{FakeClock, FakeIrqLine};
 use stockade_bus::{Level, PortIo};
 
 use super::{Rtc, SECOND_NS};
+use crate::RestoreError;
 
 /// 1 January 2024, 00:00:00 UTC, a Monday.
 const NEW_YEAR: u64 = 1_704_067_200;
@@ -141,4 +142,25 @@ fn restored_clock_shows_the_saved_time() {
         [0, 2, 9, 0x40].map(|cell| read(&mut restored, cell)),
         [0x01, 0x01, 0x24, 0x77]
     );
+}
+
+/// A clock so far off would overflow when its date is told.
+#[test]
+fn times_no_clock_can_show_are_refused() {
+    let (irq, clock) = (FakeIrqLine::default(), FakeClock::default());
+    let mut rtc = Rtc::new(&irq, &clock, NEW_YEAR);
+    for seconds in [i64::MIN, i64::MAX, 1 << 41] {
+        let mut state = rtc.save();
+        state.held = Some(seconds);
+        assert_eq!(
+            rtc.restore(&state),
+            Err(RestoreError::Impossible("RTC time"))
+        );
+        state.held = None;
+        state.unix_ns = i128::from(seconds) * i128::from(SECOND_NS);
+        assert_eq!(
+            rtc.restore(&state),
+            Err(RestoreError::Impossible("RTC time"))
+        );
+    }
 }
