@@ -3,9 +3,12 @@
 use stockade_bus::{Clock, IrqLine};
 
 use super::calendar::DateTime;
-use super::{RegisterB, RegisterC, Rtc};
+use super::{RegisterB, RegisterC, Rtc, SECOND_NS};
 use crate::RestoreError;
 use crate::state::check_version;
+
+/// How far from 1970 a clock may be, in seconds: some 30,000 years, far from any overflow.
+const FARTHEST: i64 = 1 << 40;
 
 /// The chip's state, version 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +60,13 @@ impl<L: IrqLine, C: Clock> Rtc<L, C> {
         check_version(state.version, 1)?;
         if state.index > 0x7F {
             return Err(RestoreError::Impossible("RTC index"));
+        }
+        let limit_ns = i128::from(FARTHEST) * i128::from(SECOND_NS);
+        let is_held_plausible = state
+            .held
+            .is_none_or(|s| (-FARTHEST..=FARTHEST).contains(&s));
+        if !is_held_plausible || !(-limit_ns..=limit_ns).contains(&state.unix_ns) {
+            return Err(RestoreError::Impossible("RTC time"));
         }
         self.index = state.index;
         self.cells = state.cells;
