@@ -84,7 +84,7 @@ fn turn<P: Processor, H: Host, C: Timekeeper + Clone>(
     inject::account(vcpu, processor.vmsa_mut(), machine);
     // 5. The exit is taken out, so that the host cannot have it served twice.
     let exit = take_exit(processor.vmsa_mut());
-    vcpu.stats.count(exit.kind());
+    vcpu.stats.count(&exit);
     vcpu.work = Work::of_exit(&exit);
     // 6. Dispatch advances RIP as the kind of exit demands.
     answer(vcpu, machine, processor, host, memory, exit)

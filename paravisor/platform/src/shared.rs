@@ -60,6 +60,18 @@ impl SharedPage {
         unsafe { self.field::<u64>(offset).write_volatile(value) }
     }
 
+    /// Writes the word at `offset`.
+    pub(crate) fn write_u16(&self, offset: usize, value: u16) {
+        // SAFETY: as for a quadword.
+        unsafe { self.field::<u16>(offset).write_volatile(value) }
+    }
+
+    /// Writes the doubleword at `offset`.
+    pub(crate) fn write_u32(&self, offset: usize, value: u32) {
+        // SAFETY: as for a quadword.
+        unsafe { self.field::<u32>(offset).write_volatile(value) }
+    }
+
     /// Copies from the page at `offset` into `target`; returns whether the range is in the page.
     pub fn read(&self, offset: usize, target: &mut [u8]) -> bool {
         let Some(source) = self.range(offset, target.len()) else {

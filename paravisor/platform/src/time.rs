@@ -65,7 +65,7 @@ impl Ratio {
     /// Returns `value` times the ratio, not less than that and less than one more than that, cut off.
     fn of(self, value: u64) -> u64 {
         let value = u128::from(value);
-        let behind = value * u128::from(self.fraction) >> 64;
+        let behind = (value * u128::from(self.fraction)) >> 64;
         u64::try_from(value * u128::from(self.whole) + behind).unwrap_or(u64::MAX)
     }
 }

@@ -153,9 +153,8 @@ impl<G: Gate> Ghcb<G> {
         }
         self.page.write_u64(BITMAP_OFFSET, bitmap[0]);
         self.page.write_u64(BITMAP_OFFSET + 8, bitmap[1]);
-        self.page
-            .write(VERSION_OFFSET, &PROTOCOL_VERSION_2.to_le_bytes());
-        self.page.write(USAGE_OFFSET, &USAGE_GHCB.to_le_bytes());
+        self.page.write_u16(VERSION_OFFSET, PROTOCOL_VERSION_2);
+        self.page.write_u32(USAGE_OFFSET, USAGE_GHCB);
     }
 
     fn read_answer(&self, event: NaeExit) -> Result<Answer, HostError> {

@@ -21,6 +21,8 @@ pub use states::{AlreadyPrivate, PageStates};
 pub struct GuestRam {
     map: RamMap,
     states: PageStates,
+    /// Everything below is accepted RAM: what most accesses need to know.
+    low_end: u64,
     /// Where guest-physical address 0 is mapped, with the C-bit.
     window: u64,
     /// Where the first byte of the staging range is mapped, without the C-bit.
@@ -36,9 +38,12 @@ impl GuestRam {
     /// 3. No Rust reference into either exists or will.
     /// 4. `states` says of each page whether it is accepted.
     pub unsafe fn new(map: RamMap, states: PageStates, window: u64, staging: u64) -> Self {
+        let low_end = map.ranges().next().map_or(0, |range| range.end);
+        let is_whole = map.contains(0, low_end) && states.is_private(0, low_end);
         Self {
             map,
             states,
+            low_end: if is_whole { low_end } else { 0 },
             window,
             staging,
         }
@@ -82,7 +87,11 @@ impl GuestRam {
     /// Returns where the RAM at `gpa` is mapped, if all of it is accepted RAM.
     fn locate(&self, gpa: Gpa, len: u64) -> Result<(*mut u8, usize), MemoryError> {
         let refused = MemoryError::NotMemory(gpa);
-        if !self.map.contains(gpa.0, len) || !self.states.is_private(gpa.0, len) {
+        let is_low = gpa
+            .0
+            .checked_add(len)
+            .is_some_and(|end| end <= self.low_end);
+        if !is_low && !(self.map.contains(gpa.0, len) && self.states.is_private(gpa.0, len)) {
             return Err(refused);
         }
         let len = usize::try_from(len).map_err(|_| refused)?;
@@ -154,6 +163,10 @@ mod tests {
         let map = RamMap::of_size(MINIMUM_RAM).unwrap();
         let mut states = PageStates::default();
         states.accept(0, MINIMUM_RAM).unwrap();
+        ram_of(map, states)
+    }
+
+    fn ram_of(map: RamMap, states: PageStates) -> GuestRam {
         let len = usize::try_from(MINIMUM_RAM).unwrap();
         let memory = Box::leak(vec![0_u64; len / 8].into_boxed_slice());
         let staging = Box::leak((0..=255_u8).cycle().take(4096).collect::<Box<[u8]>>());
@@ -186,9 +199,9 @@ mod tests {
 
     #[test]
     fn refuses_pages_that_were_never_accepted() {
-        let mut ram = ram();
-        ram.states = PageStates::default();
-        ram.states.accept(0, 0x2000).unwrap();
+        let mut states = PageStates::default();
+        states.accept(0, 0x2000).unwrap();
+        let ram = ram_of(*ram().map(), states);
         assert!(ram.is_ram(Gpa(0x1FFF)) && !ram.is_ram(Gpa(0x2000)));
     }
 
