@@ -91,7 +91,9 @@ impl GuestRam {
             .0
             .checked_add(len)
             .is_some_and(|end| end <= self.low_end);
-        if !is_low && !(self.map.contains(gpa.0, len) && self.states.is_private(gpa.0, len)) {
+        let is_accepted =
+            is_low || self.map.contains(gpa.0, len) && self.states.is_private(gpa.0, len);
+        if !is_accepted {
             return Err(refused);
         }
         let len = usize::try_from(len).map_err(|_| refused)?;
