@@ -21,6 +21,8 @@ check() {
         case $(cat $clock) in *-early) usleep 500000 ;; *) break ;; esac
     done
     say "clocksource $(cat $clock)"
+    # Only a kernel that knows it is confidential has this line.
+    dmesg | sed -n 's/.*\(Memory Encryption Features active: .*\)/\1/p' | while read -r line; do say "$line"; done
     if grep -qwE 'sev|sev_es|sev_snp' /proc/cpuinfo; then say "sev visible"; else say "sev hidden"; fi
     start=$(uptime_centis)
     for _ in 1 2 3 4 5 6 7 8 9 10; do usleep 50000; done

@@ -14,7 +14,7 @@ fn the_stock_kernel_finds_itself_an_snp_guest_and_runs() {
     let kernel = image::read(&workshop().kernel).expect("the kernel is readable");
     let mut options = EnlightenedOptions::new(kernel, MEMORY);
     options.initrd = Some(image::read(&workshop().initramfs).expect("it is readable"));
-    options.command_line = "console=ttyS0 acpi=off panic=-1 stockade.mode=check".to_owned();
+    options.command_line = "console=ttyS0 quiet acpi=off panic=-1 stockade.mode=check".to_owned();
     let bytes = enlightened(&options).expect("the kernel and its files fit");
     image::write(&path, &bytes).expect("the folder is writable");
 
