@@ -27,5 +27,8 @@ pub fn start(boot: &machine::Boot) -> ! {
     if boot.options.selftest {
         selftest::run()
     }
+    if boot.options.probe {
+        snp::probe::start()
+    }
     snp::launch::start(boot)
 }

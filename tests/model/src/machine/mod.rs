@@ -21,7 +21,7 @@ pub mod lapic;
 pub mod memory;
 mod memory_map;
 pub mod options;
-mod paging;
+pub(crate) mod paging;
 mod pic;
 pub mod processor;
 mod segments;

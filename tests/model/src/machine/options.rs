@@ -19,6 +19,8 @@ pub struct Options<'a> {
     pub view: bool,
     /// `selftest`: run no image but the self-test.
     pub selftest: bool,
+    /// `probe`: run no image but the model's own guest.
+    pub probe: bool,
 }
 
 /// What is wrong with a command line.
@@ -56,6 +58,7 @@ impl<'a> Options<'a> {
         match word.split_once('=') {
             None if word == "view" => self.view = true,
             None if word == "selftest" => self.selftest = true,
+            None if word == "probe" => self.probe = true,
             Some(("memory", value)) => set(&mut self.memory, positive(value, word)?, word)?,
             Some(("cpus", value)) => {
                 let cpus =
@@ -95,7 +98,7 @@ mod tests {
 
     #[test]
     fn every_word_of_the_architecture_is_read() {
-        let line = "memory=268435456 cpus=2  tsc-khz=1000000 attack=remap seed=7 view selftest";
+        let line = "memory=268435456 cpus=2  tsc-khz=1000000 attack=remap seed=7 view selftest probe";
         let expected = Options {
             memory: Some(0x1000_0000),
             cpus: Some(2),
@@ -104,6 +107,7 @@ mod tests {
             seed: Some(7),
             view: true,
             selftest: true,
+            probe: true,
         };
         assert_eq!(Options::parse(line), Ok(expected));
         assert_eq!(Options::parse(""), Ok(Options::default()));

@@ -46,6 +46,25 @@ pub(super) unsafe fn guard(page: HostPa) -> bool {
     true
 }
 
+/// Whether `page`, of the lowest 512 GiB, is mapped: no guard page.
+pub(crate) fn is_mapped(page: HostPa) -> bool {
+    let _turn = TURN.lock();
+    // SAFETY: CR3 is readable at ring 0.
+    let mut table = unsafe { x86::controlregs::cr3() } & ADDRESS;
+    for level in (0..5).rev() {
+        // SAFETY: the tables CR3 leads to are live, aligned, and changed only under the lock.
+        let entry = unsafe { slot(table, page, level).read_volatile() };
+        if entry & 1 == 0 {
+            return false;
+        }
+        if entry & LARGE != 0 && level > 0 {
+            return true;
+        }
+        table = entry & ADDRESS;
+    }
+    true
+}
+
 /// The entry for `page` in a table of `level`, 0 being the last.
 fn slot(table: u64, page: HostPa, level: u32) -> *mut u64 {
     let index = (page.as_u64() >> (12 + 9 * level)) & 0x1FF;

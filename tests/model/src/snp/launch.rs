@@ -28,7 +28,7 @@ use stockade_abi::vmsa::{SevFeatures, Vmsa};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// The machine; every processor finds it here.
-static VM: Once<Vm> = Once::new();
+pub(super) static VM: Once<Vm> = Once::new();
 
 /// RAM ends here and goes on at 4 GiB: the PCI hole (docs/architecture.md, section 2).
 const LOW_RAM_END: u64 = 0xB000_0000;
@@ -108,7 +108,7 @@ pub fn start(boot: &Boot) -> ! {
 }
 
 /// Runs this processor's vCPU.
-fn run_here() -> ! {
+pub(super) fn run_here() -> ! {
     let index = processor::current().index;
     match (VM.get(), Processor::try_new(index)) {
         (Some(vm), Some(processor)) if index < vm.vcpu_count() => vm.run(index, processor),
@@ -265,7 +265,7 @@ fn staging_ranges(image: &IgvmFile<'_>) -> Vec<(u64, u64)> {
 }
 
 /// An RMP for all memory frames can come from.
-fn rmp() -> Rmp {
+pub(super) fn rmp() -> Rmp {
     // SAFETY: only a number: the base of the table.
     let base = unsafe { Phys::new(0) };
     Rmp::new(base, frames::end())

@@ -13,6 +13,7 @@ pub mod gpa_map;
 pub mod launch;
 pub mod memory;
 pub mod npt;
+pub mod probe;
 pub mod report;
 pub mod rmp;
 pub mod run;

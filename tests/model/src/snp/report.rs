@@ -3,6 +3,7 @@
 use super::addr::{FrameSource, PAGE_SIZE, Phys};
 use super::gpa_map::RangeKind;
 use super::memory::Memory;
+use super::probe;
 use super::vm::{MachineFrames, Vm};
 use crate::machine::exit::{Ending, exit};
 use crate::machine::{clock, console};
@@ -13,9 +14,12 @@ const PATIENCE: u32 = 10_000_000;
 
 impl Vm {
     /// Prints the last lines and ends QEMU. No lock of the machine's is held by this processor.
-    pub fn finish(&self, ending: Ending) -> ! {
+    pub fn finish(&self, mut ending: Ending) -> ! {
         let memory = (0..PATIENCE).find_map(|_| self.memory.try_lock());
         if let Some(memory) = memory {
+            if self.is_probe && !probe::print(&memory) && ending == Ending::PoweredOff {
+                ending = Ending::Bug;
+            }
             self.print_stats(&memory);
             if self.view {
                 print_view(&memory);

@@ -7,8 +7,8 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use stockade_abi::exit::ExitCode;
 
-/// Kinds of exit told apart: codes below 0x100, 0x400 to 0x407, the rest.
-const KINDS: usize = 0x100 + 8 + 1;
+/// Kinds of exit told apart: codes below 0x100, 0x400 to 0x407, busy, the rest.
+const KINDS: usize = 0x100 + 8 + 2;
 
 type ByKind = [AtomicU64; KINDS];
 
@@ -118,6 +118,7 @@ fn kind(code: ExitCode) -> usize {
     match usize::try_from(code.0) {
         Ok(code @ 0..0x100) => code,
         Ok(code @ 0x400..0x408) => 0x100 + code - 0x400,
+        _ if code == ExitCode::BUSY => KINDS - 2,
         _ => KINDS - 1,
     }
 }
@@ -126,6 +127,7 @@ fn code(kind: usize) -> ExitCode {
     match kind as u64 {
         kind @ 0..0x100 => ExitCode(kind),
         kind @ 0x100..0x108 => ExitCode(0x400 + kind - 0x100),
+        0x108 => ExitCode::BUSY,
         _ => ExitCode::INVALID,
     }
 }

@@ -54,6 +54,8 @@ pub struct Vm {
     pub attack: Option<&'static dyn Attack>,
     /// Whether to tell at the end where guest memory lies.
     pub view: bool,
+    /// The guest is the model's own [`probe`](super::probe).
+    pub is_probe: bool,
     vcpus: Vec<Slot>,
 }
 
@@ -90,6 +92,7 @@ impl Vm {
             cpuid,
             attack: None,
             view: false,
+            is_probe: false,
             vcpus: vcpus.into_iter().map(slot).collect(),
         }
     }

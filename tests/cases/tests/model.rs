@@ -1,0 +1,56 @@
+//! The model itself, before anything of ours runs on it: its machine by a self-test, its SEV-SNP by a guest of its own.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use stockade_rig::workshop;
+
+/// What the model says to QEMU's exit device when all is well, as QEMU's status.
+const WELL: i32 = 33;
+
+/// Runs the model without an image; returns its log.
+fn run(word: &str, processors: &str, folder: &Path) -> String {
+    let log = folder.join(word);
+    let mut qemu = Command::new("qemu-system-x86_64");
+    qemu.args(["-nodefaults", "-display", "none", "-no-reboot", "-m", "1G"])
+        .args(["-machine", "q35", "-cpu", "EPYC-Milan,+la57,phys-bits=52"])
+        .args(["-accel", "tcg,thread=multi", "-smp", processors])
+        .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
+        .args(["-serial", "null", "-serial", "null", "-append", word])
+        .arg("-debugcon")
+        .arg(format!("file:{}", log.display()))
+        .arg("-kernel")
+        .arg(&workshop().model);
+    let output = qemu.output().expect("QEMU starts");
+    let log = fs::read_to_string(log).expect("the model logs");
+    assert_eq!(output.status.code(), Some(WELL), "{log}");
+    log
+}
+
+#[test]
+fn the_machine_and_vmrun_do_what_the_model_builds_on() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let log = run("selftest", "2", folder.path());
+    assert!(log.contains("selftest: 0 failures"), "{log}");
+}
+
+/// One line a claim: RMP, #VC, #HV, both protocols, a lower VMPL with reflected exits and alternate injection, two vCPUs.
+#[test]
+fn a_guest_made_of_the_model_finds_sev_snp_as_specified() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let log = run("probe", "2", folder.path());
+    let claims = log.lines().filter(|line| line.starts_with("probe: ok"));
+    assert!(claims.count() >= 38, "{log}");
+    assert!(
+        log.contains("probe: done") && !log.contains("FAIL"),
+        "{log}"
+    );
+}
+
+#[test]
+fn the_probe_does_without_a_second_processor() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let log = run("probe", "1", folder.path());
+    assert!(log.contains("no second vCPU"), "{log}");
+}
