@@ -14,12 +14,21 @@ const RFLAGS_IF: u64 = 1 << 9;
 /// #BP and #OF: like INT n, the instruction that raised them executes again.
 const VECTORS_OF_INSTRUCTIONS: [u8; 2] = [3, 4];
 
+/// Whether something waits that no hardware window will let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backlog {
+    /// Nothing does.
+    None,
+    /// Have the guest leave again soon.
+    Waits,
+}
+
 /// Writes what the guest is to be given into its save area, and opens its interrupt gate (step 1 of the run loop).
 pub(crate) fn prepare<C: Timekeeper + Clone>(
     vcpu: &mut Vcpu,
     vmsa: &mut Vmsa,
     machine: &Machine<C>,
-) {
+) -> Backlog {
     let guest = guest_state(vmsa);
     let decision = decide(&guest, &requests(vcpu, machine));
     match decision.event {
@@ -48,6 +57,11 @@ pub(crate) fn prepare<C: Timekeeper + Clone>(
             .with_ignore_tpr(interrupt.ignores_tpr()),
         None => control.with_v_irq(false),
     };
+    if decision.needs_early_exit {
+        Backlog::Waits
+    } else {
+        Backlog::None
+    }
 }
 
 /// Reads what became of it: an interrupted delivery is carried over, a vector taken is accounted for (steps 3 and 4).

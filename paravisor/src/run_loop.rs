@@ -13,12 +13,15 @@ use stockade_intercept::exit::Exit;
 use crate::console;
 use crate::dispatch::{Next, dispatch};
 use crate::host::{Entered, Host, Processor, Timekeeper};
-use crate::inject;
+use crate::inject::{self, Backlog};
 use crate::machine::{Machine, Request};
 use crate::stats::Work;
 use crate::vcpu::{Activity, Vcpu};
 
 pub use crate::crew::End;
+
+/// How soon a guest is brought back that could not be given all there is: an NMI behind an event, a shadow or another NMI.
+const BACKLOG_NS: u64 = 200_000;
 
 /// Runs the guest on this vCPU until its life ends, here or on another vCPU.
 pub fn run<P: Processor, H: Host, C: Timekeeper + Clone>(
@@ -53,21 +56,17 @@ fn turn<P: Processor, H: Host, C: Timekeeper + Clone>(
     host: &mut H,
     memory: &dyn GuestMemory,
 ) -> Result<(), End> {
-    if let Some(end) = machine.crew().end() {
-        return Err(end);
-    }
-    listen(vcpu, machine, host)?;
-    vcpu.catch_up(machine, processor.vmsa_mut());
-    match vcpu.activity {
-        Activity::Running => {}
-        Activity::Halted if inject::has_wake_up(vcpu, processor.vmsa(), machine) => {
-            vcpu.activity = Activity::Running;
-        }
-        Activity::Halted | Activity::WaitingForStartUp => return sleep(vcpu, machine, host),
+    // After an exit that moved no deadline the last look still holds, and what came since keeps the entry back.
+    if !core::mem::take(&mut vcpu.is_settled)
+        && settle(vcpu, machine, processor, host)? == Rest::Yes
+    {
+        return Ok(());
     }
     // 1. Interrupts are written and the gate is open; busy is cleared by the entry itself.
-    inject::prepare(vcpu, processor.vmsa_mut(), machine);
-    arm_timer(vcpu, machine, host)?;
+    if inject::prepare(vcpu, processor.vmsa_mut(), machine) == Backlog::Waits {
+        let soon = machine.clock().now_ns() + BACKLOG_NS;
+        arm_for(machine.clock().tsc_at(soon), vcpu, host)?;
+    }
     if vcpu.prediction_barrier != 0 {
         processor.prediction_barrier(core::mem::take(&mut vcpu.prediction_barrier));
     }
@@ -88,6 +87,41 @@ fn turn<P: Processor, H: Host, C: Timekeeper + Clone>(
     vcpu.work = Work::of_exit(&exit);
     // 6. Dispatch advances RIP as the kind of exit demands.
     answer(vcpu, machine, processor, host, memory, exit)
+}
+
+/// Whether the vCPU has nothing to execute for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    /// It has slept, or may: look again.
+    Yes,
+    /// It goes on.
+    No,
+}
+
+/// Takes what came from outside, lets time catch up, and sets the host's timer for what comes next.
+fn settle<P: Processor, H: Host, C: Timekeeper + Clone>(
+    vcpu: &mut Vcpu,
+    machine: &Machine<C>,
+    processor: &mut P,
+    host: &mut H,
+) -> Result<Rest, End> {
+    if let Some(end) = machine.crew().end() {
+        return Err(end);
+    }
+    listen(vcpu, machine, host)?;
+    vcpu.catch_up(machine, processor.vmsa_mut());
+    match vcpu.activity {
+        Activity::Running => {}
+        Activity::Halted if inject::has_wake_up(vcpu, processor.vmsa(), machine) => {
+            vcpu.activity = Activity::Running;
+        }
+        Activity::Halted | Activity::WaitingForStartUp => {
+            sleep(vcpu, machine, host)?;
+            return Ok(Rest::Yes);
+        }
+    }
+    arm_timer(vcpu, machine, host)?;
+    Ok(Rest::No)
 }
 
 /// Kicks whom this vCPU has sent something, and says that it goes itself; returns whether it may. [`come_back`] follows.
@@ -133,7 +167,10 @@ fn answer<P: Processor, H: Host, C: Timekeeper + Clone>(
     exit: Exit,
 ) -> Result<(), End> {
     match dispatch(vcpu, machine, processor.vmsa_mut(), memory, exit) {
-        Next::Resume => Ok(()),
+        Next::Resume => {
+            vcpu.is_settled = vcpu.work.leaves_deadlines();
+            Ok(())
+        }
         Next::Wait => {
             vcpu.activity = Activity::Halted;
             Ok(())
@@ -181,7 +218,10 @@ fn arm_timer<H: Host, C: Timekeeper + Clone>(
     machine: &Machine<C>,
     host: &mut H,
 ) -> Result<(), StopReason> {
-    let due = vcpu.deadline_tsc(machine);
+    arm_for(vcpu.deadline_tsc(machine), vcpu, host)
+}
+
+fn arm_for<H: Host>(due: u64, vcpu: &mut Vcpu, host: &mut H) -> Result<(), StopReason> {
     if due < vcpu.armed_tsc {
         host.arm_timer(due)?;
         vcpu.armed_tsc = due;

@@ -127,6 +127,12 @@ impl Work {
         }
     }
 
+    /// Returns whether no deadline is another one after it, and no chip was touched but by messages.
+    #[must_use]
+    pub const fn leaves_deadlines(self) -> bool {
+        matches!(self, Self::Cpuid | Self::Eoi | Self::Ipi)
+    }
+
     const fn name(self) -> &'static str {
         match self {
             Self::Other => "other",

@@ -63,6 +63,8 @@ pub struct Vcpu {
     pub wakes: u64,
     /// What the exit that is being answered turned out to be.
     pub work: Work,
+    /// Whether the last look at time and host still holds: the exit since then moved no deadline.
+    pub is_settled: bool,
     /// The TSC when the guest's last exit or the last sleep ended, until the next entry.
     pub left_at: Option<u64>,
     /// What is counted.
@@ -99,6 +101,7 @@ impl Vcpu {
             faults_in_a_row: 0,
             wakes: 0,
             work: Work::default(),
+            is_settled: false,
             left_at: None,
             stats: Stats::default(),
         };
@@ -124,6 +127,7 @@ impl Vcpu {
             faults_in_a_row,
             wakes,
             work: _,
+            is_settled,
             left_at: _,
             stats: _,
         } = self;
@@ -143,6 +147,7 @@ impl Vcpu {
         *queued = None;
         *faults_in_a_row = 0;
         *wakes = 0;
+        *is_settled = false;
     }
 
     /// Puts the vCPU back to power-on and makes it known to the machine.

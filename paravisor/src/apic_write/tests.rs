@@ -78,7 +78,7 @@ fn short_forms_do_what_the_emulator_does() {
     for code in SHORT {
         let (mut vmsa, memory) = guest(code);
         let write = decode(&vmsa, &memory, EOI, write());
-        let write = write.unwrap_or_else(|| panic!("{code:x?} is not taken"));
+        let write = write.expect("a short form");
         write.complete(&mut vmsa);
         let bytes = write.value.to_le_bytes().to_vec();
         assert_eq!(

@@ -593,3 +593,36 @@ fn interrupt_of_the_8259_is_acknowledged_when_taken() {
     rig.machine.port_read(0x20, &mut isr);
     assert_eq!(isr, [0x10]);
 }
+
+/// After an EOI or CPUID the host and the clock are not asked again, but what came meanwhile is not passed over.
+#[test]
+fn turn_after_a_cheap_exit_is_short_and_misses_nothing() {
+    let clock = FakeClock::default();
+    let mut rig = Rig::new(&clock, &[cpuid_exit, host_interrupt, host_interrupt]);
+    rig.turn().unwrap();
+    assert!(rig.vcpu.is_settled);
+    rig.request(0x55);
+    rig.turn().unwrap();
+    assert_eq!(rig.processor.script.len(), 2, "mail keeps the vCPU here");
+    rig.turn().unwrap();
+    assert_eq!(rig.processor.delivered, [0x55]);
+    let _ = rig.machine.crew().end_with(End::PowerOff);
+    rig.vcpu.is_settled = true;
+    assert_eq!(rig.turn(), Ok(()), "nor does an end");
+    assert_eq!(rig.turn(), Err(End::PowerOff));
+}
+
+/// No hardware window lets an NMI in: without an exit soon it would wait for the guest's next one.
+#[test]
+fn nmi_behind_a_shadow_brings_the_guest_back_soon() {
+    let clock = FakeClock::default();
+    let mut rig = Rig::new(&clock, &[host_interrupt as Scene; 2]);
+    rig.processor.vmsa.vintr_ctrl.set_int_shadow(true);
+    rig.vcpu.nmi.raise();
+    rig.turn().unwrap();
+    assert!(rig.processor.delivered.is_empty());
+    assert_eq!(rig.host.armed, [200_000]);
+    rig.processor.vmsa.vintr_ctrl.set_int_shadow(false);
+    rig.turn().unwrap();
+    assert_eq!(rig.processor.delivered, [2]);
+}
