@@ -1,0 +1,89 @@
+//! The documentation keeps up with the code: what it names is there.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn document(name: &str) -> String {
+    fs::read_to_string(root().join("docs").join(name)).expect("the document is there")
+}
+
+/// Returns what stands between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.lines()
+        .flat_map(|line| line.split('`').skip(1).step_by(2))
+}
+
+/// Returns the names of all functions below a folder.
+fn functions(folder: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder)
+        .expect("the checkout is readable")
+        .flatten()
+    {
+        let path = entry.path();
+        if path.is_dir() && entry.file_name() != "target" {
+            functions(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).expect("the source is readable");
+            let names = text.lines().filter_map(|line| {
+                let name = line.trim_start().strip_prefix("fn ")?;
+                Some(name.split(['(', '<']).next()?.to_owned())
+            });
+            found.extend(names);
+        }
+    }
+}
+
+#[test]
+fn every_file_the_documents_name_exists() {
+    for name in [
+        "testing.md",
+        "threats.md",
+        "spec-index.md",
+        "performance.md",
+    ] {
+        for words in quoted(&document(name)) {
+            let is_path = words.contains('/') && !words.contains([' ', '$']);
+            assert!(
+                !is_path || root().join(words).exists(),
+                "{name} names {words}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_test_the_threats_name_exists() {
+    let mut found = BTreeSet::new();
+    for folder in [
+        "apic",
+        "boot",
+        "devices",
+        "igvm",
+        "intercept",
+        "paravisor",
+        "tests",
+    ] {
+        functions(&root().join(folder), &mut found);
+    }
+    let threats = document("threats.md");
+    let mut named = 0;
+    for words in quoted(&threats) {
+        let name = words.split_once(": ").map_or(words, |(_, name)| name);
+        let is_test = name.contains('_') && !name.contains([':', '/', '.', ' ']);
+        if !is_test {
+            continue;
+        }
+        named += 1;
+        let exists = match name.strip_suffix('…') {
+            Some(start) => found.iter().any(|function| function.starts_with(start)),
+            None => found.contains(name),
+        };
+        assert!(exists, "no test {name}");
+    }
+    assert!(named > 15, "threats without tests: only {named} are named");
+}
