@@ -215,9 +215,7 @@ mod tests {
     #[test]
     fn strlen_stops_at_the_zero() {
         // SAFETY: the literal ends in a zero.
-        assert_eq!(
-            unsafe { stockade_test_strlen(c"stockade".as_ptr().cast()) },
-            8
-        );
+        let length = unsafe { stockade_test_strlen(c"stockade".as_ptr().cast()) };
+        assert_eq!(length, 8);
     }
 }

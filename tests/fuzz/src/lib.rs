@@ -5,6 +5,8 @@
 //! programs in `libfuzzer/`, which look for new paths as long as one lets them. How to run those is in `libfuzzer/README.md`.
 //! A target panics on a broken promise (a value out of range, a restored device that behaves differently) as on any other bug.
 
+#![expect(clippy::panic, reason = "a target panics on a broken promise")]
+
 extern crate alloc;
 
 pub mod apic_traffic;
