@@ -13,7 +13,7 @@ use crate::run_loop;
 use crate::vcpu::Vcpu;
 
 /// How many resets in a row, each soon after the one before, are a loop.
-const RESET_LOOP_LIMIT: u32 = 8;
+const RESET_LOOP_LIMIT: u32 = 4;
 /// What soon is.
 const RESET_LOOP_NS: u64 = 10_000_000_000;
 /// How long the first vCPU waits for the others' last figures.
