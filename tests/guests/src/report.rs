@@ -294,14 +294,16 @@ mod tests {
 
     #[test]
     fn foreign_lines_are_passed_over() {
-        let report = Report::parse("pass\nfail everything: now\nskip it\npassing a.b\ndone: soon\n");
+        let report =
+            Report::parse("pass\nfail everything: now\nskip it\npassing a.b\ndone: soon\n");
         assert_eq!(report, Report::default());
     }
 
     #[test]
     fn differences_leave_out_what_was_skipped() {
         let here = Report::parse("pass a.b\nfail a.c: got 0x1, want 0x2\nskip a.d: no\n");
-        let there = Report::parse("fail a.b: got 0x1, want 0x2\nfail a.c: got 0x3, want 0x2\npass a.d\n");
+        let there =
+            Report::parse("fail a.b: got 0x1, want 0x2\nfail a.c: got 0x3, want 0x2\npass a.d\n");
         let names: Vec<_> = here.differences(&there).map(|(name, ..)| name).collect();
         assert_eq!(names, ["a.b"]);
     }

@@ -65,6 +65,12 @@ pub(crate) fn cpuid_id() -> u8 {
     (cpuid(1, 0).ebx >> 24) as u8
 }
 
+/// Looks which mode this processor's APIC is in.
+pub(crate) fn follow_mode() {
+    let is_x2apic = rdmsr(APIC_BASE) & BASE_X2APIC != 0;
+    cpu::current().is_x2apic.store(is_x2apic, Ordering::Relaxed);
+}
+
 /// Returns whether this processor's APIC is in x2APIC mode.
 pub(super) fn is_x2apic() -> bool {
     cpu::current().is_x2apic.load(Ordering::Relaxed)
@@ -100,7 +106,9 @@ pub(crate) fn bit(bank: u32, vector: u8) -> bool {
 
 /// Returns the number of vectors set in a bank.
 pub(crate) fn bits(bank: u32) -> u32 {
-    (0..8).map(|word| read(bank + word * 0x10).count_ones()).sum()
+    (0..8)
+        .map(|word| read(bank + word * 0x10).count_ones())
+        .sum()
 }
 
 /// Sends an interprocessor interrupt.
@@ -143,9 +151,16 @@ pub(crate) fn reset() {
     if rdmsr(APIC_BASE) != wanted {
         wrmsr(APIC_BASE, wanted);
     }
-    cpu::current().is_x2apic.store(false, Ordering::Relaxed);
+    follow_mode();
     write(TIMER_INITIAL, 0);
-    for lvt in [LVT_TIMER, LVT_THERMAL, LVT_PERFORMANCE, LVT_LINT0, LVT_LINT1, LVT_ERROR] {
+    for lvt in [
+        LVT_TIMER,
+        LVT_THERMAL,
+        LVT_PERFORMANCE,
+        LVT_LINT0,
+        LVT_LINT1,
+        LVT_ERROR,
+    ] {
         write(lvt, MASKED);
     }
     write(SVR, SOFTWARE_ENABLE | u32::from(SPURIOUS_VECTOR));

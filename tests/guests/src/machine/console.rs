@@ -21,7 +21,9 @@ impl Write for Console {
 /// Writes a line. The first processor alone may do so.
 pub(crate) fn write_line(text: Arguments<'_>) {
     // The console itself never fails.
-    let _: Result = Console.write_fmt(text).and_then(|()| Console.write_str("\n"));
+    let _: Result = Console
+        .write_fmt(text)
+        .and_then(|()| Console.write_str("\n"));
 }
 
 /// Writes a formatted line on COM1.

@@ -3,6 +3,7 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
+use super::apic::follow_mode;
 use super::processor::wrmsr;
 
 /// The most processors there can be; APIC ids below this.
@@ -100,7 +101,9 @@ impl Cpu {
 
     /// Returns CS, CR0 and EDX as the processor found them when it started.
     pub(crate) fn found(&self) -> [u32; 3] {
-        self.found.each_ref().map(|value| value.load(Ordering::Acquire))
+        self.found
+            .each_ref()
+            .map(|value| value.load(Ordering::Acquire))
     }
 }
 
@@ -109,8 +112,8 @@ pub(super) fn init(index: usize) {
     let cpu = of(index);
     cpu.index.store(index as u64, Ordering::Relaxed);
     cpu.catch.store(0, Ordering::Relaxed);
-    cpu.is_x2apic.store(false, Ordering::Relaxed);
     wrmsr(GS_BASE, core::ptr::from_ref(cpu).addr() as u64);
+    follow_mode();
 }
 
 /// Returns a processor by its number.

@@ -39,6 +39,12 @@ pub(crate) enum Mode {
     Compatibility = 3,
 }
 
+/// Returns where a routine of the blob is when it runs.
+pub(crate) fn address(routine: *const u8) -> u32 {
+    let start = &raw const legacy_blob;
+    (BLOB + (routine.addr() - start.addr()) as u64) as u32
+}
+
 /// Calls a routine of the blob with these values and returns what stands in their place afterwards.
 pub(crate) fn run(mode: Mode, routine: *const u8, values: &[u32]) -> [u32; 16] {
     let start = &raw const legacy_blob;
@@ -48,7 +54,6 @@ pub(crate) fn run(mode: Mode, routine: *const u8, values: &[u32]) -> [u32; 16] {
         let value = values.get(place).copied().unwrap_or(0);
         write32(VALUES + place as u64 * 4, value);
     }
-    let offset = BLOB + (routine.addr() - start.addr()) as u64;
-    unsafe { legacy_call(offset as u32, mode as u32) };
+    unsafe { legacy_call(address(routine), mode as u32) };
     core::array::from_fn(|place| read32(VALUES + place as u64 * 4))
 }

@@ -53,7 +53,12 @@ pub(crate) fn map(page: usize, entry: u64) -> u64 {
 
 /// Returns the entry of a page of the window, as the processor left it.
 pub(crate) fn entry(page: usize) -> u64 {
-    unsafe { (&raw const window_pt).cast::<u64>().add(page % WINDOW_PAGES).read_volatile() }
+    unsafe {
+        (&raw const window_pt)
+            .cast::<u64>()
+            .add(page % WINDOW_PAGES)
+            .read_volatile()
+    }
 }
 
 /// Takes all pages out of the window.

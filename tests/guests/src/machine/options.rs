@@ -22,7 +22,11 @@ impl Options {
         let read_u32 = |at: u64| unsafe { ptr::read_volatile(at as *const u32) };
         let line = if is_multiboot {
             let has_line = read_u32(information) & MULTIBOOT_HAS_COMMAND_LINE != 0;
-            if has_line { u64::from(read_u32(information + 16)) } else { 0 }
+            if has_line {
+                u64::from(read_u32(information + 16))
+            } else {
+                0
+            }
         } else {
             u64::from(read_u32(information + 24)) | u64::from(read_u32(information + 28)) << 32
         };
@@ -45,7 +49,9 @@ impl Options {
 
     fn words(&self) -> impl Iterator<Item = &str> {
         let text = self.text.get(..self.len).unwrap_or_default();
-        core::str::from_utf8(text).unwrap_or_default().split_ascii_whitespace()
+        core::str::from_utf8(text)
+            .unwrap_or_default()
+            .split_ascii_whitespace()
     }
 
     fn values<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {

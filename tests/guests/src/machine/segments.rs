@@ -8,7 +8,6 @@ use super::memory::Pointer;
 
 pub(crate) const CODE: u16 = 0x08;
 pub(crate) const DATA: u16 = 0x10;
-pub(crate) const CODE_32: u16 = 0x18;
 pub(crate) const USER_CODE: u16 = 0x38 | 3;
 pub(crate) const USER_DATA: u16 = 0x40 | 3;
 const TSS: u16 = 0x48;
@@ -69,7 +68,11 @@ pub(super) fn load() {
     ];
     unsafe { (*table).gdt = gdt };
     for stack in 0..STACKS {
-        let top = unsafe { (&raw mut (*table).stacks).cast::<u8>().add((stack + 1) * STACK_BYTES) };
+        let top = unsafe {
+            (&raw mut (*table).stacks)
+                .cast::<u8>()
+                .add((stack + 1) * STACK_BYTES)
+        };
         set_interrupt_stack(stack as u8 + 1, top.addr() as u64);
     }
     unsafe { (*table).tss[25] = 0x68 << 16 };
@@ -94,7 +97,10 @@ pub(crate) fn set_ring0_stack(top: u64) {
 /// Sets the 64-bit value at word `place` of the TSS, which counts words of 4 bytes.
 fn set_word(place: usize, value: u64) -> u64 {
     unsafe {
-        let word = (&raw mut (*table()).tss).cast::<u32>().add(place).cast::<u64>();
+        let word = (&raw mut (*table()).tss)
+            .cast::<u32>()
+            .add(place)
+            .cast::<u64>();
         let before = word.read_unaligned();
         word.write_unaligned(value);
         before

@@ -81,6 +81,11 @@ pub(crate) fn start(index: usize, job: Job) -> Option<&'static Cpu> {
     time::until(2_000_000, || is_started(index)).then_some(cpu)
 }
 
+/// Forgets that a processor is past its start, so that a second start would show.
+pub(crate) fn forget_start(index: usize) {
+    cpu::of(index).state.store(0, Ordering::Release);
+}
+
 /// Returns whether a processor is past its start.
 pub(crate) fn is_started(index: usize) -> bool {
     cpu::of(index).state.load(Ordering::Acquire) >= STARTED
@@ -105,7 +110,10 @@ pub(crate) fn find(expected: Option<usize>) -> u32 {
     }
     apic::send(0, apic::INIT | apic::ASSERT | apic::TO_OTHERS);
     time::wait(10_000);
-    apic::send(0, apic::STARTUP | apic::ASSERT | apic::TO_OTHERS | u32::from(TRAMPOLINE));
+    apic::send(
+        0,
+        apic::STARTUP | apic::ASSERT | apic::TO_OTHERS | u32::from(TRAMPOLINE),
+    );
     let found = || {
         (0..MOST)
             .filter(|index| *index == me || is_started(*index))

@@ -28,7 +28,11 @@ global_asm!(include_str!("interrupts.s"), options(att_syntax));
 
 unsafe extern "C" {
     safe static interrupt_stubs: [[u8; 16]; 256];
-    fn catch_call(function: extern "C" fn(*mut c_void), argument: *mut c_void, stack: *const AtomicU64) -> u64;
+    fn catch_call(
+        function: extern "C" fn(*mut c_void),
+        argument: *mut c_void,
+        stack: *const AtomicU64,
+    ) -> u64;
     fn catch_return();
 }
 
@@ -131,11 +135,6 @@ pub(crate) fn hook(vector: u8, hook: Hook) {
     cpu::current().hooks[usize::from(vector)].store(hook as usize, Ordering::Release);
 }
 
-/// Takes a hook away.
-pub(crate) fn unhook(vector: u8) {
-    cpu::current().hooks[usize::from(vector)].store(0, Ordering::Release);
-}
-
 /// A hook that records and does nothing else: no end of interrupt.
 pub(crate) fn record_only(frame: &mut Frame) {
     cpu::current().record(frame.vector as u8);
@@ -190,15 +189,27 @@ fn end_catch(frame: &mut Frame) {
     frame.rflags = 2;
 }
 
-#[expect(clippy::panic, reason = "a fault outside every check is the guest's own bug")]
+#[expect(
+    clippy::panic,
+    reason = "a fault outside every check is the guest's own bug"
+)]
 fn die(frame: &Frame) -> ! {
-    panic!("exception {} error {:#x} at {:#x}, cr2 {:#x}", frame.vector, frame.error, frame.rip, cr2())
+    panic!(
+        "exception {} error {:#x} at {:#x}, cr2 {:#x}",
+        frame.vector,
+        frame.error,
+        frame.rip,
+        cr2()
+    )
 }
 
 /// Returns the last exception that ended a catch on this processor.
 fn last_fault() -> Fault {
     let cpu = cpu::current();
-    let [vector, error, rip, cr2, rflags] = cpu.fault.each_ref().map(|value| value.load(Ordering::Relaxed));
+    let [vector, error, rip, cr2, rflags] = cpu
+        .fault
+        .each_ref()
+        .map(|value| value.load(Ordering::Relaxed));
     Fault {
         vector: vector as u8,
         error,

@@ -6,7 +6,7 @@ use super::{Context, Outcome, Stop, equal, holds, needs, refuses, taken, tests};
 use crate::machine::apic::{
     self, APIC_BASE, BASE, BASE_BOOTSTRAP, BASE_ENABLE, BASE_X2APIC, cpuid_id,
 };
-use crate::machine::memory::{UNCACHED, PRESENT, WRITABLE, map, read32, write32};
+use crate::machine::memory::{PRESENT, UNCACHED, WRITABLE, map, read32, write32};
 use crate::machine::processor::{cpuid, open, rdmsr, wrmsr};
 use crate::machine::{time, x2apic};
 
@@ -79,7 +79,10 @@ fn bits_above_the_physical_width_fault(_: &mut Context) -> Outcome {
 
 fn extd_without_en_faults(_: &mut Context) -> Outcome {
     // A machine that does not refuse would disable the APIC, for good on some; so only where it is the CPUID bit's business.
-    needs("CPUID has x2APIC; group x2apic tries it", !x2apic::is_offered())?;
+    needs(
+        "CPUID has x2APIC; group x2apic tries it",
+        !x2apic::is_offered(),
+    )?;
     refuses_base("EXTD with EN", base(BASE, BASE_ENABLE | BASE_X2APIC))
 }
 
@@ -134,7 +137,11 @@ fn disabled<R>(body: impl FnOnce() -> R) -> Result<R, Stop> {
     set(base(BASE, 0));
     let result = body();
     set(base(BASE, BASE_ENABLE));
-    equal("APIC_BASE[11] after enabling", rdmsr(APIC_BASE) >> 11 & 1, 1_u64)?;
+    equal(
+        "APIC_BASE[11] after enabling",
+        rdmsr(APIC_BASE) >> 11 & 1,
+        1_u64,
+    )?;
     Ok(result)
 }
 

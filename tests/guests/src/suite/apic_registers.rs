@@ -81,7 +81,11 @@ tests! {
 }
 
 fn base_msr_names_fee00000_enabled(_: &mut Context) -> Outcome {
-    equal("APIC_BASE", rdmsr(APIC_BASE), BASE | BASE_ENABLE | BASE_BOOTSTRAP)
+    equal(
+        "APIC_BASE",
+        rdmsr(APIC_BASE),
+        BASE | BASE_ENABLE | BASE_BOOTSTRAP,
+    )
 }
 
 fn version_is_integrated(_: &mut Context) -> Outcome {
@@ -161,9 +165,12 @@ fn has_lvt(register: u32) -> bool {
 }
 
 fn lvt<const REGISTER: u32, const WRITABLE: u32>(_: &mut Context) -> Outcome {
-    needs("the version register says there is no such entry", has_lvt(REGISTER))?;
+    needs(
+        "the version register says there is no such entry",
+        has_lvt(REGISTER),
+    )?;
     // Bit 18 is a mode that not every timer has.
-    write(REGISTER, u32::MAX & !(1 << 18));
+    write(REGISTER, !(1 << 18));
     let ones = read(REGISTER);
     write(REGISTER, MASKED | 0x55);
     let masked = read(REGISTER);
@@ -310,7 +317,11 @@ fn byte_of_id_reads_as_in_memory(context: &mut Context) -> Outcome {
 
 fn word_of_version_reads_as_in_memory(_: &mut Context) -> Outcome {
     equal("word 32h", memory::read16(BASE + 0x32), read(VERSION) >> 16)?;
-    equal("word 30h", memory::read16(BASE + 0x30), read(VERSION) & 0xFFFF)
+    equal(
+        "word 30h",
+        memory::read16(BASE + 0x30),
+        read(VERSION) & 0xFFFF,
+    )
 }
 
 fn quad_read_gives_the_register_below(_: &mut Context) -> Outcome {

@@ -109,7 +109,10 @@ fn one_shot_is_not_early(_: &mut Context) -> Outcome {
     let start = rdtsc();
     start_timer(UNMASKED, DIVIDE_1, count);
     holds("it fires", fires())?;
-    holds("after nine tenths of its time", rdtsc() - start >= cycles(3_600))
+    holds(
+        "after nine tenths of its time",
+        rdtsc() - start >= cycles(3_600),
+    )
 }
 
 fn periodic_fires_again_and_again(_: &mut Context) -> Outcome {
@@ -163,7 +166,12 @@ fn current_count_reloads_when_periodic(_: &mut Context) -> Outcome {
 fn current_count_ignores_writes(_: &mut Context) -> Outcome {
     start_timer(MASKED | UNMASKED, DIVIDE_1, u32::MAX);
     write(TIMER_CURRENT, 5);
-    within("TMCCT", u64::from(read(TIMER_CURRENT)), 1 << 31, u64::from(u32::MAX))
+    within(
+        "TMCCT",
+        u64::from(read(TIMER_CURRENT)),
+        1 << 31,
+        u64::from(u32::MAX),
+    )
 }
 
 fn initial_count_reads_back(_: &mut Context) -> Outcome {
@@ -190,7 +198,10 @@ fn writing_the_initial_count_restarts(_: &mut Context) -> Outcome {
     let gone = u64::from(u32::MAX - fresh);
     wait(200);
     let later = u64::from(u32::MAX - read(TIMER_CURRENT));
-    holds("less gone right after the restart than 200 us later", gone < later)
+    holds(
+        "less gone right after the restart than 200 us later",
+        gone < later,
+    )
 }
 
 fn masked_timer_counts_but_does_not_fire(_: &mut Context) -> Outcome {
@@ -204,7 +215,10 @@ fn masked_timer_counts_but_does_not_fire(_: &mut Context) -> Outcome {
 
 fn unmasking_after_the_end_does_not_fire(_: &mut Context) -> Outcome {
     start_timer(MASKED | UNMASKED, DIVIDE_1, ticks(100)?);
-    holds("it counts to zero", until(PATIENCE_US, || read(TIMER_CURRENT) == 0))?;
+    holds(
+        "it counts to zero",
+        until(PATIENCE_US, || read(TIMER_CURRENT) == 0),
+    )?;
     wait(500);
     write(LVT_TIMER, UNMASKED);
     wait_interrupted(1_000);

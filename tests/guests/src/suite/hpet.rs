@@ -108,7 +108,11 @@ fn counter_reads_by_halves(_: &mut Context) -> Outcome {
     equal("low half", read32(COUNTER), 0x9ABC_DEF0_u32)?;
     equal("high half", read32(COUNTER + 4), 0x1234_5678_u32)?;
     write32(COUNTER, 0x1111_1111);
-    equal("after a write of the low half", read64(COUNTER), 0x1234_5678_1111_1111_u64)
+    equal(
+        "after a write of the low half",
+        read64(COUNTER),
+        0x1234_5678_1111_1111_u64,
+    )
 }
 
 fn reserved_configuration_bits_read_zero(_: &mut Context) -> Outcome {
@@ -122,7 +126,14 @@ fn arm(context: &Context, flags: u64, us: u64) -> Result<u8, super::Stop> {
     there()?;
     let pin = pin()?;
     let entry = ioapic::to(context.me, VECTOR);
-    ioapic::set_entry(pin, if flags & LEVEL == 0 { entry } else { entry | ioapic::LEVEL });
+    ioapic::set_entry(
+        pin,
+        if flags & LEVEL == 0 {
+            entry
+        } else {
+            entry | ioapic::LEVEL
+        },
+    );
     write64(configuration(0), u64::from(pin) << 9 | flags);
     write64(comparator(0), counts(us));
     if flags & PERIODIC != 0 {

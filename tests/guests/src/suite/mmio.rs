@@ -5,27 +5,22 @@
 
 use core::arch::asm;
 
-use super::{Context, Outcome, equal, faults, needs, note, noted, tests};
+use super::{Context, Outcome, equal, needs, tests};
 use crate::machine::apic::{self, BASE, TIMER_INITIAL};
 use crate::machine::memory::{
-    ACCESSED, DIRTY, PRESENT, SPARE, UNCACHED, WRITABLE, entry, map, read8, read16, read32, read64,
-    window, write8, write16, write32,
+    PRESENT, SPARE, UNCACHED, WRITABLE, map, read8, read16, read32, read64, window, write8,
+    write16, write32,
 };
 use crate::machine::port::{inl, outl};
 use crate::machine::processor::{has_feature_ecx, wrmsr};
-use crate::machine::trap::{self, PAGE_FAULT};
 
 /// The register, and a place in RAM to compare with.
-const REGISTER: u64 = BASE + TIMER_INITIAL as u64;
-const ECAM: u64 = 0xB000_0000;
+pub(super) const REGISTER: u64 = BASE + TIMER_INITIAL as u64;
+pub(super) const ECAM: u64 = 0xB000_0000;
 /// The LPC bridge in the ECAM window.
-const LPC: u64 = ECAM + (0x1F << 15);
+pub(super) const LPC: u64 = ECAM + (0x1F << 15);
 /// A byte there that keeps what is written: the interrupt line.
-const LINE: u64 = LPC + 0x3C;
-/// Where nothing is.
-const ABSENT: u64 = 0xFED8_0000;
-/// Carry, parity, zero, sign, overflow; the auxiliary carry is undefined after logic.
-const FLAGS: u64 = 0x8C5;
+pub(super) const LINE: u64 = LPC + 0x3C;
 
 tests! {
     mov_r32_m32, "MOV r32, m32 (8B) reads the register and clears the upper half.";
@@ -43,38 +38,6 @@ tests! {
     movzx_byte_and_word, "MOVZX from a byte and a word.";
     movsx_byte_and_word, "MOVSX from a byte and a word.";
     movsxd, "MOVSXD from a double word.";
-    movnti = form::<0>, "MOVNTI writes it.";
-    add_m_r = form::<1>, "ADD m32, r32.";
-    sub_m_r = form::<2>, "SUB m32, r32.";
-    adc_m_r = form::<3>, "ADC m32, r32.";
-    sbb_m_r = form::<4>, "SBB m32, r32.";
-    and_m_r = form::<5>, "AND m32, r32.";
-    or_m_imm8 = form::<6>, "OR m32, imm8.";
-    xor_m_imm32 = form::<7>, "XOR m32, imm32.";
-    cmp_m_r = form::<8>, "CMP m32, r32.";
-    test_m_imm32 = form::<9>, "TEST m32, imm32.";
-    add_r_m = form::<10>, "ADD r32, m32.";
-    and_r_m = form::<11>, "AND r32, m32.";
-    cmp_r_m = form::<12>, "CMP r32, m32.";
-    inc_m = form::<13>, "INC m32.";
-    dec_m = form::<14>, "DEC m32.";
-    neg_m = form::<15>, "NEG m32.";
-    not_m = form::<16>, "NOT m32.";
-    shl_m_1 = form::<17>, "SHL m32, 1.";
-    sar_m_1 = form::<18>, "SAR m32, 1.";
-    bts_m_imm = form::<19>, "BTS m32, imm8.";
-    btr_m_imm = form::<20>, "BTR m32, imm8.";
-    bt_m_imm = form::<21>, "BT m32, imm8.";
-    xchg_m_r = form::<22>, "XCHG m32, r32.";
-    xadd_m_r = form::<23>, "XADD m32, r32.";
-    cmpxchg_equal = form::<24>, "CMPXCHG with the expected value.";
-    cmpxchg_unequal = form::<25>, "CMPXCHG with another value.";
-    lock_add = form::<26>, "LOCK ADD m32, r32.";
-    imul_r_m = form::<27>, "IMUL r32, m32.";
-    cmov_taken = form::<28>, "CMOVNZ r32, m32, taken.";
-    movd_store = form::<29>, "MOVD m32, xmm.";
-    movd_load = form::<30>, "MOVD xmm, m32.";
-    push_m = form::<31>, "PUSH m64 pushes what MOV reads.";
     movbe, "MOVBE swaps bytes.";
     movups_load, "MOVUPS reads sixteen bytes.";
     lods_stos, "LODSD and STOSD.";
@@ -90,24 +53,9 @@ tests! {
     fs_base_is_added, "An operand with FS has its base added.";
     address_size_prefix_cuts_the_address, "With prefix 67h the address is cut to 32 bits.";
     read_across_register_and_ram, "A read across the end of a page of registers into RAM has both parts.";
-    absent_page_faults_on_read, "A read by an absent page is #PF(0) with its address.";
-    absent_page_faults_on_write, "A write by an absent page is #PF(2).";
-    read_only_page_faults_on_write, "A write by a read-only page is #PF(3) and the register is unchanged.";
-    read_only_page_faults_on_add, "ADD by a read-only page is #PF(3) and the register is unchanged.";
-    reserved_bit_faults, "A page-table entry with a reserved bit is #PF(9).";
-    read_sets_accessed, "A read of a register sets the page's accessed bit and not dirty.";
-    write_sets_dirty, "A write of a register sets the page's dirty bit.";
-    push_onto_an_absent_stack_faults, "PUSH of a register onto an absent stack is #PF(2) with RSP unchanged.";
-    rep_movs_into_an_absent_page_restarts, "REP MOVSD into an absent page stops there and goes on once it is mapped.";
-    rep_movs_from_an_absent_page_restarts, "REP MOVSB from an absent page to a register stops there and goes on.";
-    absent_memory_reads_ones, "Where nothing answers a read gives ones, of 1, 2, 4 and 8 bytes.",
-        known_qemu: "memory where nothing is reads 0";
-    absent_memory_takes_writes, "Where nothing answers a write is lost.";
-    ecam_is_the_configuration_space, "ECAM and CF8/CFC show the same.";
-    ecam_of_an_absent_device_reads_ones, "ECAM of a device that is not there reads ones.";
 }
 
-fn register(value: u32) {
+pub(super) fn register(value: u32) {
     apic::write(apic::LVT_TIMER, apic::MASKED | 0x41);
     apic::write(apic::TIMER_DIVIDE, 0b1010);
     write32(REGISTER, value);
@@ -135,7 +83,9 @@ fn mov_m32_imm32(_: &mut Context) -> Outcome {
 fn mov_eax_moffs(_: &mut Context) -> Outcome {
     register(0x0F1E_2D3C);
     let value: u64;
-    unsafe { asm!("mov rax, -1", ".byte 0xA1", ".quad {at}", out("rax") value, at = const REGISTER) };
+    unsafe {
+        asm!("mov rax, -1", ".byte 0xA1", ".quad {at}", out("rax") value, at = const REGISTER)
+    };
     equal("register", value, 0x0F1E_2D3C_u64)
 }
 
@@ -160,12 +110,15 @@ fn mov_keeps_flags(_: &mut Context) -> Outcome {
 }
 
 /// Goes on if firmware has ECAM where every Q35 firmware puts it.
-fn ecam() -> Outcome {
+pub(super) fn ecam() -> Outcome {
     outl(0xCF8, 0x8000_0060);
-    needs("no ECAM at B0000000", inl(0xCFC) & 0xF000_0001 == 0xB000_0001)
+    needs(
+        "no ECAM at B0000000",
+        inl(0xCFC) & 0xF000_0001 == 0xB000_0001,
+    )
 }
 
-fn line_keeps() -> Outcome {
+pub(super) fn line_keeps() -> Outcome {
     ecam()?;
     write8(LINE, 0x5A);
     equal("interrupt line", read8(LINE), 0x5A_u8)
@@ -244,97 +197,6 @@ fn movsxd(_: &mut Context) -> Outcome {
     equal("value", value, 0xFFFF_FFFF_8000_0001_u64)
 }
 
-/// What a form leaves: memory, its register operand, EAX, and the flags that are defined.
-#[derive(Clone, Copy)]
-struct Left {
-    memory: u32,
-    operand: u64,
-    eax: u64,
-    flags: u64,
-}
-
-/// Runs one instruction with these operands, carry set before.
-macro_rules! run_form {
-    ($at:expr, $operand:expr, $eax:expr, $($code:literal),+) => {{
-        let (operand, eax, flags): (u64, u64, u64);
-        unsafe {
-            asm!(
-                "/* {at} {v} */", "push 0x203", "popfq", $($code),+, "pushfq", "pop {flags}",
-                at = in(reg) $at, v = inout(reg) $operand => operand, inout("rax") $eax => eax,
-                flags = out(reg) flags, out("xmm0") _,
-            );
-        }
-        Left { memory: 0, operand, eax, flags: flags & FLAGS }
-    }};
-}
-
-/// Runs form number `form` on memory at `at`, where `start` stands.
-fn run_form(form: u32, at: u64) -> Left {
-    let (v, a) = (0x7000_1234_u64, 0xF123_4567_u64);
-    match form {
-        0 => run_form!(at, v, a, "movnti [{at}], {v:e}"),
-        1 => run_form!(at, v, a, "add [{at}], {v:e}"),
-        2 => run_form!(at, v, a, "sub [{at}], {v:e}"),
-        3 => run_form!(at, v, a, "adc [{at}], {v:e}"),
-        4 => run_form!(at, v, a, "sbb [{at}], {v:e}"),
-        5 => run_form!(at, v, a, "and [{at}], {v:e}"),
-        6 => run_form!(at, v, a, "or dword ptr [{at}], 0x18"),
-        7 => run_form!(at, v, a, "xor dword ptr [{at}], 0x0FF0F00F"),
-        8 => run_form!(at, v, a, "cmp [{at}], {v:e}"),
-        9 => run_form!(at, v, a, "test dword ptr [{at}], 0x70000000"),
-        10 => run_form!(at, v, a, "add {v:e}, [{at}]"),
-        11 => run_form!(at, v, a, "and {v:e}, [{at}]"),
-        12 => run_form!(at, v, a, "cmp {v:e}, [{at}]"),
-        13 => run_form!(at, v, a, "inc dword ptr [{at}]"),
-        14 => run_form!(at, v, a, "dec dword ptr [{at}]"),
-        15 => run_form!(at, v, a, "neg dword ptr [{at}]"),
-        16 => run_form!(at, v, a, "not dword ptr [{at}]"),
-        17 => run_form!(at, v, a, "shl dword ptr [{at}], 1"),
-        18 => run_form!(at, v, a, "sar dword ptr [{at}], 1"),
-        19 => run_form!(at, v, a, "bts dword ptr [{at}], 12", "setc al", "test al, al"),
-        20 => run_form!(at, v, a, "btr dword ptr [{at}], 13", "setc al", "test al, al"),
-        21 => run_form!(at, v, a, "bt dword ptr [{at}], 14", "setc al", "test al, al"),
-        22 => run_form!(at, v, a, "xchg [{at}], {v:e}"),
-        23 => run_form!(at, v, a, "xadd [{at}], {v:e}"),
-        24 | 25 => {
-            let expected = if form == 24 { u64::from(START) } else { a };
-            run_form!(at, v, expected, "cmpxchg [{at}], {v:e}")
-        }
-        26 => run_form!(at, v, a, "lock add [{at}], {v:e}"),
-        27 => run_form!(at, v, a, "imul {v:e}, [{at}]", "mov al, 0", "adc al, 0", "test al, al"),
-        28 => run_form!(at, v, a, "test {v:e}, {v:e}", "cmovnz {v:e}, [{at}]"),
-        29 => run_form!(at, v, a, "movd xmm0, {v:e}", "movd [{at}], xmm0"),
-        30 => run_form!(at, v, a, "movd xmm0, dword ptr [{at}]", "movd {v:e}, xmm0"),
-        _ => run_form!(at, v, a, ".byte 0x67", "mov {v:e}, [{at}]"),
-    }
-}
-
-const START: u32 = 0x9ABC_5EF0;
-
-fn form<const FORM: u32>(_: &mut Context) -> Outcome {
-    if FORM == 31 {
-        return push_and_pop();
-    }
-    let ram = SPARE[0].address();
-    write32(ram, START);
-    let mut wanted = run_form(FORM, ram);
-    wanted.memory = read32(ram);
-    register(START);
-    let mut got = run_form(FORM, REGISTER);
-    got.memory = read32(REGISTER);
-    equal("memory operand", got.memory, wanted.memory)?;
-    equal("register operand", got.operand, wanted.operand)?;
-    equal("RAX", got.eax, wanted.eax)?;
-    equal("flags", got.flags, wanted.flags)
-}
-
-fn push_and_pop() -> Outcome {
-    ecam()?;
-    let pushed: u64;
-    unsafe { asm!("push qword ptr [{at}]", "pop {v}", v = out(reg) pushed, at = in(reg) LPC) };
-    equal("pushed", pushed, read64(LPC))
-}
-
 fn movbe(_: &mut Context) -> Outcome {
     needs("no MOVBE in CPUID", has_feature_ecx(22))?;
     register(0x0102_0304);
@@ -346,9 +208,15 @@ fn movbe(_: &mut Context) -> Outcome {
 fn movups_load(_: &mut Context) -> Outcome {
     ecam()?;
     let ram = SPARE[0].address();
-    unsafe { asm!("movups xmm0, [{at}]", "movups [{to}], xmm0", at = in(reg) LPC, to = in(reg) ram, out("xmm0") _) };
+    unsafe {
+        asm!("movups xmm0, [{at}]", "movups [{to}], xmm0", at = in(reg) LPC, to = in(reg) ram, out("xmm0") _)
+    };
     for word in 0..4 {
-        equal("double word", read32(ram + word * 4), read32(LPC + word * 4))?;
+        equal(
+            "double word",
+            read32(ram + word * 4),
+            read32(LPC + word * 4),
+        )?;
     }
     Ok(())
 }
@@ -367,6 +235,8 @@ macro_rules! string {
         [from, to, count, rax]
     }};
 }
+
+pub(super) use string;
 
 fn lods_stos(_: &mut Context) -> Outcome {
     register(0xCAFE_F00D);
@@ -394,9 +264,13 @@ fn movs_ram_to_register(_: &mut Context) -> Outcome {
     equal("register", read32(REGISTER), 0xFEED_5EED_u32)
 }
 
-fn same_as_configuration(ram: u64, words: u64) -> Outcome {
+pub(super) fn same_as_configuration(ram: u64, words: u64) -> Outcome {
     for word in 0..words {
-        equal("double word", read32(ram + word * 4), read32(LPC + word * 4))?;
+        equal(
+            "double word",
+            read32(ram + word * 4),
+            read32(LPC + word * 4),
+        )?;
     }
     Ok(())
 }
@@ -500,154 +374,4 @@ fn read_across_register_and_ram(_: &mut Context) -> Outcome {
     map(1, SPARE[0].address() | PRESENT | WRITABLE);
     let low = u32::from(read16(LPC + 0xFFE));
     equal("four bytes", read32(window(0) + 0xFFE), 0x7777_0000 | low)
-}
-
-/// Maps the page of the local APIC into the window.
-fn alias(flags: u64) -> u64 {
-    map(0, BASE | UNCACHED | flags) + u64::from(TIMER_INITIAL)
-}
-
-fn absent_page_faults_on_read(_: &mut Context) -> Outcome {
-    let at = alias(0);
-    let fault = faults("exception", PAGE_FAULT, 0, || read32(at))?;
-    equal("CR2", fault.cr2, at)
-}
-
-fn absent_page_faults_on_write(_: &mut Context) -> Outcome {
-    let at = alias(0);
-    let fault = faults("exception", PAGE_FAULT, 2, || write32(at, 1))?;
-    equal("CR2", fault.cr2, at)
-}
-
-fn read_only_page_faults_on_write(_: &mut Context) -> Outcome {
-    register(0x77);
-    let at = alias(PRESENT);
-    equal("read", read32(at), 0x77_u32)?;
-    let fault = faults("exception", PAGE_FAULT, 3, || write32(at, 1))?;
-    equal("CR2", fault.cr2, at)?;
-    equal("register", read32(REGISTER), 0x77_u32)
-}
-
-fn read_only_page_faults_on_add(_: &mut Context) -> Outcome {
-    register(0x77);
-    let at = alias(PRESENT);
-    let add = || unsafe { asm!("add dword ptr [{at}], 1", at = in(reg) at) };
-    let fault = faults("exception", PAGE_FAULT, 3, add)?;
-    equal("CR2", fault.cr2, at)?;
-    equal("register", read32(REGISTER), 0x77_u32)
-}
-
-fn reserved_bit_faults(_: &mut Context) -> Outcome {
-    let width = crate::machine::processor::cpuid(0x8000_0008, 0).eax & 0xFF;
-    needs("all address bits exist", width < 52)?;
-    let at = alias(PRESENT | WRITABLE | 1 << 51);
-    faults("exception", PAGE_FAULT, 9, || read32(at)).map(|_| ())
-}
-
-fn read_sets_accessed(_: &mut Context) -> Outcome {
-    let at = alias(PRESENT | WRITABLE);
-    read32(at);
-    equal("accessed and dirty", entry(0) & (ACCESSED | DIRTY), ACCESSED)
-}
-
-fn write_sets_dirty(_: &mut Context) -> Outcome {
-    register(1);
-    let at = alias(PRESENT | WRITABLE);
-    write32(at, 2);
-    equal("accessed and dirty", entry(0) & (ACCESSED | DIRTY), ACCESSED | DIRTY)
-}
-
-fn push_onto_an_absent_stack_faults(_: &mut Context) -> Outcome {
-    map(1, 0);
-    trap::hook(PAGE_FAULT, |frame| {
-        note(0, frame.rsp);
-        note(1, frame.error);
-        map(1, SPARE[1].address() | PRESENT | WRITABLE);
-    });
-    register(0x4242);
-    let stack = window(2);
-    unsafe {
-        asm!(
-            "mov {keep}, rsp", "mov rsp, {stack}", "push qword ptr [{at}]", "mov rsp, {keep}",
-            keep = out(reg) _, stack = in(reg) stack, at = in(reg) apic_pair(),
-        );
-    }
-    equal("RSP at the fault", noted(0), stack)?;
-    equal("error code", noted(1), 2_u64)?;
-    equal("pushed", read64(stack - 8), read64(apic_pair()))
-}
-
-/// Eight bytes that can be read at once: configuration space if there is ECAM, else RAM.
-fn apic_pair() -> u64 {
-    if ecam().is_ok() { LPC } else { SPARE[2].address() }
-}
-
-fn rep_movs_into_an_absent_page_restarts(_: &mut Context) -> Outcome {
-    ecam()?;
-    map(0, SPARE[0].address() | PRESENT | WRITABLE);
-    map(1, 0);
-    trap::hook(PAGE_FAULT, |frame| {
-        note(0, frame.rcx);
-        note(1, frame.rdi);
-        note(2, frame.rsi);
-        note(3, frame.error);
-        map(1, SPARE[1].address() | PRESENT | WRITABLE);
-    });
-    let to = window(1) - 24;
-    let [from, end, count, _] = string!("rep movsd", LPC, to, 16_u64, 0_u64);
-    equal("RCX at the fault", noted(0), 10_u64)?;
-    equal("RDI at the fault", noted(1), window(1))?;
-    equal("RSI at the fault", noted(2), LPC + 24)?;
-    equal("error code", noted(3), 2_u64)?;
-    equal("RCX", count, 0_u64)?;
-    equal("RSI", from, LPC + 64)?;
-    equal("RDI", end, to + 64)?;
-    same_as_configuration(to, 16)
-}
-
-fn rep_movs_from_an_absent_page_restarts(_: &mut Context) -> Outcome {
-    line_keeps()?;
-    SPARE[1].fill(0x3D);
-    map(1, 0);
-    trap::hook(PAGE_FAULT, |frame| {
-        note(0, frame.rcx);
-        note(1, frame.error);
-        map(1, SPARE[1].address() | PRESENT);
-    });
-    let [from, _, count, _] = string!("rep movsb", window(1), LINE, 1_u64, 0_u64);
-    equal("RCX at the fault", noted(0), 1_u64)?;
-    equal("error code", noted(1), 0_u64)?;
-    equal("RCX", count, 0_u64)?;
-    equal("RSI", from, window(1) + 1)?;
-    equal("interrupt line", read8(LINE), 0x3D_u8)
-}
-
-fn absent_memory_reads_ones(_: &mut Context) -> Outcome {
-    equal("1 byte", read8(ABSENT), 0xFF_u8)?;
-    equal("2 bytes", read16(ABSENT), 0xFFFF_u16)?;
-    equal("4 bytes", read32(ABSENT), u32::MAX)?;
-    equal("8 bytes", read64(ABSENT), u64::MAX)
-}
-
-fn absent_memory_takes_writes(_: &mut Context) -> Outcome {
-    let before = read32(ABSENT);
-    write32(ABSENT, 0x1234_5678);
-    equal("after a write", read32(ABSENT), before)
-}
-
-fn ecam_is_the_configuration_space(_: &mut Context) -> Outcome {
-    ecam()?;
-    for register in (0..64).step_by(4) {
-        outl(0xCF8, 0x8000_F800 | register);
-        equal("register", read32(LPC + u64::from(register)), inl(0xCFC))?;
-    }
-    Ok(())
-}
-
-fn ecam_of_an_absent_device_reads_ones(_: &mut Context) -> Outcome {
-    ecam()?;
-    let absent = ECAM + (0x1D << 15);
-    equal("4 bytes", read32(absent), u32::MAX)?;
-    equal("2 bytes", read16(absent), 0xFFFF_u16)?;
-    equal("1 byte", read8(absent), 0xFF_u8)
 }

@@ -1,241 +1,84 @@
-//! The checks: what one is, how it is told, and the run over all of them.
+//! The checks: a file a group, and the run over all of them.
 
 mod acpi;
 mod apic_base;
 mod apic_delivery;
 mod apic_registers;
 mod apic_timer;
+mod check;
+mod control;
+mod cpuid;
+mod debug;
+mod destinations;
 mod exceptions;
+mod forms;
 mod hpet;
 mod ioapic;
+mod ioapic_level;
 mod legacy;
+mod memory_map;
 mod mmio;
+mod mmio_faults;
+mod msr;
 mod pic;
+mod pic_priority;
 mod pit;
 mod ports;
 mod rtc;
 mod shadow;
+mod smp;
+mod startup;
+mod user;
 mod x2apic;
-
-use core::fmt::{self, Display, Formatter};
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::machine::console::say;
 use crate::machine::exit::Ending;
 use crate::machine::memory;
 use crate::machine::options::Options;
-use crate::machine::trap::{self, Fault};
-use crate::machine::{self, apic, cpu, port, processor, smp, uart};
+use crate::machine::{self, apic, cpu, port, processor, trap, uart};
+pub(crate) use check::{
+    Context, Outcome, Stop, equal, faults, holds, hooked, needs, note, noted, refuses, taken,
+    tests, within,
+};
+use check::{Test, forget_notes};
 
-/// A check: a claim about the machine and the function that tries it.
-pub(crate) struct Test {
-    /// The claim in short, words joined by underscores.
-    name: &'static str,
-    /// The claim in a sentence.
-    claim: &'static str,
-    /// Why plain QEMU is known to fail it, if it is.
-    known_qemu: Option<&'static str>,
-    run: fn(&mut Context) -> Outcome,
-}
-
-/// A file's checks.
-pub(crate) struct Group {
-    name: &'static str,
-    tests: &'static [Test],
-}
-
-/// What a check knows of the machine.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Context {
-    /// This processor's APIC id and number.
-    pub(crate) me: u8,
-    /// The processors there are, a bit each by APIC id.
-    pub(crate) cpus: u32,
-    /// How many there must be, if the command line says so.
-    pub(crate) expected_cpus: Option<usize>,
-}
-
-impl Context {
-    /// Returns another processor's number, or the reason to skip.
-    pub(crate) fn other(&self) -> Result<usize, Stop> {
-        self.others().next().ok_or(Stop::Skip("only one CPU"))
-    }
-
-    /// Returns the numbers of the other processors.
-    pub(crate) fn others(&self) -> impl Iterator<Item = usize> {
-        let Self { me, cpus, .. } = *self;
-        (0..cpu::MOST).filter(move |index| *index != usize::from(me) && cpus >> index & 1 != 0)
-    }
-}
-
-/// How a check ended early.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Stop {
-    /// It did not hold.
-    Fail {
-        /// What was looked at.
-        what: &'static str,
-        /// What it was.
-        got: u64,
-        /// What it should have been.
-        want: u64,
-    },
-    /// The machine lacks what the check is about.
-    Skip(&'static str),
-    /// An exception nobody asked for.
-    Fault(Fault),
-}
-
-impl From<Fault> for Stop {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
-    }
-}
-
-impl Display for Stop {
-    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Fail { what, got, want } => {
-                write!(formatter, "got {got:#x}, want {want:#x} ({what})")
-            }
-            Self::Skip(why) => formatter.write_str(why),
-            Self::Fault(fault) => write!(
-                formatter,
-                "got exception {} error {:#x} at {:#x} cr2 {:#x}, want none",
-                fault.vector, fault.error, fault.rip, fault.cr2
-            ),
-        }
-    }
-}
-
-/// How a check ends.
-pub(crate) type Outcome = Result<(), Stop>;
-
-/// Holds if both are equal.
-pub(crate) fn equal(what: &'static str, got: impl Into<u64>, want: impl Into<u64>) -> Outcome {
-    let (got, want) = (got.into(), want.into());
-    if got == want {
-        Ok(())
-    } else {
-        Err(Stop::Fail { what, got, want })
-    }
-}
-
-/// Holds if the statement is true.
-pub(crate) fn holds(what: &'static str, is_true: bool) -> Outcome {
-    equal(what, is_true, true)
-}
-
-/// Holds if `low <= got <= high`; tells the bound that is hurt.
-pub(crate) fn within(what: &'static str, got: u64, low: u64, high: u64) -> Outcome {
-    equal(what, got, got.clamp(low, high))
-}
-
-/// Goes on if the machine has what the check is about.
-pub(crate) fn needs(why_not: &'static str, has: bool) -> Outcome {
-    if has { Ok(()) } else { Err(Stop::Skip(why_not)) }
-}
-
-/// Holds if exactly these vectors came, in this order.
-pub(crate) fn taken(what: &'static str, vectors: &[u8]) -> Outcome {
-    let cpu = cpu::current();
-    for (place, vector) in vectors.iter().enumerate() {
-        equal(what, cpu.taken_at(place).unwrap_or(0), *vector)?;
-    }
-    equal(
-        "number of interrupts taken",
-        cpu.taken() as u64,
-        vectors.len() as u64,
-    )
-}
-
-/// Holds if `body` ends by this exception with this error code.
-pub(crate) fn faults<R>(what: &'static str, vector: u8, error: u64, body: impl FnOnce() -> R) -> Result<Fault, Stop> {
-    match trap::catch(body) {
-        Ok(_) => Err(Stop::Fail {
-            what,
-            got: 0,
-            want: u64::from(vector),
-        }),
-        Err(fault) => {
-            equal(what, fault.vector, vector)?;
-            equal("error code", fault.error, error)?;
-            Ok(fault)
-        }
-    }
-}
-
-/// Holds if `body` ends by #GP(0).
-pub(crate) fn refuses<R>(what: &'static str, body: impl FnOnce() -> R) -> Outcome {
-    faults(what, trap::GENERAL_PROTECTION, 0, body).map(|_| ())
-}
-
-/// What handlers leave for their check.
-static NOTES: [AtomicU64; 16] = [const { AtomicU64::new(0) }; 16];
-
-/// Leaves a value.
-pub(crate) fn note(place: usize, value: impl Into<u64>) {
-    NOTES[place].store(value.into(), Ordering::Release);
-}
-
-/// Returns a value left, 0 if none was.
-pub(crate) fn noted(place: usize) -> u64 {
-    NOTES[place].load(Ordering::Acquire)
-}
-
-/// Makes a vector note where it came: return address in note 0, flags in note 1.
-pub(crate) fn hooked(vector: u8) {
-    trap::hook(vector, |frame| {
-        note(0, frame.rip);
-        note(1, frame.rflags);
-        trap::record_and_end(frame);
-    });
-}
-
-/// Makes a table: the function (or a name and a function), what it claims, and why plain QEMU fails it if it does.
-macro_rules! tests {
-    ($($name:ident $(= $run:expr)?, $claim:literal $(, known_qemu: $why:literal)?;)*) => {
-        pub(crate) const TESTS: &[$crate::suite::Test] = &[$($crate::suite::Test {
-            name: stringify!($name),
-            claim: $claim,
-            known_qemu: $crate::suite::tests!(@why $($why)?),
-            run: $crate::suite::tests!(@run $name $($run)?),
-        }),*];
-    };
-    (@why) => { None };
-    (@why $why:literal) => { Some($why) };
-    (@run $name:ident) => { $name };
-    (@run $name:ident $run:expr) => { $run };
-}
-pub(crate) use tests;
-
-const GROUPS: &[Group] = &[
-    Group { name: "apic", tests: apic_registers::TESTS },
-    Group { name: "delivery", tests: apic_delivery::TESTS },
-    Group { name: "timer", tests: apic_timer::TESTS },
-    Group { name: "x2apic", tests: x2apic::TESTS },
-    Group { name: "ioapic", tests: ioapic::TESTS },
-    Group { name: "pic", tests: pic::TESTS },
-    Group { name: "pit", tests: pit::TESTS },
-    Group { name: "rtc", tests: rtc::TESTS },
-    Group { name: "hpet", tests: hpet::TESTS },
-    Group { name: "acpi", tests: acpi::TESTS },
-    Group { name: "shadow", tests: shadow::TESTS },
-    Group { name: "exceptions", tests: exceptions::TESTS },
-    Group { name: "mmio", tests: mmio::TESTS },
-    Group { name: "ports", tests: ports::TESTS },
-    Group { name: "legacy", tests: legacy::TESTS },
-    Group { name: "apic_base", tests: apic_base::TESTS },
+/// The groups in the order they run, by name. The last leaves some machines without a local APIC.
+const GROUPS: &[(&str, &[Test])] = &[
+    ("apic", apic_registers::TESTS),
+    ("delivery", apic_delivery::TESTS),
+    ("timer", apic_timer::TESTS),
+    ("x2apic", x2apic::TESTS),
+    ("ioapic", ioapic::TESTS),
+    ("level", ioapic_level::TESTS),
+    ("pic", pic::TESTS),
+    ("nesting", pic_priority::TESTS),
+    ("pit", pit::TESTS),
+    ("rtc", rtc::TESTS),
+    ("hpet", hpet::TESTS),
+    ("acpi", acpi::TESTS),
+    ("shadow", shadow::TESTS),
+    ("exceptions", exceptions::TESTS),
+    ("debug", debug::TESTS),
+    ("mmio", mmio::TESTS),
+    ("forms", forms::TESTS),
+    ("faults", mmio_faults::TESTS),
+    ("map", memory_map::TESTS),
+    ("ports", ports::TESTS),
+    ("user", user::TESTS),
+    ("cpuid", cpuid::TESTS),
+    ("msr", msr::TESTS),
+    ("control", control::TESTS),
+    ("legacy", legacy::TESTS),
+    ("startup", startup::TESTS),
+    ("destinations", destinations::TESTS),
+    ("smp", smp::TESTS),
+    ("apic_base", apic_base::TESTS),
 ];
 
 /// Runs what the options select, and says how it went.
 pub(crate) fn run(options: &Options) -> Ending {
-    let selected = || {
-        let tests = GROUPS.iter().flat_map(|group| group.tests.iter().map(move |test| (group.name, test)));
-        tests.filter(|(group, test)| options.selects(group, test.name))
-    };
     if options.is_list() {
-        for (group, test) in selected() {
+        for (group, test) in selected(options) {
             say_known(group, test);
             say!("test {group}.{}: {}", test.name, test.claim);
         }
@@ -244,34 +87,45 @@ pub(crate) fn run(options: &Options) -> Ending {
     settle();
     let mut context = Context {
         me: apic::cpuid_id(),
-        cpus: smp::find(options.cpus()),
+        cpus: machine::smp::find(options.cpus()),
         expected_cpus: options.cpus(),
     };
     say!("cpus {}", context.cpus.count_ones());
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    for (group, test) in selected() {
+    for (group, test) in selected(options) {
         if options.is_trace() {
             say!("begin {group}.{}", test.name);
         }
         let outcome = run_one(test, &mut context);
-        say_known(group, test);
+        say_outcome(group, test, outcome);
         match outcome {
-            Ok(()) => {
-                passed += 1;
-                say!("pass {group}.{}", test.name);
-            }
-            Err(Stop::Skip(why)) => {
-                skipped += 1;
-                say!("skip {group}.{}: {why}", test.name);
-            }
-            Err(stop) => {
-                failed += 1;
-                say!("fail {group}.{}: {stop}", test.name);
-            }
+            Ok(()) => passed += 1,
+            Err(Stop::Skip(_)) => skipped += 1,
+            Err(_) => failed += 1,
         }
     }
     say!("done: {passed} passed, {failed} failed, {skipped} skipped");
-    if failed == 0 { Ending::Passed } else { Ending::Failed }
+    if failed == 0 {
+        Ending::Passed
+    } else {
+        Ending::Failed
+    }
+}
+
+fn selected(options: &Options) -> impl Iterator<Item = (&'static str, &'static Test)> {
+    let tests = GROUPS
+        .iter()
+        .flat_map(|(group, tests)| tests.iter().map(|test| (*group, test)));
+    tests.filter(|(group, test)| options.selects(group, test.name))
+}
+
+fn say_outcome(group: &str, test: &Test, outcome: Outcome) {
+    say_known(group, test);
+    match outcome {
+        Ok(()) => say!("pass {group}.{}", test.name),
+        Err(Stop::Skip(why)) => say!("skip {group}.{}: {why}", test.name),
+        Err(stop) => say!("fail {group}.{}: {stop}", test.name),
+    }
 }
 
 fn say_known(group: &str, test: &Test) {
@@ -284,20 +138,21 @@ fn run_one(test: &Test, context: &mut Context) -> Outcome {
     let outcome = trap::catch(|| (test.run)(context)).unwrap_or_else(|fault| Err(fault.into()));
     processor::cli();
     trap::restore();
-    for other in context.others() {
-        smp::park(other);
-    }
-    settle();
-    outcome
+    apic::follow_mode();
+    let settled = trap::catch(|| {
+        for other in context.others() {
+            machine::smp::park(other);
+        }
+        settle();
+    });
+    outcome.and(settled.map_err(Stop::Fault))
 }
 
 /// Brings every chip to the state each check starts from: interrupts off everywhere, nothing pending.
 fn settle() {
     processor::cli();
     cpu::current().clear();
-    for place in 0..NOTES.len() {
-        note(place, 0_u64);
-    }
+    forget_notes();
     processor::set_cr8(0);
     memory::unmap_all();
     uart::lower_line();

@@ -3,7 +3,9 @@
 use core::arch::asm;
 
 use super::{Context, Outcome, equal, note, noted, tests};
-use crate::machine::memory::{PRESENT, SPARE, WRITABLE, map, read8, read32, window, write8, write32};
+use crate::machine::memory::{
+    PRESENT, SPARE, WRITABLE, map, read8, read32, window, write8, write32,
+};
 use crate::machine::port::{inb, inl, inw, outb, outl, outw};
 use crate::machine::processor::wrmsr;
 use crate::machine::trap::{self, PAGE_FAULT};
@@ -224,7 +226,13 @@ fn ins_with_address_size_prefix(_: &mut Context) -> Outcome {
     SPARE[0].fill(0);
     let high = 0x1234_5678_u64 << 32;
     // Prefixes 67h and REP, INSB.
-    let [_, to, count] = string!(".byte 0x67, 0xF3, 0x6C", SCRATCH, 0_u64, ram() | high, high | 3);
+    let [_, to, count] = string!(
+        ".byte 0x67, 0xF3, 0x6C",
+        SCRATCH,
+        0_u64,
+        ram() | high,
+        high | 3
+    );
     equal("RDI", to, ram() + 3)?;
     equal("RCX", count, 0_u64)?;
     equal("memory", read32(ram()), 0x002D_2D2D_u32)
@@ -323,7 +331,11 @@ fn configuration_data_by_words(_: &mut Context) -> Outcome {
 
 fn absent_function_reads_ones(_: &mut Context) -> Outcome {
     equal("device 1Dh", configuration(ENABLE | 0x1D << 11), u32::MAX)?;
-    equal("its command register", configuration(ENABLE | 0x1D << 11 | 4), u32::MAX)
+    equal(
+        "its command register",
+        configuration(ENABLE | 0x1D << 11 | 4),
+        u32::MAX,
+    )
 }
 
 fn absent_bus_reads_ones(_: &mut Context) -> Outcome {

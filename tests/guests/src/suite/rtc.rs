@@ -43,7 +43,14 @@ fn decimal(value: u8) -> u64 {
 }
 
 fn time_is_valid_bcd(_: &mut Context) -> Outcome {
-    let bounds = [(SECONDS, 0, 59), (MINUTES, 0, 59), (HOURS, 0, 23), (7, 1, 31), (8, 1, 12), (9, 0, 99)];
+    let bounds = [
+        (SECONDS, 0, 59),
+        (MINUTES, 0, 59),
+        (HOURS, 0, 23),
+        (7, 1, 31),
+        (8, 1, 12),
+        (9, 0, 99),
+    ];
     // The time must not change between the reads of one register only, so no care is needed but for the update itself.
     until(PATIENCE_US, || read(A) & 0x80 == 0);
     for (register, low, high) in bounds {
@@ -115,7 +122,11 @@ fn periodic_interrupt_comes(context: &mut Context) -> Outcome {
     write(B, QUIET | PERIODIC);
     holds("it comes", arrives(1))?;
     let flags = read(C);
-    equal("IRQF and PF", flags & (INTERRUPT | PERIODIC), INTERRUPT | PERIODIC)
+    equal(
+        "IRQF and PF",
+        flags & (INTERRUPT | PERIODIC),
+        INTERRUPT | PERIODIC,
+    )
 }
 
 fn periodic_flag_is_set_without_interrupt(context: &mut Context) -> Outcome {
@@ -135,7 +146,11 @@ fn reading_c_clears_it(context: &mut Context) -> Outcome {
     let second = read(C);
     write(B, QUIET);
     holds("flags the first time", first & PERIODIC != 0)?;
-    equal("flags the second time", second & (INTERRUPT | PERIODIC), 0_u8)
+    equal(
+        "flags the second time",
+        second & (INTERRUPT | PERIODIC),
+        0_u8,
+    )
 }
 
 fn no_further_interrupt_until_c_is_read(context: &mut Context) -> Outcome {
@@ -185,7 +200,11 @@ fn update_interrupt_comes_each_second(context: &mut Context) -> Outcome {
     let flags = super::noted(0) as u8;
     write(B, QUIET);
     holds("it comes", first)?;
-    equal("IRQF and UF", flags & (INTERRUPT | UPDATE), INTERRUPT | UPDATE)
+    equal(
+        "IRQF and UF",
+        flags & (INTERRUPT | UPDATE),
+        INTERRUPT | UPDATE,
+    )
 }
 
 fn set_alarm(seconds: u8) {
@@ -203,7 +222,11 @@ fn alarm_with_wildcards_comes_each_second(context: &mut Context) -> Outcome {
     let flags = super::noted(0) as u8;
     write(B, QUIET);
     holds("it comes", came)?;
-    equal("IRQF and AF", flags & (INTERRUPT | ALARM), INTERRUPT | ALARM)
+    equal(
+        "IRQF and AF",
+        flags & (INTERRUPT | ALARM),
+        INTERRUPT | ALARM,
+    )
 }
 
 fn alarm_of_another_second_does_not_come(context: &mut Context) -> Outcome {
@@ -233,5 +256,10 @@ fn seconds_go_on(_: &mut Context) -> Outcome {
     holds("they change", until(PATIENCE_US, || read(SECONDS) != first))?;
     until(PATIENCE_US, || read(A) & 0x80 == 0);
     let second = read(SECONDS);
-    within("seconds", (decimal(second) + 60 - decimal(first)) % 60, 1, 2)
+    within(
+        "seconds",
+        (decimal(second) + 60 - decimal(first)) % 60,
+        1,
+        2,
+    )
 }

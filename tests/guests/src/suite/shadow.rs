@@ -202,10 +202,7 @@ fn hlt_with_interrupts_on_wakes(_: &mut Context) -> Outcome {
 fn cli_hlt_wakes_by_nmi(_: &mut Context) -> Outcome {
     // LINT1 or IPI cannot come by themselves; the timer's LVT has no NMI mode, so the other clock's pin does it.
     hooked(trap::NMI);
-    crate::machine::ioapic::set_entry(
-        2,
-        crate::machine::ioapic::to(apic::cpuid_id(), 0) | 4 << 8,
-    );
+    crate::machine::ioapic::set_entry(2, crate::machine::ioapic::to(apic::cpuid_id(), 0) | 4 << 8);
     crate::machine::pit::program(0, 0, 2_000);
     let (label, flags): (u64, u64);
     unsafe {
@@ -367,7 +364,8 @@ fn interrupt_keeps_registers_of_a_rep(_: &mut Context) -> Outcome {
             .and_then(|()| equal("RDI", end, SPARE[1].address() + 4096))
             .and_then(|()| {
                 let first_wrong = (0..512).find(|word| {
-                    crate::machine::memory::read64(SPARE[1].address() + word * 8) != 0x5A5A_5A5A_5A5A_5A5A
+                    crate::machine::memory::read64(SPARE[1].address() + word * 8)
+                        != 0x5A5A_5A5A_5A5A_5A5A
                 });
                 equal("first wrong word", first_wrong.unwrap_or(512), 512_u64)
             });

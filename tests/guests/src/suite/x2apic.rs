@@ -26,22 +26,35 @@ tests! {
     id_is_32_bits_wide, "MSR 802h is the id of CPUID leaf Bh.";
     ldr_is_derived_from_the_id, "LDR is the id's cluster and bit.";
     version_is_the_same, "The version is the one of xAPIC mode.";
-    read_only_msrs_refuse_writes, "ID, version, PPR, LDR, ISR, TMR, IRR and TMCCT refuse writes with #GP.";
-    write_only_msrs_refuse_reads, "EOI and self IPI refuse reads with #GP.";
-    eoi_other_than_zero_faults, "EOI takes 0 only.";
-    esr_other_than_zero_faults, "ESR takes 0 only.";
+    read_only_msrs_refuse_writes, "ID, version, PPR, LDR, ISR, TMR, IRR and TMCCT refuse writes with #GP.",
+        known_qemu: "since 9.0 it has x2APIC, and refuses hardly anything there";
+    write_only_msrs_refuse_reads, "EOI and self IPI refuse reads with #GP.",
+        known_qemu: "since 9.0 it has x2APIC, and refuses hardly anything there";
+    eoi_other_than_zero_faults, "EOI takes 0 only.",
+        known_qemu: "since 9.0 it has x2APIC, and refuses hardly anything there";
+    esr_other_than_zero_faults, "ESR takes 0 only.",
+        known_qemu: "since 9.0 it has x2APIC, and refuses hardly anything there";
     dfr_does_not_exist, "MSR 80Eh is #GP.";
-    icr_high_does_not_exist, "MSR 831h is #GP.";
+    icr_high_does_not_exist, "MSR 831h is #GP.",
+        known_qemu: "since 9.0 it has x2APIC, and refuses hardly anything there";
     unused_msrs_fault, "MSRs between the registers are #GP.";
-    tpr_above_ff_faults, "TPR refuses reserved bits.";
-    svr_reserved_bits_fault, "SVR refuses reserved bits.";
-    lvt_reserved_bits_fault, "An LVT entry refuses reserved bits.";
-    upper_half_faults, "A register of 32 bits refuses bits 63:32.";
-    icr_reserved_bits_fault, "ICR refuses reserved bits.";
-    tdcr_reserved_bits_fault, "TDCR refuses reserved bits.";
+    tpr_above_ff_faults, "TPR refuses reserved bits.",
+        known_qemu: "since 9.0 it has x2APIC, and refuses hardly anything there";
+    svr_reserved_bits_fault, "SVR refuses reserved bits.",
+        known_qemu: "since 9.0 it has x2APIC, and refuses hardly anything there";
+    lvt_reserved_bits_fault, "An LVT entry refuses reserved bits.",
+        known_qemu: "since 9.0 it has x2APIC, and refuses hardly anything there";
+    upper_half_faults, "A register of 32 bits refuses bits 63:32.",
+        known_qemu: "since 9.0 it has x2APIC, and refuses hardly anything there";
+    icr_reserved_bits_fault, "ICR refuses reserved bits.",
+        known_qemu: "since 9.0 it has x2APIC, and refuses hardly anything there";
+    tdcr_reserved_bits_fault, "TDCR refuses reserved bits.",
+        known_qemu: "since 9.0 it has x2APIC, and refuses hardly anything there";
     tpr_and_cr8_are_one, "TPR and CR8 are the same register.";
-    memory_page_is_gone, "In x2APIC mode the page at FEE00000 is no APIC.";
-    icr_reads_back_64_bits, "ICR reads back with its 32-bit destination.";
+    memory_page_is_gone, "In x2APIC mode the page at FEE00000 is no APIC.",
+        known_qemu: "since 9.0 it has x2APIC, and leaves the page where it was";
+    icr_reads_back_64_bits, "ICR reads back with its 32-bit destination.",
+        known_qemu: "since 9.0 it has x2APIC, and ICR reads its low half only";
     ipi_to_own_id_arrives, "A fixed IPI to the own id is delivered.";
     ipi_to_foreign_id_does_not_arrive, "A fixed IPI to an id nobody has is not delivered here.";
     ipi_to_ff_is_no_broadcast, "FFh is an id like another, not a broadcast.";
@@ -55,7 +68,8 @@ tests! {
     irr_and_isr_are_seen_by_msr, "IRR and ISR show a vector pending and in service.";
     timer_fires, "The timer works by MSR.";
     tmict_and_tmcct_work, "TMICT reads back and TMCCT counts.";
-    illegal_vector_sets_esr, "Self IPI with vector 7 sets ESR.";
+    illegal_vector_sets_esr, "Self IPI with vector 7 sets ESR.",
+        known_qemu: "does not look at the vector of an IPI";
     state_is_kept_on_entry, "Turning x2APIC mode on keeps SVR, TPR and LVT.";
 }
 
@@ -80,7 +94,9 @@ fn msrs_fault_in_xapic_mode(_: &mut Context) -> Outcome {
 
 fn extd_without_cpuid_bit_faults(_: &mut Context) -> Outcome {
     needs("CPUID has x2APIC", !is_offered())?;
-    refuses("APIC_BASE with EXTD", || set_base(BASE_ENABLE | BASE_X2APIC))
+    refuses("APIC_BASE with EXTD", || {
+        set_base(BASE_ENABLE | BASE_X2APIC)
+    })
 }
 
 fn enabling_from_xapic_mode_is_legal(_: &mut Context) -> Outcome {
@@ -140,7 +156,18 @@ fn version_is_the_same(_: &mut Context) -> Outcome {
 
 fn read_only_msrs_refuse_writes(_: &mut Context) -> Outcome {
     on()?;
-    for msr in [ID, VERSION, PPR, LDR, ISR, ISR + 7, TMR, IRR, IRR + 7, TIMER_CURRENT] {
+    for msr in [
+        ID,
+        VERSION,
+        PPR,
+        LDR,
+        ISR,
+        ISR + 7,
+        TMR,
+        IRR,
+        IRR + 7,
+        TIMER_CURRENT,
+    ] {
         refuses("WRMSR of a read-only register", || wrmsr(msr, 0))?;
     }
     Ok(())
@@ -179,7 +206,9 @@ fn icr_high_does_not_exist(_: &mut Context) -> Outcome {
 
 fn unused_msrs_fault(_: &mut Context) -> Outcome {
     on()?;
-    for msr in [0x800, 0x801, 0x804, 0x807, 0x829, 0x82E, 0x83A, 0x83D, 0x8FF] {
+    for msr in [
+        0x800, 0x801, 0x804, 0x807, 0x829, 0x82E, 0x83A, 0x83D, 0x8FF,
+    ] {
         absent(msr)?;
     }
     Ok(())
@@ -198,7 +227,9 @@ fn svr_reserved_bits_fault(_: &mut Context) -> Outcome {
 fn lvt_reserved_bits_fault(_: &mut Context) -> Outcome {
     on()?;
     refuses("LVT timer[8]", || wrmsr(LVT_TIMER, 1 << 16 | 1 << 8 | 0x41))?;
-    refuses("LVT timer[31]", || wrmsr(LVT_TIMER, 1 << 31 | 1 << 16 | 0x41))
+    refuses("LVT timer[31]", || {
+        wrmsr(LVT_TIMER, 1 << 31 | 1 << 16 | 0x41)
+    })
 }
 
 fn upper_half_faults(_: &mut Context) -> Outcome {
@@ -211,7 +242,9 @@ fn upper_half_faults(_: &mut Context) -> Outcome {
 
 fn icr_reserved_bits_fault(_: &mut Context) -> Outcome {
     on()?;
-    refuses("ICR[20]", || wrmsr(ICR, 1 << 20 | u64::from(TO_SELF | ASSERT) | 0x41))?;
+    refuses("ICR[20]", || {
+        wrmsr(ICR, 1 << 20 | u64::from(TO_SELF | ASSERT) | 0x41)
+    })?;
     open();
     taken("vector", &[])
 }
@@ -234,7 +267,10 @@ fn memory_page_is_gone(_: &mut Context) -> Outcome {
     wrmsr(TPR, 0x20);
     write32(BASE + 0x80, 0x55);
     equal("TPR after a write to memory", rdmsr(TPR), 0x20_u64)?;
-    holds("version not seen in memory", u64::from(read32(BASE + 0x30)) != rdmsr(VERSION))
+    holds(
+        "version not seen in memory",
+        u64::from(read32(BASE + 0x30)) != rdmsr(VERSION),
+    )
 }
 
 fn icr_reads_back_64_bits(_: &mut Context) -> Outcome {
@@ -341,7 +377,12 @@ fn tmict_and_tmcct_work(_: &mut Context) -> Outcome {
 
 fn illegal_vector_sets_esr(_: &mut Context) -> Outcome {
     on()?;
+    trap::hook(7, |frame| {
+        trap::record_only(frame);
+        apic::eoi();
+    });
     let errors = apic::errors_of(|| wrmsr(SELF_IPI, 7));
+    open();
     holds("ESR[6:5]", errors & 0x60 != 0)
 }
 
