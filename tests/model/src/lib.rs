@@ -8,7 +8,6 @@
     unsafe_code,
     reason = "a bare-metal hypervisor: boot, page tables, VMRUN"
 )]
-
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
 
 extern crate alloc;
@@ -17,8 +16,8 @@ pub mod host;
 pub mod hostile;
 pub mod igvm_file;
 pub mod machine;
-mod selftest;
 pub mod psp;
+mod selftest;
 pub mod snp;
 pub mod svm;
 

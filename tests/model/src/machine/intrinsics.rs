@@ -308,7 +308,8 @@ mod tests {
                 let mut seen = original.clone();
                 let base = seen.as_mut_ptr();
                 // SAFETY: both ranges lie within the 600 bytes.
-                let result = unsafe { memmove(base.wrapping_add(to), base.wrapping_add(from), length) };
+                let result =
+                    unsafe { memmove(base.wrapping_add(to), base.wrapping_add(from), length) };
                 assert_eq!(result.addr() - base.addr(), to);
                 assert_eq!(seen, expected, "{length} from {from} to {to}");
                 if from.abs_diff(to) >= length {

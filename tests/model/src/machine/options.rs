@@ -98,7 +98,8 @@ mod tests {
 
     #[test]
     fn every_word_of_the_architecture_is_read() {
-        let line = "memory=268435456 cpus=2  tsc-khz=1000000 attack=remap seed=7 view selftest probe";
+        let line =
+            "memory=268435456 cpus=2  tsc-khz=1000000 attack=remap seed=7 view selftest probe";
         let expected = Options {
             memory: Some(0x1000_0000),
             cpus: Some(2),
