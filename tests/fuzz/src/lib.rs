@@ -6,6 +6,10 @@
 //! A target panics on a broken promise (a value out of range, a restored device that behaves differently) as on any other bug.
 
 #![expect(clippy::panic, reason = "a target panics on a broken promise")]
+#![cfg_attr(
+    test,
+    expect(clippy::unwrap_used, reason = "the tests among the model's files")
+)]
 
 extern crate alloc;
 
