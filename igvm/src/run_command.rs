@@ -48,6 +48,12 @@ pub(crate) struct Run {
     /// Offer the guest x2APIC mode
     #[arg(long, conflicts_with = "image")]
     x2apic: bool,
+    /// Give the guest an HPET
+    #[arg(long, conflicts_with = "image")]
+    hpet: bool,
+    /// Give the guest the small devices that test kernels expect of QEMU; its exit status becomes ours
+    #[arg(long, conflicts_with = "image")]
+    test_devices: bool,
     /// Memory of the guest: bytes, or a number with K, M or G
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = values::parse_size)]
     memory: u64,
@@ -89,6 +95,8 @@ impl Default for Run {
             append: String::new(),
             cpus: 1,
             x2apic: false,
+            hpet: false,
+            test_devices: false,
             memory: 512 << 20,
             image: None,
             timeout: None,
@@ -329,7 +337,13 @@ fn build_image(
         arguments.append.clone()
     };
     options.max_vcpus = arguments.cpus;
-    options.flags.set(GuestFlags::X2APIC, arguments.x2apic);
+    for (flag, is_wanted) in [
+        (GuestFlags::X2APIC, arguments.x2apic),
+        (GuestFlags::HPET, arguments.hpet),
+        (GuestFlags::TEST_DEVICES, arguments.test_devices),
+    ] {
+        options.flags.set(flag, is_wanted);
+    }
     check_memory(&options, arguments.memory)?;
     Ok(image::write(output, &image::build(&options)?)?)
 }

@@ -19,6 +19,8 @@ pub enum End {
     PowerOff,
     /// It asked to start over.
     Reset,
+    /// It ended with this status: a test kernel.
+    Exit(u8),
     /// It cannot go on.
     Stop(StopReason),
 }
@@ -32,11 +34,13 @@ impl From<StopReason> for End {
 impl End {
     const NONE: u32 = 0;
     const STOP: u32 = 0x100;
+    const EXIT: u32 = 0x200;
 
     fn to_word(self) -> u32 {
         match self {
             Self::PowerOff => 1,
             Self::Reset => 2,
+            Self::Exit(status) => Self::EXIT | u32::from(status),
             Self::Stop(reason) => Self::STOP | u32::from(reason.code()),
         }
     }
@@ -48,7 +52,11 @@ impl End {
             2 => Some(Self::Reset),
             _ => {
                 let [code, ..] = word.to_le_bytes();
-                Some(Self::Stop(StopReason(code)))
+                Some(if word & Self::EXIT != 0 {
+                    Self::Exit(code)
+                } else {
+                    Self::Stop(StopReason(code))
+                })
             }
         }
     }
@@ -216,7 +224,8 @@ mod tests {
     #[test]
     fn every_end_survives_its_word() {
         let stops = (0..=255).map(|code| End::Stop(StopReason(code)));
-        for end in stops.chain([End::PowerOff, End::Reset]) {
+        let exits = (0..=255).map(End::Exit);
+        for end in stops.chain(exits).chain([End::PowerOff, End::Reset]) {
             assert_eq!(End::from_word(end.to_word()), Some(end));
         }
     }

@@ -94,6 +94,7 @@ fn appended(tsc_khz: u64) -> String {
 pub fn set_registers(vmsa: &mut Vmsa, state: &LaunchState) {
     vmsa.rip = state.rip;
     vmsa.rsp = state.rsp;
+    (vmsa.rax, vmsa.rbx) = (state.rax, state.rbx);
     vmsa.rsi = state.rsi;
     vmsa.rflags = state.rflags;
     vmsa.cr0 = state.cr0;

@@ -6,15 +6,17 @@
 //! who sleeps in [`crate::crew`].
 
 mod chips;
+mod fittings;
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use spin::{Mutex, MutexGuard};
 use stockade_apic::{Mailbox, Message, MessageSink, route};
 use stockade_bus::{AccessError, Clock, Deadline, Gpa, IrqLine, Level};
 
 pub(crate) use chips::Chips;
+pub use fittings::{Fittings, Memory, TestFittings};
 
 use crate::crew::Crew;
 use crate::stats::Stats;
@@ -67,6 +69,30 @@ pub enum Request {
     PowerOff,
     /// Start over.
     Reset,
+    /// End with this status, as a test kernel asks for.
+    Exit(u8),
+}
+
+impl Request {
+    const EXIT: u32 = 0x100;
+
+    fn to_word(self) -> u32 {
+        match self {
+            Self::None => 0,
+            Self::PowerOff => 1,
+            Self::Reset => 2,
+            Self::Exit(status) => Self::EXIT | u32::from(status),
+        }
+    }
+
+    fn from_word(word: u32) -> Self {
+        match word {
+            0 => Self::None,
+            1 => Self::PowerOff,
+            2 => Self::Reset,
+            _ => Self::Exit(word.to_le_bytes()[0]),
+        }
+    }
 }
 
 /// How urgent the console's output is.
@@ -86,7 +112,7 @@ struct Notes {
     /// When a chip is next due, in nanoseconds; `u64::MAX` while none is.
     due_ns: AtomicU64,
     output: AtomicU8,
-    request: AtomicU8,
+    request: AtomicU32,
 }
 
 /// The machine all vCPUs share.
@@ -109,17 +135,23 @@ impl<C: Clock + Clone> Machine<C> {
     /// Returns a machine for `vcpus` vCPUs whose clock showed `unix_seconds` when `clock` was zero.
     #[must_use]
     pub fn new(vcpus: usize, clock: C, unix_seconds: u64) -> Self {
+        Self::with_fittings(vcpus, clock, unix_seconds, Fittings::default())
+    }
+
+    /// Returns such a machine with more than the least.
+    #[must_use]
+    pub fn with_fittings(vcpus: usize, clock: C, unix_seconds: u64, fittings: Fittings) -> Self {
         let mailboxes: Arc<[Mailbox]> = (0..vcpus).map(|_| Mailbox::new()).collect();
         let router = Router {
             mailboxes: Arc::clone(&mailboxes),
             wake: Arc::new(AtomicU64::new(0)),
         };
         Self {
-            chips: Mutex::new(Chips::new(&clock, unix_seconds, &router)),
+            chips: Mutex::new(Chips::new(&clock, unix_seconds, &router, fittings)),
             notes: Notes {
                 due_ns: AtomicU64::new(u64::MAX),
                 output: AtomicU8::new(0),
-                request: AtomicU8::new(0),
+                request: AtomicU32::new(0),
             },
             wake: router.wake,
             mailboxes,
@@ -184,7 +216,7 @@ impl<C: Clock + Clone> Machine<C> {
         notes.output.store(output as u8, Ordering::Relaxed);
         match chips.take_request() {
             Request::None => {}
-            request => notes.request.store(request as u8, Ordering::Relaxed),
+            request => notes.request.store(request.to_word(), Ordering::Relaxed),
         }
         let due = chips.deadline().unwrap_or(u64::MAX);
         let before = notes.due_ns.load(Ordering::Relaxed);
@@ -275,11 +307,7 @@ impl<C: Clock + Clone> Machine<C> {
         if asked.load(Ordering::Relaxed) == 0 {
             return Request::None;
         }
-        match asked.swap(0, Ordering::Relaxed) {
-            0 => Request::None,
-            request if request == Request::PowerOff as u8 => Request::PowerOff,
-            _ => Request::Reset,
-        }
+        Request::from_word(asked.swap(0, Ordering::Relaxed))
     }
 
     /// Works on what vCPUs have counted that no longer run.

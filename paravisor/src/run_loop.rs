@@ -181,6 +181,7 @@ fn answer<P: Processor, H: Host, C: Timekeeper + Clone>(
                 Request::None => Ok(()),
                 Request::PowerOff => Err(End::PowerOff),
                 Request::Reset => Err(End::Reset),
+                Request::Exit(status) => Err(End::Exit(status)),
             }
         }
         Next::Stop(reason) => Err(End::Stop(reason)),

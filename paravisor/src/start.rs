@@ -14,7 +14,7 @@ use stockade_intercept::emulate;
 use stockade_paravisor::crew::End;
 use stockade_paravisor::guest::{self, Plan};
 use stockade_paravisor::life::{self, Post};
-use stockade_paravisor::machine::Machine;
+use stockade_paravisor::machine::{Fittings, Machine, TestFittings};
 use stockade_paravisor::vcpu::Vcpu;
 use stockade_platform::cpuid::CpuidTable;
 use stockade_platform::ghcb::IoWidth;
@@ -30,9 +30,10 @@ struct Shared {
     features: Features,
     cpuid: &'static CpuidTable,
     machine: Machine<Time>,
-    ram: GuestRam,
+    ram: &'static GuestRam,
 }
 
+static RAM: Once<GuestRam> = Once::new();
 static SHARED: Once<Shared> = Once::new();
 
 /// Runs the guest until it switches off, or stops the machine with a reason.
@@ -49,6 +50,7 @@ pub(crate) fn run(platform: Platform) -> ! {
     emulate::prepare();
     let clock = Time(clock);
     let vcpus = launch.parameters.vcpu_count;
+    let ram: &'static GuestRam = RAM.call_once(|| ram);
     let plan = Plan {
         manifest: launch.manifest.clone(),
         ram: *ram.map(),
@@ -59,7 +61,12 @@ pub(crate) fn run(platform: Platform) -> ! {
         policy: cpuid_policy(&launch, &clock),
         features: features(launch.manifest.flags()),
         cpuid: launch.cpuid,
-        machine: Machine::new(count(vcpus), clock, wall_clock(&cpu.ghcb)),
+        machine: Machine::with_fittings(
+            count(vcpus),
+            clock,
+            wall_clock(&cpu.ghcb),
+            fittings(launch.manifest.flags(), vcpus, ram),
+        ),
         ram,
     });
     if let Err(error) = open_console(&cpu.ghcb) {
@@ -82,7 +89,7 @@ fn lead(shared: &'static Shared, plan: &Plan, cpu: Cpu) -> ! {
     let (mut host, mut processor) = shared.sides(cpu);
     let post = shared.post(&mut vcpu, &mut processor, &mut host);
     let end = life::lead(post, &mut |vmsa| {
-        let prepared = guest::prepare(plan, &mut Staging(&shared.ram), &shared.ram);
+        let prepared = guest::prepare(plan, &mut Staging(shared.ram), shared.ram);
         let state = prepared.map_err(|error| {
             log::error!("{error}");
             error.reason()
@@ -137,7 +144,7 @@ impl Shared {
             machine: &self.machine,
             processor,
             host,
-            memory: &self.ram,
+            memory: self.ram,
         }
     }
 }
@@ -145,6 +152,20 @@ impl Shared {
 /// A number of processors, which always fits.
 fn count(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn fittings(flags: GuestFlags, vcpus: u32, ram: &'static GuestRam) -> Fittings {
+    let test_devices = TestFittings {
+        memory: ram,
+        vcpus: u16::try_from(vcpus).unwrap_or(u16::MAX),
+        ram_bytes: ram.map().bytes(),
+    };
+    Fittings {
+        hpet: flags.contains(GuestFlags::HPET),
+        test_devices: flags
+            .contains(GuestFlags::TEST_DEVICES)
+            .then_some(test_devices),
+    }
 }
 
 fn features(flags: GuestFlags) -> Features {
@@ -157,7 +178,10 @@ fn features(flags: GuestFlags) -> Features {
 
 fn finish((end, ghcb): (End, Ghcb)) -> ! {
     match end {
-        End::PowerOff | End::Reset => {
+        End::PowerOff | End::Reset | End::Exit(_) => {
+            if let End::Exit(status) = end {
+                console::print_line(format_args!("stockade-exit: {status}"));
+            }
             // A host that does not switch off is left with a stop it cannot overlook.
             let _ = ghcb.power_off();
             stop(StopReason::GHCB_PROTOCOL)

@@ -18,6 +18,8 @@ const STATUS_MODEL_PANIC: i32 = 41;
 pub enum Outcome {
     /// The guest switched itself off.
     PoweredOff,
+    /// The guest, a test kernel, ended with this status.
+    Exited(u8),
     /// The guest resets again and again.
     ResetLoop,
     /// The guest took a triple fault.
@@ -63,11 +65,24 @@ impl Outcome {
         }
     }
 
+    /// Returns the outcome with what the paravisor said of a power-off: a test kernel's status.
+    pub(super) fn with_status(self, paravisor_log: &str) -> Self {
+        let said = paravisor_log
+            .lines()
+            .rev()
+            .find_map(|line| line.trim_end().strip_prefix("stockade-exit: "));
+        match (self, said.and_then(|status| status.parse().ok())) {
+            (Self::PoweredOff, Some(status)) => Self::Exited(status),
+            (other, _) => other,
+        }
+    }
+
     /// Returns the process exit code.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::PoweredOff => 0,
+            Self::Exited(status) => *status,
             Self::ResetLoop => 10,
             Self::TripleFault => 11,
             Self::Stopped(_) | Self::Terminated(..) => 12,
@@ -83,6 +98,7 @@ impl Outcome {
     pub fn words(&self) -> String {
         match self {
             Self::PoweredOff => "the guest powered itself off".to_owned(),
+            Self::Exited(status) => format!("the guest ended with status {status}"),
             Self::ResetLoop => "the guest is in a reset loop".to_owned(),
             Self::TripleFault => "the guest took a triple fault".to_owned(),
             Self::Stopped(reason) => {
@@ -155,6 +171,15 @@ mod tests {
                 "{ended:?}"
             );
         }
+    }
+
+    /// The status counts only where the guest ended by itself.
+    #[test]
+    fn status_of_a_test_kernel_is_the_exit_code() {
+        let log = "x\nstockade-exit: 33\r\n";
+        assert_eq!(Outcome::PoweredOff.with_status(log).exit_code(), 33);
+        assert_eq!(Outcome::PoweredOff.with_status("").exit_code(), 0);
+        assert_eq!(Outcome::TimedOut.with_status(log), Outcome::TimedOut);
     }
 
     #[test]

@@ -40,7 +40,8 @@ impl Report {
         };
         let (paravisor_log, model_log) = (read(&paths.paravisor_log)?, read(&paths.model_log)?);
         Ok(Self {
-            outcome: Outcome::classify(ended, &model_log, &read(&paths.qemu_log)?),
+            outcome: Outcome::classify(ended, &model_log, &read(&paths.qemu_log)?)
+                .with_status(&paravisor_log),
             paravisor: last_json(&paravisor_log, "stockade-stats: "),
             model: last_json(&model_log, "model-stats: "),
             wall,

@@ -5,8 +5,9 @@ use alloc::sync::Arc;
 
 use stockade_apic::pic::Ports;
 use stockade_apic::{IoApic, Pic};
-use stockade_boot::layout::{ECAM_BASE, ECAM_SIZE, IOAPIC_BASE};
+use stockade_boot::layout::{ECAM_BASE, ECAM_SIZE, HPET_BASE, IOAPIC_BASE};
 use stockade_bus::{AccessError, Clock, Deadline, Gpa, Level, Mmio, PortIo};
+use stockade_devices::hpet::{self, Hpet};
 use stockade_devices::i8042::Keyboard8042;
 use stockade_devices::pci::PciRoot;
 use stockade_devices::pit::Pit;
@@ -14,7 +15,9 @@ use stockade_devices::power::Power;
 use stockade_devices::reset::ResetControl;
 use stockade_devices::rtc::Rtc;
 use stockade_devices::serial::Serial;
+use stockade_devices::test_devices;
 
+use super::fittings::{Fittings, TestDevices};
 use super::{Request, Router};
 use crate::wires::{Wire, Wires};
 
@@ -23,6 +26,16 @@ const IRQ_PIT: u8 = 0;
 const IRQ_COM1: u8 = 4;
 const IRQ_RTC: u8 = 8;
 const IRQ_SCI: u8 = 9;
+const IRQ_HPET: u8 = 11;
+/// The first of the four IOAPIC pins an HPET can use.
+const PIN_HPET: u8 = 20;
+/// Wires of the HPET that take the places of those of PIT and RTC in legacy replacement.
+const HPET_TIMER: u8 = 24;
+const HPET_CLOCK: u8 = 25;
+
+/// Pins of the IOAPIC; the first 16 are the ISA interrupts.
+const PINS: u8 = 24;
+const ISA_INTERRUPTS: u8 = 16;
 
 /// Bytes of the IOAPIC's register window.
 const IOAPIC_SIZE: u64 = 0x1000;
@@ -42,13 +55,25 @@ pub(crate) struct Chips<C> {
     pub(crate) pci: PciRoot,
     pub(crate) keyboard: Keyboard8042,
     pub(crate) reset: ResetControl,
+    hpet: Option<Hpet<Wire, C>>,
+    test_devices: Option<TestDevices>,
 }
 
 impl<C: Clock + Clone> Chips<C> {
-    pub(super) fn new(clock: &C, unix_seconds: u64, router: &Router) -> Self {
+    pub(super) fn new(clock: &C, unix_seconds: u64, router: &Router, fittings: Fittings) -> Self {
         let wires = Arc::new(Wires::default());
         let wire = |irq| Wire::new(&wires, irq);
+        let hpet_lines = hpet::Lines {
+            timer: wire(HPET_TIMER),
+            clock: wire(HPET_CLOCK),
+            irq11: wire(IRQ_HPET),
+            pins: [0, 1, 2, 3].map(|pin| wire(PIN_HPET + pin)),
+        };
         Self {
+            hpet: fittings.hpet.then(|| Hpet::new(hpet_lines, clock.clone())),
+            test_devices: fittings
+                .test_devices
+                .and_then(|test| TestDevices::try_new(test, wire)),
             pic: Pic::new(router.clone()),
             ioapic: IoApic::new(router.clone()),
             pit: Pit::new(wire(IRQ_PIT), clock.clone()),
@@ -73,6 +98,12 @@ impl<C: Clock + Clone> Chips<C> {
         self.pci.reset();
         self.keyboard.reset();
         self.reset.reset();
+        if let Some(hpet) = &mut self.hpet {
+            hpet.reset();
+        }
+        if let Some(devices) = &mut self.test_devices {
+            devices.reset();
+        }
         self.settle();
     }
 
@@ -93,7 +124,10 @@ impl<C: Clock + Clone> Chips<C> {
             0x70..=0x71 => access(&mut self.rtc, port - 0x70),
             0x92 | 0xCF9 => access(&mut self.reset, port),
             0xCF8..=0xCFF => access(&mut self.pci, port - 0xCF8),
-            _ => Err(AccessError::NoRegister),
+            _ => match &mut self.test_devices {
+                Some(devices) => devices.with_port(port, access),
+                None => Err(AccessError::NoRegister),
+            },
         }
     }
 
@@ -105,36 +139,66 @@ impl<C: Clock + Clone> Chips<C> {
     ) -> Result<(), AccessError> {
         const IOAPIC_END: u64 = IOAPIC_BASE + IOAPIC_SIZE;
         const ECAM_END: u64 = ECAM_BASE + ECAM_SIZE;
+        const HPET_END: u64 = HPET_BASE + hpet::BLOCK_SIZE;
+        const TEST_MEMORY: u64 = test_devices::MEMORY_BASE;
+        const TEST_MEMORY_END: u64 = TEST_MEMORY + test_devices::MEMORY_SIZE;
         match gpa.0 {
             IOAPIC_BASE..IOAPIC_END => access(&mut self.ioapic, gpa.0 - IOAPIC_BASE),
             ECAM_BASE..ECAM_END => access(&mut self.pci, gpa.0 - ECAM_BASE),
+            HPET_BASE..HPET_END => match &mut self.hpet {
+                Some(hpet) => access(hpet, gpa.0 - HPET_BASE),
+                None => Err(AccessError::NoRegister),
+            },
+            TEST_MEMORY..TEST_MEMORY_END => match &mut self.test_devices {
+                Some(devices) => access(&mut devices.testdev, gpa.0 - TEST_MEMORY),
+                None => Err(AccessError::NoRegister),
+            },
             _ => Err(AccessError::NoRegister),
         }
     }
 
     /// Hands what changed on the wires to both interrupt controllers.
     pub(super) fn settle(&mut self) {
-        let changes = self.wires.take();
-        let moved = changes.rises | (changes.levels ^ self.shown);
-        for irq in (0..16).filter(|irq| moved & (1 << irq) != 0) {
+        let raw = self.wires.take();
+        let (levels, rises) = (self.by_pin(raw.levels), self.by_pin(raw.rises));
+        let moved = rises | (levels ^ self.shown);
+        for irq in (0..PINS).filter(|irq| moved & (1 << irq) != 0) {
             let bit = 1 << irq;
             // A wire that was high and rose again fell in between.
-            if changes.rises & bit != 0 && self.shown & bit != 0 {
+            if rises & bit != 0 && self.shown & bit != 0 {
                 self.drive(irq, Level::Low);
             }
-            if changes.rises & bit != 0 {
+            if rises & bit != 0 {
                 self.drive(irq, Level::High);
             }
-            self.drive(irq, Level::from(changes.levels & bit != 0));
+            self.drive(irq, Level::from(levels & bit != 0));
         }
-        self.shown = changes.levels;
+        self.shown = levels;
+    }
+
+    /// Puts the wires of PIT and RTC, or in legacy replacement those of the HPET, at their interrupts (HPET 1.0a, 2.3.5).
+    fn by_pin(&self, wires: u32) -> u32 {
+        const REPLACED: u32 = 1 << IRQ_PIT | 1 << IRQ_RTC;
+        let is_replaced = self
+            .hpet
+            .as_ref()
+            .is_some_and(|hpet| hpet.is_legacy_replacement());
+        let pins = wires & ((1 << PINS) - 1);
+        if !is_replaced {
+            return pins;
+        }
+        let timer = wires >> HPET_TIMER & 1;
+        let clock = wires >> HPET_CLOCK & 1;
+        pins & !REPLACED | timer << IRQ_PIT | clock << IRQ_RTC
     }
 
     fn drive(&mut self, irq: u8, level: Level) {
         // The MADT says: ISA interrupt 0 is pin 2, all others are the pin of their number.
         let pin = if irq == 0 { 2 } else { usize::from(irq) };
         self.ioapic.set_pin(pin, level);
-        self.pic.set_irq(irq, level);
+        if irq < ISA_INTERRUPTS {
+            self.pic.set_irq(irq, level);
+        }
     }
 
     pub(super) fn deadline(&self) -> Deadline {
@@ -142,6 +206,7 @@ impl<C: Clock + Clone> Chips<C> {
             self.pit.deadline(),
             self.rtc.deadline(),
             self.power.deadline(),
+            self.hpet.as_ref().and_then(Hpet::deadline),
         ];
         due.into_iter().flatten().min()
     }
@@ -149,6 +214,10 @@ impl<C: Clock + Clone> Chips<C> {
     /// Returns what the guest asked of the whole machine, once.
     pub(super) fn take_request(&mut self) -> Request {
         let (control, keyboard) = (self.reset.take_reset(), self.keyboard.take_reset());
+        let devices = self.test_devices.as_mut();
+        if let Some(status) = devices.and_then(|devices| devices.exit.take_exit()) {
+            return Request::Exit(status);
+        }
         if self.power.is_off() {
             Request::PowerOff
         } else if control || keyboard {
@@ -162,5 +231,8 @@ impl<C: Clock + Clone> Chips<C> {
         self.pit.advance();
         self.rtc.advance();
         self.power.advance();
+        if let Some(hpet) = &mut self.hpet {
+            hpet.advance();
+        }
     }
 }

@@ -1,7 +1,7 @@
 use stockade_bus::Gpa;
 use stockade_bus::fake::FakeClock;
 
-use super::{Machine, Request};
+use super::{Fittings, Machine, Request, TestFittings};
 
 fn read(machine: &Machine<&FakeClock>, port: u16) -> u8 {
     let mut byte = [0];
@@ -85,4 +85,134 @@ fn reset_puts_the_chips_back() {
     assert_eq!(read(&machine, 0x3FF), 0);
     machine.port_write(0x70, &[0x40]);
     assert_eq!(read(&machine, 0x71), 0x11, "CMOS lives on the battery");
+}
+
+fn mmio(machine: &Machine<&FakeClock>, gpa: u64, value: u64) {
+    machine.mmio_write(Gpa(gpa), &value.to_le_bytes());
+}
+
+/// Opens a pin of the IOAPIC for the first vCPU, edge-triggered.
+fn open_pin(machine: &Machine<&FakeClock>, pin: u32, vector: u32) {
+    for (register, value) in [(0x10 + 2 * pin, vector), (0x11 + 2 * pin, 0)] {
+        machine.mmio_write(Gpa(0xFEC0_0000), &register.to_le_bytes());
+        machine.mmio_write(Gpa(0xFEC0_0010), &value.to_le_bytes());
+    }
+}
+
+/// In legacy replacement the HPET's first comparator is the timer, and the PIT is nobody.
+#[test]
+fn hpet_takes_the_place_of_the_pit() {
+    let clock = FakeClock::default();
+    let fittings = Fittings {
+        hpet: true,
+        ..Fittings::default()
+    };
+    let machine = Machine::with_fittings(1, &clock, 0, fittings);
+    let mut apic = crate::vcpu::tests::enabled_apic();
+    apic.publish(&machine.mailboxes()[0]);
+    open_pin(&machine, 2, 0x31);
+    mmio(&machine, 0xFED0_0010, 0b11);
+    mmio(&machine, 0xFED0_0100, 1 << 2);
+    mmio(&machine, 0xFED0_0108, 100);
+    for (port, value) in [(0x43, 0x34), (0x40, 0x10), (0x40, 0x00)] {
+        machine.port_write(port, &[value]);
+    }
+    clock.advance(999);
+    machine.advance(0);
+    let _ = apic.deliver_remote(&machine.mailboxes()[0]);
+    assert_eq!(apic.queueable_vector(), None);
+    clock.advance(machine.deadline(0).unwrap().saturating_sub(999));
+    clock.advance(1_000);
+    machine.advance(0);
+    let _ = apic.deliver_remote(&machine.mailboxes()[0]);
+    assert_eq!(apic.queueable_vector(), Some(0x31));
+}
+
+#[test]
+fn machine_without_hpet_has_nothing_at_its_address() {
+    let clock = FakeClock::default();
+    let machine = Machine::new(1, &clock, 0);
+    let mut data = [0; 8];
+    machine.mmio_read(Gpa(0xFED0_0000), &mut data);
+    assert_eq!(data, [0xFF; 8]);
+}
+
+/// Memory nobody has.
+struct Nowhere;
+
+impl stockade_bus::GuestMemory for Nowhere {
+    fn read(&self, gpa: Gpa, _: &mut [u8]) -> Result<(), stockade_bus::MemoryError> {
+        Err(stockade_bus::MemoryError::NotMemory(gpa))
+    }
+
+    fn write(&self, gpa: Gpa, _: &[u8]) -> Result<(), stockade_bus::MemoryError> {
+        Err(stockade_bus::MemoryError::NotMemory(gpa))
+    }
+
+    fn is_ram(&self, _: Gpa) -> bool {
+        false
+    }
+
+    fn compare_exchange(
+        &self,
+        gpa: Gpa,
+        _: u8,
+        _: u64,
+        _: u64,
+    ) -> Result<bool, stockade_bus::MemoryError> {
+        Err(stockade_bus::MemoryError::NotMemory(gpa))
+    }
+}
+
+fn test_machine(clock: &FakeClock) -> Machine<&FakeClock> {
+    let test_devices = TestFittings {
+        memory: &Nowhere,
+        vcpus: 3,
+        ram_bytes: 64 << 20,
+    };
+    let fittings = Fittings {
+        test_devices: Some(test_devices),
+        ..Fittings::default()
+    };
+    Machine::with_fittings(1, clock, 0, fittings)
+}
+
+#[test]
+fn test_kernel_ends_with_its_status_once() {
+    let clock = FakeClock::default();
+    let machine = test_machine(&clock);
+    machine.port_write(0xF4, &[0x10]);
+    assert_eq!(machine.take_request(), Request::Exit(0x21));
+    assert_eq!(machine.take_request(), Request::None);
+    let plain = Machine::new(1, &clock, 0);
+    plain.port_write(0xF4, &[0x10]);
+    assert_eq!(plain.take_request(), Request::None);
+}
+
+#[test]
+fn test_devices_are_where_test_kernels_look() {
+    let clock = FakeClock::default();
+    let machine = test_machine(&clock);
+    machine.port_write(0xE0, &[1, 2, 3, 4]);
+    assert_eq!(read(&machine, 0xE1), 2);
+    // fw_cfg: the number of vCPUs.
+    machine.port_write(0x510, &[5, 0]);
+    assert_eq!((read(&machine, 0x511), read(&machine, 0x511)), (3, 0));
+    mmio(&machine, 0xFF00_0100, 0x1122);
+    let mut data = [0; 2];
+    machine.mmio_read(Gpa(0xFF00_0100), &mut data);
+    assert_eq!(data, [0x22, 0x11]);
+}
+
+/// Port 0x2000 + n is interrupt n: how test kernels drive the IOAPIC.
+#[test]
+fn test_line_raises_its_ioapic_pin() {
+    let clock = FakeClock::default();
+    let machine = test_machine(&clock);
+    let mut apic = crate::vcpu::tests::enabled_apic();
+    apic.publish(&machine.mailboxes()[0]);
+    open_pin(&machine, 0x14, 0x77);
+    machine.port_write(0x2014, &[1, 0, 0, 0]);
+    let _ = apic.deliver_remote(&machine.mailboxes()[0]);
+    assert_eq!(apic.queueable_vector(), Some(0x77));
 }

@@ -1,0 +1,94 @@
+//! What a machine may have beyond the least: an HPET, and the small devices that test kernels expect of QEMU.
+
+use core::fmt;
+
+use stockade_bus::{AccessError, GuestMemory, PortIo};
+use stockade_devices::fw_cfg::{Facts, FwCfg};
+use stockade_devices::test_devices::{DebugExit, LATCH_PORT, LINES, PcTestdev};
+
+use crate::wires::Wire;
+
+/// Guest memory for a device that reads its commands from it.
+pub type Memory = &'static (dyn GuestMemory + Sync);
+
+/// What is fitted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fittings {
+    /// An HPET.
+    pub hpet: bool,
+    /// The test devices, and what they tell.
+    pub test_devices: Option<TestFittings>,
+}
+
+/// What the test devices need.
+#[derive(Clone, Copy)]
+pub struct TestFittings {
+    /// Guest memory.
+    pub memory: Memory,
+    /// How many vCPUs there are.
+    pub vcpus: u16,
+    /// Bytes of RAM.
+    pub ram_bytes: u64,
+}
+
+impl fmt::Debug for TestFittings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TestFittings")
+            .field("vcpus", &self.vcpus)
+            .field("ram_bytes", &self.ram_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The test devices: isa-debug-exit, pc-testdev, fw_cfg.
+pub(super) struct TestDevices {
+    pub(super) exit: DebugExit,
+    pub(super) testdev: PcTestdev<Wire>,
+    fw_cfg: FwCfg<Memory>,
+}
+
+impl TestDevices {
+    /// Returns the devices on the interrupt lines `wire` gives; `None` if what they tell makes no sense.
+    pub(super) fn try_new(fittings: TestFittings, wire: impl Fn(u8) -> Wire) -> Option<Self> {
+        let facts = Facts {
+            cpu_count: fittings.vcpus,
+            ram_bytes: fittings.ram_bytes,
+        };
+        let numbers: [u8; 24] = core::array::from_fn(|line| line.to_le_bytes()[0]);
+        Some(Self {
+            exit: DebugExit::new(),
+            testdev: PcTestdev::new(numbers.map(wire)),
+            fw_cfg: FwCfg::try_new(fittings.memory, facts, []).ok()?,
+        })
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.exit = DebugExit::new();
+        self.testdev.reset();
+        self.fw_cfg.reset();
+    }
+
+    /// The wiring table of their ports.
+    pub(super) fn with_port(
+        &mut self,
+        port: u16,
+        access: impl FnOnce(&mut dyn PortIo, u16) -> Result<(), AccessError>,
+    ) -> Result<(), AccessError> {
+        const EXIT: u16 = DebugExit::PORT;
+        const EXIT_END: u16 = EXIT + DebugExit::PORTS;
+        const LATCH_END: u16 = LATCH_PORT + 12;
+        const LINE_0: u16 = LATCH_PORT + LINES;
+        const LINE_END: u16 = LINE_0 + 24;
+        match port {
+            LATCH_PORT..LATCH_END | LINE_0..LINE_END => {
+                let outcome = access(&mut self.testdev, port - LATCH_PORT);
+                // Nothing of ours keeps translations of the guest: there is nothing to forget.
+                let _ = self.testdev.take_flush();
+                outcome
+            }
+            EXIT..EXIT_END => access(&mut self.exit, port - EXIT),
+            0x510..=0x51B => access(&mut self.fw_cfg, port - 0x510),
+            _ => Err(AccessError::NoRegister),
+        }
+    }
+}
