@@ -8,7 +8,7 @@ use stockade_abi::vmsa::{Segment, SegmentAttributes, Vmsa};
 use stockade_boot::acpi::{self, Devices};
 use stockade_boot::launch::{LaunchState, SegmentState, TableState};
 use stockade_boot::layout;
-use stockade_boot::linux::{LoadError, load};
+use stockade_boot::load::{LoadError, load_guest};
 use stockade_boot::manifest::{Manifest, PayloadKind};
 use stockade_boot::payload::{PayloadError, PayloadSource};
 use stockade_boot::ram::RamMap;
@@ -74,7 +74,7 @@ pub fn prepare<S: PayloadSource + ?Sized, M: GuestMemory + ?Sized>(
     for (gpa, bytes) in acpi::build(&machine, &plan.ram)? {
         memory.write(Gpa(gpa), &bytes)?;
     }
-    Ok(load(
+    Ok(load_guest(
         &plan.manifest,
         &plan.ram,
         layout::guest::RSDP,
