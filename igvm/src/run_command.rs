@@ -1,14 +1,13 @@
 //! `stockade run`: from arguments to a finished machine.
 
 mod values;
+mod voice;
 
-use std::fs::File;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use stockade::image::{self, BuildOptions, Image, ImageError};
 use stockade::measure;
 use stockade::run::{self, Outcome, Report, RunError, RunOptions};
@@ -18,6 +17,7 @@ use stockade_boot::kernel::Module;
 use stockade_boot::load;
 use stockade_boot::manifest::GuestFlags;
 use stockade_boot::ram::RamMap;
+use voice::Voice;
 
 /// What every guest of ours is told first; `--append` goes behind it.
 const COMMAND_LINE: &str = "console=ttyS0 quiet";
@@ -169,57 +169,6 @@ impl RunFailure {
             Self::Setup(SetupError::Missing { .. }) => 15,
             Self::Digest { .. } => 17,
             _ => 1,
-        }
-    }
-}
-
-/// Our own words on the way: a line each on stderr or in the log, and a spinner where somebody watches.
-struct Voice {
-    log: Option<File>,
-    spinner: Option<ProgressBar>,
-}
-
-impl Voice {
-    fn new(log: Option<&Path>) -> Result<Self, RunFailure> {
-        let log = log
-            .map(|path| {
-                File::create(path).map_err(|error| RunFailure::File {
-                    path: path.into(),
-                    source: error,
-                })
-            })
-            .transpose()?;
-        let watched = log.is_none() && std::io::stderr().is_terminal();
-        let spinner = watched.then(|| {
-            let bar = ProgressBar::new_spinner();
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
-                bar.set_style(style);
-            }
-            bar.enable_steady_tick(Duration::from_millis(120));
-            bar
-        });
-        Ok(Self { log, spinner })
-    }
-
-    fn say(&mut self, text: &str) {
-        // Nobody can be told that nobody listens.
-        match (&mut self.log, &self.spinner) {
-            (Some(log), _) => drop(writeln!(log, "stockade: {text}")),
-            (None, Some(bar)) => bar.println(format!("stockade: {text}")),
-            (None, None) => eprintln!("stockade: {text}"),
-        }
-    }
-
-    /// Says what takes long, to somebody who watches.
-    fn working(&self, text: &'static str) {
-        if let Some(bar) = &self.spinner {
-            bar.set_message(text);
-        }
-    }
-
-    fn fall_silent(&mut self) {
-        if let Some(bar) = self.spinner.take() {
-            bar.finish_and_clear();
         }
     }
 }

@@ -1,0 +1,61 @@
+//! What the command itself says.
+
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::RunFailure;
+
+/// Our own words on the way: a line each on stderr or in the log, and a spinner where somebody watches.
+pub(super) struct Voice {
+    pub(super) log: Option<File>,
+    spinner: Option<ProgressBar>,
+}
+
+impl Voice {
+    pub(super) fn new(log: Option<&Path>) -> Result<Self, RunFailure> {
+        let log = log
+            .map(|path| {
+                File::create(path).map_err(|error| RunFailure::File {
+                    path: path.into(),
+                    source: error,
+                })
+            })
+            .transpose()?;
+        let watched = log.is_none() && std::io::stderr().is_terminal();
+        let spinner = watched.then(|| {
+            let bar = ProgressBar::new_spinner();
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+                bar.set_style(style);
+            }
+            bar.enable_steady_tick(Duration::from_millis(120));
+            bar
+        });
+        Ok(Self { log, spinner })
+    }
+
+    pub(super) fn say(&mut self, text: &str) {
+        // Nobody can be told that nobody listens.
+        match (&mut self.log, &self.spinner) {
+            (Some(log), _) => drop(writeln!(log, "stockade: {text}")),
+            (None, Some(bar)) => bar.println(format!("stockade: {text}")),
+            (None, None) => eprintln!("stockade: {text}"),
+        }
+    }
+
+    /// Says what takes long, to somebody who watches.
+    pub(super) fn working(&self, text: &'static str) {
+        if let Some(bar) = &self.spinner {
+            bar.set_message(text);
+        }
+    }
+
+    pub(super) fn fall_silent(&mut self) {
+        if let Some(bar) = self.spinner.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
