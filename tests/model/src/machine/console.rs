@@ -1,6 +1,6 @@
 //! The model's own output: QEMU's debug console, line by line, and the `log` crate on top of it.
 //!
-//! [`line`] prints a bare line (what the tool parses); [`log::info!`] and its kin add time, processor and module.
+//! [`line()`] prints a bare line (what the tool parses); [`log::info!`] and its kin add time, processor and module.
 
 use core::arch::asm;
 use core::fmt::{self, Write};

@@ -1,7 +1,7 @@
 //! Physical addresses of this machine and memory owned by the page.
 //!
 //! All memory is mapped one to one, so a [`HostPa`] is a pointer once someone vouches for it. [`PageBox`] owns a page that hardware or
-//! a guest is told about by address. Guest memory is touched through [`read`], [`write`] and [`zero`], which copy: no reference
+//! a guest is told about by address. Guest memory is touched through [`read`], [`write()`] and [`zero`], which copy: no reference
 //! into memory a running guest can change.
 
 use core::fmt;
@@ -158,7 +158,7 @@ pub unsafe fn write(to: HostPa, bytes: &[u8]) {
 ///
 /// # Safety
 ///
-/// 1. As for [`write`].
+/// 1. As for [`write()`].
 pub unsafe fn zero(to: HostPa, bytes: u64) {
     // SAFETY: (1) as in `write`.
     unsafe { core::ptr::write_bytes(to.as_ptr::<u8>(), 0, HostPa(bytes).as_usize()) };

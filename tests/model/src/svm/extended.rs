@@ -1,6 +1,6 @@
 //! The processor state neither VMRUN nor VMLOAD swaps: x87, SSE, AVX, PKRU, XCR0, DR0-3, TSC_AUX.
 //!
-//! An [`ExtendedState`] holds all of it for one guest context. [`run()`](super::run) loads it before VMRUN and stores it
+//! An [`ExtendedState`] holds all of it for one guest context. [`run()`](super::run()) loads it before VMRUN and stores it
 //! after the exit, every component the processor has, so that nothing passes from one context to the next.
 
 use alloc::boxed::Box;

@@ -59,7 +59,7 @@ pub struct ControlArea {
     pub interrupt_control: InterruptControl,
     /// Interrupt shadow. QEMU 7.2 writes it on exit and ignores it on entry.
     pub interrupt_shadow: InterruptShadow,
-    /// Why the guest stopped. QEMU writes -1 (invalid) as a zero-extended `u32`; [`run()`](super::run) widens it.
+    /// Why the guest stopped. QEMU writes -1 (invalid) as a zero-extended `u32`; [`run()`](super::run()) widens it.
     pub exit_code: u64,
     /// First word about the exit.
     pub exit_info1: u64,

@@ -1,7 +1,7 @@
 //! The model's own hardware, probed from inside: a guest at VMPL0 made of the model itself.
 //!
 //! With the word `probe` on the command line no image is needed. The model's image is copied into a guest's private memory
-//! at the same virtual addresses, and its second life begins at [`guest::main`]: it accepts memory, talks to the host by both
+//! at the same virtual addresses, and its second life begins at `guest`: it accepts memory, talks to the host by both
 //! protocols, takes #VC and #HV, runs a lower VMPL and a second vCPU, and notes what held in a [`report`]. When it is done,
 //! the model prints the report and ends as "powered off" if nothing failed.
 
