@@ -16,6 +16,11 @@ use crate::vcpu::{Bus, Vcpu};
 /// How often in a row the guest may fault on one page of its own RAM before the host is taken to have withdrawn it.
 const WITHDRAWN_AFTER: u64 = 64;
 
+const RFLAGS_TF: u64 = 1 << 8;
+const RFLAGS_RF: u64 = 1 << 16;
+/// Single step.
+const DR6_BS: u64 = 1 << 14;
+
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
@@ -43,7 +48,7 @@ pub(crate) fn dispatch<C: Timekeeper + Clone>(
     match exit {
         Exit::Cpuid => {
             registers::cpuid(vcpu, vmsa);
-            finish(vmsa, exit)
+            finish(vcpu, vmsa, exit)
         }
         Exit::Msr(direction) => {
             let outcome = registers::msr(vcpu, machine, vmsa, direction);
@@ -57,7 +62,7 @@ pub(crate) fn dispatch<C: Timekeeper + Clone>(
         Exit::Npf { gpa, info } => nested_page_fault(vcpu, machine, vmsa, memory, gpa, info),
         Exit::PageNotValidated { gpa } => not_ours(vcpu, memory, gpa),
         Exit::Hlt | Exit::IdleHlt => {
-            finish(vmsa, exit);
+            finish(vcpu, vmsa, exit);
             Next::Wait
         }
         Exit::HostEvent(_) | Exit::Vintr => {
@@ -66,11 +71,11 @@ pub(crate) fn dispatch<C: Timekeeper + Clone>(
         }
         // Caches are coherent and nothing of ours is write-back to a device.
         Exit::Wbinvd | Exit::Invd | Exit::CrWriteTrap { .. } | Exit::EferWriteTrap => {
-            finish(vmsa, exit)
+            finish(vcpu, vmsa, exit)
         }
         Exit::Rdtsc | Exit::Rdtscp => {
             registers::rdtsc(vmsa, exit, machine.clock().tsc());
-            finish(vmsa, exit)
+            finish(vcpu, vmsa, exit)
         }
         Exit::Rdpmc => or_fault(vcpu, vmsa, exit, Err(Exception::GENERAL_PROTECTION)),
         Exit::Monitor | Exit::Mwait | Exit::SvmInstruction | Exit::Invlpgb | Exit::Rdpru => {
@@ -96,16 +101,29 @@ pub(crate) fn dispatch<C: Timekeeper + Clone>(
         | Exit::Avic
         | Exit::BusLock
         | Exit::NotRestartable
-        | Exit::Unknown(_) => Next::Stop(StopReason::UNSUPPORTED_EXIT),
+        | Exit::Unknown(_) => {
+            log::error!(
+                "vCPU {}: no answer to {exit} at {:#x}",
+                vcpu.index,
+                vmsa.rip
+            );
+            Next::Stop(StopReason::UNSUPPORTED_EXIT)
+        }
     }
 }
 
 /// Moves RIP past what was answered (step 6 of the run loop).
-fn finish(vmsa: &mut Vmsa, exit: Exit) -> Next {
+fn finish(vcpu: &mut Vcpu, vmsa: &mut Vmsa, exit: Exit) -> Next {
     match exit.advance() {
         Advance::NextRip => {
             vmsa.rip = vmsa.guest_nrip;
             vmsa.vintr_ctrl.set_int_shadow(false);
+            // The processor did not execute the instruction, so its trap is ours to raise (APM volume 2, 13.1.4).
+            if vmsa.rflags & RFLAGS_TF != 0 {
+                vmsa.dr6 |= DR6_BS;
+                vcpu.exception = Some(Exception::DEBUG);
+            }
+            vmsa.rflags &= !RFLAGS_RF;
         }
         Advance::Already => vmsa.vintr_ctrl.set_int_shadow(false),
         Advance::Emulate | Advance::Stay => {}
@@ -115,7 +133,7 @@ fn finish(vmsa: &mut Vmsa, exit: Exit) -> Next {
 
 fn or_fault(vcpu: &mut Vcpu, vmsa: &mut Vmsa, exit: Exit, outcome: Result<(), Exception>) -> Next {
     match outcome {
-        Ok(()) => finish(vmsa, exit),
+        Ok(()) => finish(vcpu, vmsa, exit),
         Err(exception) => raise(vcpu, exception),
     }
 }

@@ -48,7 +48,8 @@ pub(crate) fn prepare<C: Timekeeper + Clone>(
     }
     vcpu.nmi.commit(&decision);
     vcpu.queued = decision.virtual_interrupt;
-    let control = vmsa.vintr_ctrl.with_v_gif(true);
+    // TPR and CR8 are one register with two doors; the guest may have used the other one.
+    let control = vmsa.vintr_ctrl.with_v_gif(true).with_v_tpr(vcpu.apic.cr8());
     vmsa.vintr_ctrl = match decision.virtual_interrupt {
         Some(interrupt) => control
             .with_v_irq(true)

@@ -626,3 +626,38 @@ fn nmi_behind_a_shadow_brings_the_guest_back_soon() {
     rig.turn().unwrap();
     assert_eq!(rig.processor.delivered, [2]);
 }
+
+/// TPR written through the APIC's page must reach CR8, where hardware compares; and CR8 the page.
+#[test]
+fn task_priority_and_cr8_are_one_register() {
+    let clock = FakeClock::default();
+    let mut rig = Rig::new(
+        &clock,
+        &[host_interrupt, |vmsa| {
+            host_interrupt(vmsa);
+            vmsa.vintr_ctrl.set_v_tpr(3);
+        }],
+    );
+    let tpr = 0x5A_u32.to_le_bytes();
+    let _ = rig.vcpu.apic.write_mmio(0x80, &tpr, Time::default());
+    rig.request(0x55);
+    rig.turn().unwrap();
+    assert_eq!(rig.processor.vmsa.vintr_ctrl.v_tpr(), 5);
+    assert!(rig.processor.delivered.is_empty(), "class 5 is masked");
+    assert_eq!(rig.vcpu.apic.task_priority(), 0x5A);
+    rig.turn().unwrap();
+    assert_eq!(rig.vcpu.apic.task_priority(), 0x30);
+}
+
+/// The trap flag of an instruction that is answered here: hardware never got to its end.
+#[test]
+fn single_step_over_an_answered_instruction_traps_behind_it() {
+    let clock = FakeClock::default();
+    let mut rig = Rig::new(&clock, &[cpuid_exit, host_interrupt]);
+    rig.processor.vmsa.rflags |= 1 << 8;
+    rig.turn().unwrap();
+    rig.turn().unwrap();
+    assert_eq!(rig.processor.delivered, [1]);
+    assert_eq!(rig.processor.vmsa.rip, 0x1002);
+    assert_ne!(rig.processor.vmsa.dr6 & 1 << 14, 0);
+}
