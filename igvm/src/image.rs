@@ -1,6 +1,6 @@
 //! IGVM images: building and reading them.
 //!
-//! [`build`] packs paravisor and payload for a confidential start, [`enlightened`] packs a kernel that knows of SNP and needs no
+//! [`build()`] packs paravisor and payload for a confidential start, [`enlightened()`] packs a kernel that knows of SNP and needs no
 //! paravisor. Both return the file's bytes; [`write()`] puts them on disk whole or not at all, [`Image`] reads them back.
 //! `crate::measure` and `crate::inspect` work on an [`Image`].
 
