@@ -50,6 +50,47 @@ pub enum CodeSize {
     Long,
 }
 
+/// The memory side of INS or OUTS, of which QEMU's exit says nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StringSide {
+    /// Width of the address register in bytes.
+    pub address_bytes: u8,
+    /// ES, CS, SS, DS, FS, GS from 0.
+    pub segment: u8,
+}
+
+/// Reads the prefixes of the INS or OUTS at the start of `bytes`; `address_bytes` is what addresses have without any.
+/// `None` when it is neither.
+pub fn string_side(bytes: &[u8], address_bytes: u8) -> Option<StringSide> {
+    const ES: u8 = 0;
+    const DS: u8 = 3;
+    let mut side = StringSide {
+        address_bytes,
+        segment: DS,
+    };
+    for byte in bytes {
+        match byte {
+            0x26 => side.segment = 0,
+            0x2E => side.segment = 1,
+            0x36 => side.segment = 2,
+            0x3E => side.segment = DS,
+            0x64 => side.segment = 4,
+            0x65 => side.segment = 5,
+            0x67 => side.address_bytes = if address_bytes == 4 { 2 } else { 4 },
+            0x66 | 0xF0 | 0xF2 | 0xF3 => {}
+            0x40..=0x4F if address_bytes == 8 => {}
+            // INS stores to ES whatever its prefixes.
+            0x6C | 0x6D => {
+                side.segment = ES;
+                return Some(side);
+            }
+            0x6E | 0x6F => return Some(side),
+            _ => return None,
+        }
+    }
+    None
+}
+
 /// Decodes the intercepted instruction at the start of `bytes`; `None` when it is none that can be intercepted here, or
 /// the bytes end early.
 pub fn decode(bytes: &[u8], size: CodeSize) -> Option<Decoded> {
@@ -117,6 +158,28 @@ mod tests {
 
     fn long(bytes: &[u8]) -> Option<(Instruction, u8)> {
         decode(bytes, CodeSize::Long).map(|decoded| (decoded.instruction, decoded.length))
+    }
+
+    /// The paravisor refuses a string access that names no address size.
+    #[test]
+    fn string_port_accesses_tell_their_memory_side() {
+        let cases: [(&[u8], u8, (u8, u8)); 6] = [
+            (&[0xF3, 0x6E], 8, (8, 3)),
+            (&[0xF3, 0x67, 0x48, 0x6F], 8, (4, 3)),
+            (&[0x65, 0x6E], 8, (8, 5)),
+            (&[0x65, 0xF2, 0x6C], 4, (4, 0)),
+            (&[0x67, 0x6D], 4, (2, 0)),
+            (&[0x67, 0x2E, 0x6F], 2, (4, 1)),
+        ];
+        for (bytes, default, (address_bytes, segment)) in cases {
+            let side = StringSide {
+                address_bytes,
+                segment,
+            };
+            assert_eq!(string_side(bytes, default), Some(side), "{bytes:x?}");
+        }
+        assert_eq!(string_side(&[0xEE], 8), None);
+        assert_eq!(string_side(&[0x66], 8), None);
     }
 
     #[test]

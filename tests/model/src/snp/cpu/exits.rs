@@ -52,9 +52,12 @@ impl Processor {
             ExitCode::SHUTDOWN => self.automatic(ExitCode::SHUTDOWN, 0, 0),
             ExitCode::VMMCALL => self.vmmcall(platform),
             ExitCode::MSR => self.msr(platform, exit.info1, ghcb),
-            ExitCode::IOIO => {
-                self.non_automatic(platform, ExitCode::IOIO, exit.info1, exit.info2, exit.info2)
-            }
+            ExitCode::IOIO => match self.port_info(platform, exit.info1) {
+                Ok(info) => {
+                    self.non_automatic(platform, ExitCode::IOIO, info, exit.info2, exit.info2)
+                }
+                Err(next) => next,
+            },
             ExitCode(CR8_WRITE) => self.write_cr8(platform),
             ExitCode::INVALID => self.invalid(platform),
             code => match self.decoded(platform) {

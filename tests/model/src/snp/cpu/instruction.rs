@@ -2,8 +2,9 @@
 
 use super::linear::{Linear, LinearFault};
 use super::{Next, Platform, Processor};
-use crate::snp::decode::{CodeSize, Decoded, MAX_LENGTH, decode};
+use crate::snp::decode::{CodeSize, Decoded, MAX_LENGTH, decode, string_side};
 use crate::snp::walk::{CR0_PE, Privilege};
+use stockade_abi::exit::IoioInfo;
 
 impl Processor {
     /// Goes on behind the instruction.
@@ -42,9 +43,37 @@ impl Processor {
 
     /// The instruction at RIP, if it is one that can be intercepted.
     pub(super) fn fetch(&mut self, platform: &impl Platform) -> Result<Option<Decoded>, Next> {
+        let (bytes, count) = self.code(platform)?;
+        Ok(decode(&bytes[..count], self.code_size()))
+    }
+
+    /// EXITINFO1 of a port access with what QEMU leaves out of it: the memory side of INS and OUTS.
+    pub(super) fn port_info(&mut self, platform: &impl Platform, info: u64) -> Result<u64, Next> {
+        const DEFAULT_BIG: u16 = 0x400;
+        let info = IoioInfo::from_bits(info);
+        if !info.string() {
+            return Ok(info.into_bits());
+        }
+        let (bytes, count) = self.code(platform)?;
+        let default = match self.code_size() {
+            CodeSize::Long => 8,
+            CodeSize::Legacy if self.vmcb.save.cs.attributes & DEFAULT_BIG != 0 => 4,
+            CodeSize::Legacy => 2,
+        };
+        // Another processor changed the code under this one: the guest runs what is there now.
+        let side = string_side(&bytes[..count], default).ok_or(Next::Resume)?;
+        Ok(info
+            .with_address16(side.address_bytes == 2)
+            .with_address32(side.address_bytes == 4)
+            .with_address64(side.address_bytes == 8)
+            .with_segment(side.segment)
+            .into_bits())
+    }
+
+    /// The bytes at RIP, and how many of them could be read.
+    fn code(&mut self, platform: &impl Platform) -> Result<([u8; MAX_LENGTH], usize), Next> {
         let save = &self.vmcb.save;
-        let size = self.code_size();
-        let base = if size == CodeSize::Long {
+        let base = if self.code_size() == CodeSize::Long {
             0
         } else {
             save.cs.base
@@ -59,7 +88,7 @@ impl Processor {
         let memory = platform.memory().lock();
         let linear = Linear::new(&memory, self.who(), self.paging(), self.pages());
         match linear.fetch(address, &mut bytes, privilege) {
-            Ok(count) => Ok(decode(&bytes[..count], size)),
+            Ok(count) => Ok((bytes, count)),
             // The code went away after it was executed; running it again tells why.
             Err(LinearFault::Page { .. } | LinearFault::Nested(_)) => Err(Next::Resume),
         }
