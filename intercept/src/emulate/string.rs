@@ -1,6 +1,6 @@
 //! String instructions, an element at a time. APM vol. 3: MOVS, STOS, LODS, SCAS, CMPS.
 //!
-//! A repeated instruction executes up to [`REPEAT_LIMIT`](super::REPEAT_LIMIT) elements and then lets the guest take its interrupts. Finished elements stay
+//! A repeated instruction executes up to `REPEAT_LIMIT` elements and then lets the guest take its interrupts. Finished elements stay
 //! finished when a later one faults, as on the processor.
 
 use iced_x86::{Mnemonic, OpKind, Register};
