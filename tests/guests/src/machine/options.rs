@@ -84,4 +84,9 @@ impl Options {
     pub(crate) fn is_trace(&self) -> bool {
         self.words().any(|word| word == "trace")
     }
+
+    /// Returns whether checks may run that stop some emulators for good.
+    pub(crate) fn is_risky(&self) -> bool {
+        self.words().any(|word| word == "risky")
+    }
 }

@@ -26,6 +26,8 @@ pub(crate) struct Context {
     pub(crate) cpus: u32,
     /// How many there must be, if the command line says so.
     pub(crate) expected_cpus: Option<usize>,
+    /// Whether checks may run that stop some emulators for good.
+    pub(crate) is_risky: bool,
 }
 
 impl Context {

@@ -89,6 +89,7 @@ pub(crate) fn run(options: &Options) -> Ending {
         me: apic::cpuid_id(),
         cpus: machine::smp::find(options.cpus()),
         expected_cpus: options.cpus(),
+        is_risky: options.is_risky(),
     };
     say!("cpus {}", context.cpus.count_ones());
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
@@ -153,7 +154,6 @@ fn settle() {
     processor::cli();
     cpu::current().clear();
     forget_notes();
-    processor::set_cr8(0);
     memory::unmap_all();
     uart::lower_line();
     machine::rtc::reset();
