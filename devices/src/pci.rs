@@ -16,6 +16,8 @@ pub use q35::{ECAM_BASE, HOST_BRIDGE, LPC_BRIDGE, PM_BASE};
 
 /// Where the machine plugs the address register in (CF8h); the data window is the next four ports.
 pub const PORT_CF8: u16 = 0xCF8;
+/// Bits of the address register that can be written; 30 to 24 and the lowest two read zero.
+const WRITABLE: u32 = 0x80FF_FFFC;
 /// The address register's enable bit.
 const ENABLE: u32 = 1 << 31;
 
@@ -117,7 +119,7 @@ impl PortIo for PciRoot {
 
     fn port_write(&mut self, offset: u16, data: &[u8]) -> Result<(), AccessError> {
         match (offset, data) {
-            (0, &[a, b, c, d]) => self.address = u32::from_le_bytes([a, b, c, d]) & !3,
+            (0, &[a, b, c, d]) => self.address = u32::from_le_bytes([a, b, c, d]) & WRITABLE,
             (4..8, _) => {
                 let (at, register) = self.selected().ok_or(AccessError::NoRegister)?;
                 self.write(at, register | (offset & 3), data);
@@ -187,7 +189,7 @@ impl PciRoot {
     pub fn restore(&mut self, state: &PciState) -> Result<(), RestoreError> {
         check_version(state.version, 1)?;
         self.reset();
-        self.address = state.address & !3;
+        self.address = state.address & WRITABLE;
         self.host_bridge.restore(&state.host_bridge);
         self.lpc_bridge.restore(&state.lpc_bridge);
         Ok(())
