@@ -63,6 +63,10 @@ pub(crate) fn dispatch<C: Timekeeper + Clone>(
         Exit::PageNotValidated { gpa } => not_ours(vcpu, memory, gpa),
         Exit::Hlt | Exit::IdleHlt => {
             finish(vcpu, vmsa, exit);
+            // HLT has ended: its trap comes instead of the wait.
+            if vmsa.rflags & RFLAGS_TF != 0 {
+                return trap(vcpu, vmsa);
+            }
             Next::Wait
         }
         Exit::HostEvent(_) | Exit::Vintr => {
@@ -120,8 +124,7 @@ fn finish(vcpu: &mut Vcpu, vmsa: &mut Vmsa, exit: Exit) -> Next {
             vmsa.vintr_ctrl.set_int_shadow(false);
             // The processor did not execute the instruction, so its trap is ours to raise (APM volume 2, 13.1.4).
             if vmsa.rflags & RFLAGS_TF != 0 {
-                vmsa.dr6 |= DR6_BS;
-                vcpu.exception = Some(Exception::DEBUG);
+                trap(vcpu, vmsa);
             }
             vmsa.rflags &= !RFLAGS_RF;
         }
@@ -136,6 +139,12 @@ fn or_fault(vcpu: &mut Vcpu, vmsa: &mut Vmsa, exit: Exit, outcome: Result<(), Ex
         Ok(()) => finish(vcpu, vmsa, exit),
         Err(exception) => raise(vcpu, exception),
     }
+}
+
+/// Raises the single-step trap.
+fn trap(vcpu: &mut Vcpu, vmsa: &mut Vmsa) -> Next {
+    vmsa.dr6 |= DR6_BS;
+    raise(vcpu, Exception::DEBUG)
 }
 
 fn raise(vcpu: &mut Vcpu, exception: Exception) -> Next {

@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use spin::{Mutex, MutexGuard};
 use stockade_apic::{Mailbox, Message, MessageSink, route};
-use stockade_bus::{AccessError, Clock, Deadline, Gpa, IrqLine, Level};
+use stockade_bus::{AccessError, Clock, Deadline, Gpa, IrqLine, Level, Mmio};
 
 pub(crate) use chips::Chips;
 pub use fittings::{Fittings, Memory, TestFittings};
@@ -23,6 +23,8 @@ use crate::stats::Stats;
 
 /// Console output that is handed over even without the end of a line.
 const MUCH_OUTPUT: usize = 512;
+/// Bytes of the widest register most chips have.
+const WORD: usize = 4;
 /// The vCPU whose timer is set for the chips.
 const TIMEKEEPER: usize = 0;
 
@@ -284,10 +286,16 @@ impl<C: Clock + Clone> Machine<C> {
     /// Reads memory-mapped registers; ones where there are none.
     pub fn mmio_read(&self, gpa: Gpa, data: &mut [u8]) {
         self.with_chips(|chips| {
-            if chips
-                .with_mmio(gpa, |chip, offset| chip.mmio_read(offset, data))
-                .is_err()
-            {
+            let outcome = chips.with_mmio(gpa, |chip, offset| chip.mmio_read(offset, data));
+            if outcome == Err(AccessError::Width) && data.len() > WORD {
+                // The bus brings a wide access to narrower registers word by word.
+                for (word, gpa) in data.chunks_mut(WORD).zip((gpa.0..).step_by(WORD)) {
+                    let read = |chip: &mut dyn Mmio, offset| chip.mmio_read(offset, word);
+                    if chips.with_mmio(Gpa(gpa), read).is_err() {
+                        word.fill(0xFF);
+                    }
+                }
+            } else if outcome.is_err() {
                 data.fill(0xFF);
             }
         });
@@ -296,8 +304,13 @@ impl<C: Clock + Clone> Machine<C> {
     /// Writes memory-mapped registers.
     pub fn mmio_write(&self, gpa: Gpa, data: &[u8]) {
         self.with_chips(|chips| {
-            // A write nobody takes is lost, as on a PC.
-            let _ = chips.with_mmio(gpa, |chip, offset| chip.mmio_write(offset, data));
+            let outcome = chips.with_mmio(gpa, |chip, offset| chip.mmio_write(offset, data));
+            if outcome == Err(AccessError::Width) && data.len() > WORD {
+                for (word, gpa) in data.chunks(WORD).zip((gpa.0..).step_by(WORD)) {
+                    // A write nobody takes is lost, as on a PC.
+                    let _ = chips.with_mmio(Gpa(gpa), |chip, offset| chip.mmio_write(offset, word));
+                }
+            }
         });
     }
 

@@ -216,3 +216,18 @@ fn test_line_raises_its_ioapic_pin() {
     let _ = apic.deliver_remote(&machine.mailboxes()[0]);
     assert_eq!(apic.queueable_vector(), Some(0x77));
 }
+
+/// A quad word from configuration space: two double words on the bus.
+#[test]
+fn wide_access_to_narrow_registers_is_split() {
+    let clock = FakeClock::default();
+    let machine = Machine::new(1, &clock, 0);
+    let mut halves = [0; 8];
+    for (half, gpa) in halves.chunks_mut(4).zip([0xB000_0000, 0xB000_0004]) {
+        machine.mmio_read(Gpa(gpa), half);
+    }
+    let mut whole = [0; 8];
+    machine.mmio_read(Gpa(0xB000_0000), &mut whole);
+    assert_eq!(whole, halves);
+    assert_eq!(&whole[..4], [0x86, 0x80, 0xC0, 0x29]);
+}
