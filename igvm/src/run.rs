@@ -4,6 +4,7 @@
 //! logs (the paravisor's and the model's), and returns a [`Report`] with an [`Outcome`].
 
 mod command;
+pub mod devices;
 mod follow;
 mod outcome;
 mod report;
@@ -50,6 +51,8 @@ pub struct RunOptions {
     pub host_view: Option<PathBuf>,
     /// Count instructions, so that runs repeat exactly.
     pub icount: bool,
+    /// Disks and network cards of the host.
+    pub devices: devices::HostDevices,
     /// More arguments for QEMU.
     pub qemu_arguments: Vec<String>,
     /// More words for the model's command line (an attack, a seed).

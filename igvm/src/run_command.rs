@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use stockade::image::{self, BuildOptions, Image, ImageError};
 use stockade::measure;
+use stockade::run::devices::HostDevices;
 use stockade::run::{self, Outcome, Report, RunError, RunOptions};
 use stockade::setup::{self, Cache, Mode, Program, Qemu, SetupError};
 use stockade_boot::format::{self, Format, FormatError};
@@ -349,6 +350,7 @@ fn options(arguments: &Run, image: PathBuf, model: PathBuf, paravisor: PathBuf) 
         stats: arguments.stats.clone(),
         host_view: arguments.host_view.clone(),
         icount: arguments.icount,
+        devices: HostDevices::default(),
         qemu_arguments: arguments.qemu_arg.clone(),
         model_words: arguments.model_arg.clone(),
     }

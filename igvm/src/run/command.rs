@@ -67,6 +67,7 @@ pub(super) fn qemu(qemu: &Qemu, options: &RunOptions, paths: &Paths) -> Command 
     command.arg("-kernel").arg(&options.model);
     command.arg("-initrd").arg(&options.image);
     command.args(["-append", &model_words(options)]);
+    command.args(options.devices.arguments());
     command.args(&options.qemu_arguments);
     command
 }

@@ -1,0 +1,317 @@
+//! Disks and network cards of the host, as arguments for QEMU.
+//!
+//! [`HostDevices::arguments`] puts them on PCI bus 0 at fixed places: disk *n* is function 00:[`FIRST_DISK_SLOT`]+*n*.0, card *n*
+//! is 00:[`FIRST_NET_SLOT`]+*n*.0. Each is a modern virtio device behind the IOMMU: what it reaches of guest memory is what
+//! the model's IOMMU tables say, that is, shared pages.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+/// Device number of the first disk on the host's PCI bus 0.
+pub const FIRST_DISK_SLOT: u8 = 2;
+/// Disks there can be.
+pub const MAX_DISKS: usize = 14;
+/// Device number of the first network card on the host's PCI bus 0.
+pub const FIRST_NET_SLOT: u8 = 16;
+/// Network cards there can be.
+pub const MAX_NETS: usize = 8;
+/// What virtio keeps of a serial number. Virtio 1.2, 5.2.6.
+pub const MAX_SERIAL_BYTES: usize = 20;
+
+/// Translates every access of a device, and nothing else: interrupts go as the device sends them.
+const IOMMU: &str = "intel-iommu,aw-bits=48,intremap=off";
+
+/// What a run has of the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostDevices {
+    /// Disks, in the paravisor's order.
+    pub disks: Vec<Disk>,
+    /// Network cards, in the paravisor's order.
+    pub nets: Vec<Net>,
+}
+
+/// A disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// The file.
+    pub path: PathBuf,
+    /// What is in it.
+    pub format: DiskFormat,
+    /// Whether QEMU may write to it.
+    pub access: DiskAccess,
+    /// What QEMU does with written data until a flush.
+    pub cache: DiskCache,
+    /// The serial number the device tells.
+    pub serial: String,
+    /// Request queues.
+    pub queues: u16,
+}
+
+impl Disk {
+    /// A writable raw disk with one queue and QEMU's usual cache.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            format: DiskFormat::Raw,
+            access: DiskAccess::ReadWrite,
+            cache: DiskCache::Writeback,
+            serial: String::new(),
+            queues: 1,
+        }
+    }
+}
+
+/// The format of a disk's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskFormat {
+    /// The disk's bytes as they are.
+    Raw,
+    /// QEMU's own.
+    Qcow2,
+}
+
+impl DiskFormat {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+}
+
+/// What may be done with a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskAccess {
+    /// Everything.
+    ReadWrite,
+    /// Reads; the file itself is opened so.
+    ReadOnly,
+}
+
+/// Where written data rests until a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskCache {
+    /// In the host's page cache.
+    Writeback,
+    /// In the drive: the host's page cache is passed by (the file system must allow that).
+    None,
+}
+
+/// A network card.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Net {
+    /// What it is connected to.
+    pub peer: NetPeer,
+    /// Its address; QEMU's choice when absent.
+    pub mac: Option<[u8; 6]>,
+}
+
+/// What a network card is connected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetPeer {
+    /// QEMU's own network with address translation, DHCP at 10.0.2.2.
+    User {
+        /// Forwarded ports, in QEMU's words: `tcp:127.0.0.1:HOST-:GUEST`.
+        forwards: Vec<String>,
+    },
+    /// A TAP interface that exists.
+    Tap(String),
+}
+
+impl HostDevices {
+    /// Whether there are none, so that QEMU's machine stays as it is without any.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.disks.is_empty() && self.nets.is_empty()
+    }
+
+    /// Returns QEMU's arguments. What is beyond [`MAX_DISKS`] and [`MAX_NETS`] has no place and is left out.
+    #[must_use]
+    pub fn arguments(&self) -> Vec<String> {
+        let mut arguments = Vec::new();
+        if self.is_empty() {
+            return arguments;
+        }
+        let mut push = |option: &str, value: String| {
+            arguments.push(option.to_owned());
+            arguments.push(value);
+        };
+        push("-device", IOMMU.to_owned());
+        for (slot, disk) in (FIRST_DISK_SLOT..).zip(self.disks.iter().take(MAX_DISKS)) {
+            push("-blockdev", disk.backend(slot).to_string());
+            push("-device", disk.frontend(slot).to_string());
+        }
+        for (slot, net) in (FIRST_NET_SLOT..).zip(self.nets.iter().take(MAX_NETS)) {
+            push("-netdev", net.backend(slot));
+            push("-device", net.frontend(slot).to_string());
+        }
+        arguments
+    }
+}
+
+impl Disk {
+    /// The file; as JSON, for its name may hold anything.
+    fn backend(&self, slot: u8) -> Value {
+        let is_read_only = self.access == DiskAccess::ReadOnly;
+        let cache = json!({ "direct": self.cache == DiskCache::None, "no-flush": false });
+        let options = |driver: &str| {
+            json!({
+                "driver": driver, "read-only": is_read_only, "auto-read-only": false,
+                "cache": cache, "discard": "unmap",
+            })
+        };
+        let mut file = options("file");
+        file["filename"] = self.path.to_string_lossy().into();
+        let mut disk = options(self.format.name());
+        disk["node-name"] = node(slot).into();
+        disk["file"] = file;
+        disk
+    }
+
+    fn frontend(&self, slot: u8) -> Value {
+        let mut device = pci_function("virtio-blk-pci", slot);
+        device["drive"] = node(slot).into();
+        device["num-queues"] = self.queues.into();
+        // The file's own cache decides; the device always offers a flush.
+        device["write-cache"] = "on".into();
+        if !self.serial.is_empty() {
+            let serial: String = self.serial.chars().take(MAX_SERIAL_BYTES).collect();
+            device["serial"] = serial.into();
+        }
+        device
+    }
+}
+
+impl Net {
+    fn backend(&self, slot: u8) -> String {
+        let id = node(slot);
+        match &self.peer {
+            NetPeer::User { forwards } => {
+                let forwards = forwards.iter().map(|rule| format!(",hostfwd={rule}"));
+                format!("user,id={id}{}", forwards.collect::<String>())
+            }
+            // In QEMU's lists a comma is written twice.
+            NetPeer::Tap(name) => format!(
+                "tap,id={id},ifname={},script=no,downscript=no,vhost=off",
+                name.replace(',', ",,")
+            ),
+        }
+    }
+
+    fn frontend(&self, slot: u8) -> Value {
+        let mut device = pci_function("virtio-net-pci", slot);
+        device["netdev"] = node(slot).into();
+        if let Some([a, b, c, d, e, f]) = self.mac {
+            device["mac"] = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}").into();
+        }
+        device
+    }
+}
+
+fn node(slot: u8) -> String {
+    format!("host{slot}")
+}
+
+/// A virtio 1 function behind the IOMMU, without option ROM: nothing boots from it.
+fn pci_function(driver: &str, slot: u8) -> Value {
+    json!({
+        "driver": driver, "bus": "pcie.0", "addr": format!("{slot:#x}.0"), "disable-legacy": "on",
+        "iommu_platform": true, "romfile": "",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value<'a>(arguments: &'a [String], option: &str, nth: usize) -> &'a str {
+        let mut at = (0..arguments.len()).filter(|at| arguments[*at] == option);
+        &arguments[at.nth(nth).unwrap() + 1]
+    }
+
+    fn parsed(arguments: &[String], option: &str, nth: usize) -> Value {
+        serde_json::from_str(value(arguments, option, nth)).unwrap()
+    }
+
+    #[test]
+    fn a_machine_without_devices_has_no_iommu_either() {
+        assert!(HostDevices::default().arguments().is_empty());
+    }
+
+    #[test]
+    fn every_device_is_modern_and_behind_the_iommu_at_its_place() {
+        let devices = HostDevices {
+            disks: vec![Disk::new("/a"), Disk::new("/b")],
+            nets: vec![Net {
+                peer: NetPeer::User { forwards: vec![] },
+                mac: Some([0x52, 0x54, 0, 0x12, 0x34, 0x5F]),
+            }],
+        };
+        let arguments = devices.arguments();
+        assert_eq!(value(&arguments, "-device", 0), IOMMU);
+        for (nth, place) in [(1, "0x2.0"), (2, "0x3.0"), (3, "0x10.0")] {
+            let device = parsed(&arguments, "-device", nth);
+            assert_eq!(device["addr"], place);
+            assert_eq!(device["iommu_platform"], true);
+            assert_eq!(device["disable-legacy"], "on");
+        }
+        assert_eq!(parsed(&arguments, "-device", 3)["mac"], "52:54:00:12:34:5f");
+        assert_eq!(value(&arguments, "-netdev", 0), "user,id=host16");
+    }
+
+    #[test]
+    fn a_disk_says_format_access_and_cache_to_every_layer() {
+        let disk = Disk {
+            format: DiskFormat::Qcow2,
+            access: DiskAccess::ReadOnly,
+            cache: DiskCache::None,
+            serial: "0123456789012345678901".to_owned(),
+            queues: 4,
+            ..Disk::new("/tmp/a,b\"c")
+        };
+        let arguments = HostDevices {
+            disks: vec![disk],
+            nets: vec![],
+        }
+        .arguments();
+        let backend = parsed(&arguments, "-blockdev", 0);
+        assert_eq!(backend["driver"], "qcow2");
+        assert_eq!(backend["file"]["filename"], "/tmp/a,b\"c");
+        for layer in [&backend, &backend["file"]] {
+            assert_eq!(layer["read-only"], true);
+            assert_eq!(layer["cache"]["direct"], true);
+            assert_eq!(layer["discard"], "unmap");
+        }
+        let device = parsed(&arguments, "-device", 1);
+        assert_eq!(device["serial"], "01234567890123456789");
+        assert_eq!(device["num-queues"], 4);
+        assert_eq!(device["drive"], backend["node-name"]);
+    }
+
+    #[test]
+    fn a_comma_in_the_name_of_an_interface_does_not_end_it() {
+        let net = Net {
+            peer: NetPeer::Tap("tap0,script=/x".to_owned()),
+            mac: None,
+        };
+        assert_eq!(
+            net.backend(16),
+            "tap,id=host16,ifname=tap0,,script=/x,script=no,downscript=no,vhost=off"
+        );
+    }
+
+    #[test]
+    fn what_has_no_place_on_the_bus_is_left_out() {
+        let disks = vec![Disk::new("/a"); MAX_DISKS + 3];
+        let devices = HostDevices {
+            disks,
+            nets: vec![],
+        };
+        let drives = devices.arguments();
+        let count = drives.iter().filter(|word| *word == "-blockdev").count();
+        assert_eq!(count, MAX_DISKS);
+        assert!(usize::from(FIRST_DISK_SLOT) + MAX_DISKS <= usize::from(FIRST_NET_SLOT));
+    }
+}
