@@ -3,15 +3,17 @@
 //! Each part finds what is there, gets the rest from the distribution where that is allowed, and otherwise says the one
 //! command to type. Everything fetched or made lies in [`Cache`].
 
+mod archive;
 mod cache;
 mod debian;
 mod initramfs;
 mod programs;
 mod qemu;
 
+pub use archive::Archive;
 pub use cache::Cache;
 pub(crate) use cache::write_whole;
-pub use debian::{Kernel, busybox, kernel};
+pub use debian::{Kernel, busybox, kernel, package};
 pub use initramfs::{Mode, default_initramfs};
 pub use programs::{Program, build_program};
 pub use qemu::{MINIMUM_VERSION, Qemu, Version};

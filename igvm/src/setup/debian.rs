@@ -1,4 +1,4 @@
-//! Files of the distribution's packages: the stock kernel and busybox.
+//! Files of the distribution's packages: the stock kernel, busybox, and whatever else a guest is made of.
 //!
 //! A package is fetched with `apt-get download` and unpacked into the cache, never installed: no root is needed, no
 //! initramfs hook runs, and the file is the distribution's to the bit.
@@ -52,6 +52,35 @@ pub fn busybox(cache: &Cache, say: &mut dyn FnMut(&str)) -> Result<PathBuf, Setu
     unpack(BUSYBOX_PACKAGE, &folder)
         .map_err(|reason| missing(BUSYBOX_PACKAGE, reason, "or name an initrd with --initrd"))?;
     Ok(fetched)
+}
+
+/// Returns the folder with the files of a package: fetched before or fetched now.
+pub fn package(
+    cache: &Cache,
+    name: &str,
+    say: &mut dyn FnMut(&str),
+) -> Result<PathBuf, SetupError> {
+    let packages = cache.folder("packages")?;
+    let folder = packages.join(name);
+    if folder.is_dir() {
+        return Ok(folder);
+    }
+    refresh_lists_if_root(name, say);
+    say(&format!("fetching {name}"));
+    // Unpacked elsewhere first: a folder of this name is whole.
+    let part = tempfile::tempdir_in(&packages).map_err(SetupError::io(&packages))?;
+    let missing = |reason| SetupError::Missing {
+        what: format!("Debian package {name}"),
+        reason,
+        remedy: "run as root: apt-get update".to_owned(),
+    };
+    unpack(name, part.path()).map_err(missing)?;
+    match fs::rename(part.path(), &folder) {
+        // Somebody else was quicker.
+        Err(_) if folder.is_dir() => {}
+        renamed => renamed.map_err(SetupError::io(&folder))?,
+    }
+    Ok(folder)
 }
 
 fn missing(package: &str, reason: String, otherwise: &str) -> SetupError {
