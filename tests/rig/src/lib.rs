@@ -3,6 +3,7 @@
 //! A test takes the [`Workshop`] (programs, kernel and initramfs, made once), starts the command `stockade` as a user would
 //! ([`Stockade`]), talks to the guest's console ([`Running`]) and judges the end ([`Finished`]). [`Slot`] keeps more than two
 //! machines from running at once, however many tests there are; [`host_view`] and [`tamper`] are the two hands of a bad host.
+//! An [`Initrd`] brings programs of the distribution into a guest.
 //!
 //! Everything here is for tests: what cannot go on panics with what was seen so far.
 
@@ -13,6 +14,7 @@ mod command;
 mod finished;
 pub mod guest;
 pub mod host_view;
+mod initrd;
 mod running;
 mod slot;
 mod stream;
@@ -21,6 +23,7 @@ mod workshop;
 
 pub use command::{Stockade, command_line};
 pub use finished::Finished;
+pub use initrd::{Initrd, package_file};
 pub use running::Running;
 pub use slot::Slot;
 pub use workshop::{Workshop, workshop};

@@ -1,0 +1,134 @@
+//! An initramfs of a test's own: busybox, a script, and programs of the distribution with the libraries they need.
+//!
+//! The script runs as the guest's first process, with everything mounted and busybox's commands in place; `say WORDS` is what
+//! [`crate::guest`] finds in the console. When the script ends, the guest powers itself off.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use stockade::setup::{Archive, Cache, busybox, package};
+
+/// What every script finds done.
+const PREFACE: &str = "#!/bin/busybox sh
+export PATH=/bin:/usr/bin:/usr/sbin
+/bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t sysfs sys /sys
+/bin/busybox mount -t devtmpfs dev /dev
+/bin/busybox mount -t tmpfs tmp /tmp
+/bin/busybox --install -s /bin
+say() { echo \"guest-check: $*\"; }
+";
+const EPILOGUE: &str = "
+poweroff -f
+sleep 60
+";
+/// Where the distribution has its libraries, and its loader.
+const LIBRARY_FOLDERS: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
+const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
+
+/// An initramfs, being put together.
+#[derive(Clone, Debug)]
+pub struct Initrd {
+    archive: Archive,
+}
+
+impl Initrd {
+    /// Returns one whose first process runs `script` and powers off.
+    #[must_use]
+    pub fn new(script: &str) -> Self {
+        let busybox = busybox(&cache(), &mut say).unwrap_or_else(|e| panic!("{e}"));
+        let mut archive = Archive::new();
+        archive.file("bin/busybox", &read(&busybox));
+        let init = format!("{PREFACE}{script}{EPILOGUE}");
+        archive.file("init", init.as_bytes());
+        Self { archive }
+    }
+
+    /// Adds a file.
+    #[must_use]
+    pub fn file(mut self, name: &str, content: &[u8]) -> Self {
+        self.archive.file(name, content);
+        self
+    }
+
+    /// Adds a program of a Debian package, such as `usr/bin/fio` of `fio`, and the libraries it needs, which are in `libraries`
+    /// (packages as well; `libc6` need not be named).
+    #[must_use]
+    pub fn program(mut self, package: &str, path: &str, libraries: &[&str]) -> Self {
+        let program = package_file(package, path);
+        self.archive.file(path, &read(&program));
+        let libc = package_folder("libc6");
+        self.archive.file(LOADER, &read(&libc.join(LOADER)));
+        let libraries = libraries.iter().map(|name| package_folder(name));
+        let folders: Vec<PathBuf> = [libc.clone(), package_folder(package)]
+            .into_iter()
+            .chain(libraries)
+            .flat_map(|root| LIBRARY_FOLDERS.map(|folder| root.join(folder)))
+            .collect();
+        for library in needed(&libc, &program, &folders) {
+            let name = library.file_name().expect("a library is a file");
+            let name = format!("{}/{}", LIBRARY_FOLDERS[0], name.to_string_lossy());
+            self.archive.file(&name, &read(&library));
+        }
+        self
+    }
+
+    /// Writes it into a folder and returns its path.
+    #[must_use]
+    pub fn write(&self, folder: &Path) -> PathBuf {
+        let path = folder.join("initrd.cpio");
+        let bytes = self.archive.to_bytes().expect("files of less than 4 GiB");
+        fs::write(&path, bytes).expect("the folder is writable");
+        path
+    }
+}
+
+/// Returns a file of a Debian package, which is fetched if need be.
+#[must_use]
+pub fn package_file(package: &str, path: &str) -> PathBuf {
+    let file = package_folder(package).join(path);
+    assert!(file.exists(), "{package} has no {path}");
+    file
+}
+
+fn package_folder(name: &str) -> PathBuf {
+    package(&cache(), name, &mut say).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Asks the package's own loader which libraries it would load.
+fn needed(libc: &Path, program: &Path, folders: &[PathBuf]) -> Vec<PathBuf> {
+    let path: Vec<String> = folders.iter().map(|f| f.display().to_string()).collect();
+    let output = Command::new(libc.join(LOADER))
+        .arg("--library-path")
+        .arg(path.join(":"))
+        .arg("--list")
+        .arg(program)
+        .output()
+        .expect("the loader is a program");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let all = [&output.stdout[..], &output.stderr[..]].concat();
+    let all = String::from_utf8_lossy(&all);
+    assert!(
+        output.status.success() && !all.contains("not found"),
+        "{all}"
+    );
+    // Lines such as `libnuma.so.1 => FOLDER/libnuma.so.1 (0x…)`; the kernel's own and the loader have no such file.
+    let libraries = text.lines().filter_map(|line| {
+        let (_, place) = line.split_once(" => ")?;
+        Some(PathBuf::from(place.split(" (").next()?))
+    });
+    libraries.filter(|library| library.is_file()).collect()
+}
+
+fn cache() -> Cache {
+    Cache::open().expect("the workspace is where this was built")
+}
+
+fn say(words: &str) {
+    eprintln!("rig: {words}");
+}
+
+fn read(path: &Path) -> Vec<u8> {
+    fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
