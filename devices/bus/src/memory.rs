@@ -42,6 +42,9 @@ pub enum MemoryError {
 }
 
 /// Guest RAM. Ranges may cross pages; a range that is not wholly guest RAM is refused before a byte moves.
+///
+/// Copies of 2, 4 or 8 bytes at their natural alignment are one access: another processor sees, and is seen writing, all or
+/// nothing of them. Copies are done in the order they are asked for, but a read may pass a write before it.
 pub trait GuestMemory {
     /// Copies guest memory at `gpa` into `buffer`.
     fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<(), MemoryError>;
@@ -49,6 +52,15 @@ pub trait GuestMemory {
     fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), MemoryError>;
     /// Returns whether the byte at `gpa` is guest RAM by our own map.
     fn is_ram(&self, gpa: Gpa) -> bool;
+
+    /// Returns whether all `len` bytes at `gpa` are guest RAM by our own map.
+    fn is_ram_range(&self, gpa: Gpa, len: u64) -> bool {
+        let Some(last) = gpa.checked_add(len.saturating_sub(1)) else {
+            return false;
+        };
+        let mut later_pages = (gpa.page().0..=last.0).step_by(0x1000).skip(1);
+        self.is_ram(gpa) && self.is_ram(last) && later_pages.all(|page| self.is_ram(Gpa(page)))
+    }
 
     /// Atomically replaces the little-endian value of `width` bytes (1, 2, 4 or 8) at `gpa`, which does not cross its natural alignment,
     /// if it still is `expected`. Returns whether it did.
@@ -71,6 +83,9 @@ impl<T: GuestMemory + ?Sized> GuestMemory for &T {
     fn is_ram(&self, gpa: Gpa) -> bool {
         (**self).is_ram(gpa)
     }
+    fn is_ram_range(&self, gpa: Gpa, len: u64) -> bool {
+        (**self).is_ram_range(gpa, len)
+    }
     fn compare_exchange(
         &self,
         gpa: Gpa,
@@ -79,5 +94,21 @@ impl<T: GuestMemory + ?Sized> GuestMemory for &T {
         new: u64,
     ) -> Result<bool, MemoryError> {
         (**self).compare_exchange(gpa, width, expected, new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::FakeMemory;
+
+    #[test]
+    fn a_range_is_ram_when_all_its_pages_are() {
+        let memory = FakeMemory::new(0x3000);
+        assert!(memory.is_ram_range(Gpa(0), 0x3000));
+        assert!(memory.is_ram_range(Gpa(0x2FFF), 1));
+        assert!(!memory.is_ram_range(Gpa(0x2FFF), 2));
+        assert!(!memory.is_ram_range(Gpa(0x1000), u64::MAX));
+        assert!(!memory.is_ram_range(Gpa(0x3000), 0));
     }
 }

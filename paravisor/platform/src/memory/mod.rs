@@ -134,6 +134,10 @@ impl GuestMemory for GuestRam {
         self.locate(gpa, 1).is_ok()
     }
 
+    fn is_ram_range(&self, gpa: Gpa, len: u64) -> bool {
+        self.locate(gpa, len).is_ok()
+    }
+
     fn compare_exchange(
         &self,
         gpa: Gpa,
