@@ -1,17 +1,35 @@
-//! The PCI host bridge's two doors to configuration space (PCI Local Bus 3.0, 3.2.2.3.2; PCI Express 5.0, 7.2.2) and the
-//! functions of a bare Q35: the host bridge at 00:00.0 and the LPC bridge at 00:1f.0.
+//! PCI: the host bridge's two doors to configuration space (PCI Local Bus 3.0, 3.2.2.3.2; PCI Express 5.0, 7.2.2), the
+//! functions of a bare Q35 (the host bridge at 00:00.0, the LPC bridge at 00:1f.0), and what a function in a slot is made of.
 //!
-//! [`PciRoot`] answers both doors; a function is anything with [`PciConfig`]. Functions that are not there read as ones.
+//! [`PciRoot`] answers both doors and hands on what is for a slot ([`Slots`]). A function ([`PciFunction`]) has its registers from an
+//! [`Endpoint`]; [`DecodeMap`] says which one answers an address. Functions that are not there read as ones.
 
 use stockade_bus::{AccessError, Mmio, PciConfig, PortIo};
 
 use crate::RestoreError;
 use crate::state::check_version;
 
+mod address;
+mod bars;
 mod config_space;
+mod decode;
+mod dwords;
+mod endpoint;
+mod firmware;
+mod function;
+mod msix;
+mod pirq;
 mod q35;
 
+pub use address::BusDeviceFunction;
+pub use bars::{BARS, Bar, BarKind, BarRange};
 pub use config_space::ConfigSpace;
+pub use decode::{DecodeMap, Place};
+pub use endpoint::{Endpoint, EndpointState, Identity, Written};
+pub use firmware::Windows;
+pub use function::{PciFunction, Slots};
+pub use msix::{MAX_VECTORS, MsiMessage, MsixState, Vector};
+pub use pirq::{Routed, wire};
 pub use q35::{ECAM_BASE, HOST_BRIDGE, LPC_BRIDGE, PM_BASE};
 
 /// Where the machine plugs the address register in (CF8h); the data window is the next four ports.
@@ -20,22 +38,14 @@ pub const PORT_CF8: u16 = 0xCF8;
 const WRITABLE: u32 = 0x80FF_FFFC;
 /// The address register's enable bit.
 const ENABLE: u32 = 1 << 31;
-
-/// Which function of which device on which bus.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct BusDeviceFunction(u16);
-
-impl BusDeviceFunction {
-    /// Returns the function `function` (0 to 7) of `device` (0 to 31) on `bus`; higher bits are cut off.
-    #[must_use]
-    pub const fn new_truncate(bus: u8, device: u8, function: u8) -> Self {
-        Self((bus as u16) << 8 | (device as u16 & 0x1F) << 3 | (function as u16 & 7))
-    }
-}
+/// The 8259s' interrupts firmware connects the wires PIRQA to PIRQH to.
+const FIRMWARE_LINES: [u8; 8] = [10, 10, 11, 11, 10, 10, 11, 11];
 
 /// Both doors, and what stands behind them.
 #[derive(Debug)]
-pub struct PciRoot {
+pub struct PciRoot<S = ()> {
+    slots: S,
+
     address: u32,
     host_bridge: ConfigSpace,
     lpc_bridge: ConfigSpace,
@@ -43,55 +53,81 @@ pub struct PciRoot {
 
 impl Default for PciRoot {
     fn default() -> Self {
-        Self::new()
+        Self::new(())
     }
 }
 
-impl PciRoot {
-    /// Returns a Q35 with nothing plugged in, its chipset registers as firmware would leave them.
+impl<S: Slots> PciRoot<S> {
+    /// Returns a Q35 with these slots, its chipset registers as firmware would leave them.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(slots: S) -> Self {
         Self {
+            slots,
             address: 0,
             host_bridge: q35::host_bridge(),
             lpc_bridge: q35::lpc_bridge(),
         }
     }
 
-    /// Puts all registers back to power-on.
+    /// Puts its own registers back to power-on. Functions in slots are for their owner to reset.
     pub fn reset(&mut self) {
-        *self = Self::new();
+        let Self {
+            slots: _,
+            address,
+            host_bridge,
+            lpc_bridge,
+        } = self;
+        *address = 0;
+        *host_bridge = q35::host_bridge();
+        *lpc_bridge = q35::lpc_bridge();
     }
 
-    fn function(&mut self, at: BusDeviceFunction) -> Option<&mut dyn PciConfig> {
+    /// Does for the function at `at` what firmware would: gives it addresses out of `windows` and an interrupt.
+    pub fn configure(&mut self, at: BusDeviceFunction, windows: &mut Windows) {
+        let wire = wire(at.device(), 0);
+        let line = FIRMWARE_LINES[usize::from(wire & 7)];
+        self.lpc_bridge.set(pirq::register(wire), &[line]);
+        self.slots
+            .with_function(at, &mut |function| windows.assign(function, line));
+    }
+
+    /// Follows the wires of the devices that hold their INTA#, a bit each, to the interrupt controllers.
+    #[must_use]
+    pub fn route(&self, asserted: u32) -> Routed {
+        pirq::route(&self.lpc_bridge, asserted)
+    }
+
+    /// Hands the function at `at` to `work`; returns whether there is one.
+    fn with_function(
+        &mut self,
+        at: BusDeviceFunction,
+        work: &mut dyn FnMut(&mut dyn PciConfig),
+    ) -> bool {
         match at {
-            HOST_BRIDGE => Some(&mut self.host_bridge),
-            LPC_BRIDGE => Some(&mut self.lpc_bridge),
-            _ => None,
+            HOST_BRIDGE => work(&mut self.host_bridge),
+            LPC_BRIDGE => work(&mut self.lpc_bridge),
+            _ => return self.slots.with_function(at, work),
         }
+        true
     }
 
-    /// Reads inside one aligned double word.
     fn read(&mut self, at: BusDeviceFunction, offset: u16, data: &mut [u8]) {
-        let word = self
-            .function(at)
-            .map_or(u32::MAX, |function| function.config_read(offset & !3));
-        let bytes = word.to_le_bytes();
-        for (slot, byte) in data.iter_mut().zip(&bytes[usize::from(offset & 3)..]) {
-            *slot = *byte;
+        let is_there = self.with_function(at, &mut |function| {
+            dwords::read(offset.into(), data, |offset| {
+                function.config_read(register(offset))
+            });
+        });
+        if !is_there {
+            data.fill(0xFF);
         }
     }
 
     fn write(&mut self, at: BusDeviceFunction, offset: u16, data: &[u8]) {
-        let (mut value, mut mask) = ([0; 4], [0; 4]);
-        for (index, byte) in (usize::from(offset & 3)..4).zip(data) {
-            value[index] = *byte;
-            mask[index] = 0xFF;
-        }
-        if let Some(function) = self.function(at) {
-            let (value, mask) = (u32::from_le_bytes(value), u32::from_le_bytes(mask));
-            function.config_write(offset & !3, value, mask);
-        }
+        self.with_function(at, &mut |function| {
+            dwords::write(offset.into(), data, |offset, value, mask| {
+                function.config_write(register(offset), value, mask);
+            });
+        });
     }
 
     /// The function and register CF8h points at, if it is enabled.
@@ -102,15 +138,24 @@ impl PciRoot {
     }
 }
 
+/// An offset in a function's 4 KiB.
+fn register(offset: u64) -> u16 {
+    let [low, high, ..] = offset.to_le_bytes();
+    u16::from_le_bytes([low, high & 0xF])
+}
+
 /// Offsets 0 to 3 are the address register, 4 to 7 the data window.
-impl PortIo for PciRoot {
+impl<S: Slots> PortIo for PciRoot<S> {
     fn port_read(&mut self, offset: u16, data: &mut [u8]) -> Result<(), AccessError> {
         match (offset, data.len()) {
             (0, 4) => data.copy_from_slice(&self.address.to_le_bytes()),
-            (4..8, 1 | 2 | 4) => {
+            (4..8, len @ (1 | 2 | 4)) => {
                 let (at, register) = self.selected().ok_or(AccessError::NoRegister)?;
-                data.fill(0xFF);
-                self.read(at, register | (offset & 3), data);
+                let within = usize::from(offset & 3);
+                // What lies past the window is on ports of its own.
+                let (window, past) = data.split_at_mut(len.min(4 - within));
+                self.read(at, register | (offset & 3), window);
+                past.fill(0xFF);
             }
             _ => return Err(AccessError::NoRegister),
         }
@@ -122,7 +167,9 @@ impl PortIo for PciRoot {
             (0, &[a, b, c, d]) => self.address = u32::from_le_bytes([a, b, c, d]) & WRITABLE,
             (4..8, _) => {
                 let (at, register) = self.selected().ok_or(AccessError::NoRegister)?;
-                self.write(at, register | (offset & 3), data);
+                let within = usize::from(offset & 3);
+                let window = data.get(..4 - within).unwrap_or(data);
+                self.write(at, register | (offset & 3), window);
             }
             _ => return Err(AccessError::NoRegister),
         }
@@ -131,7 +178,7 @@ impl PortIo for PciRoot {
 }
 
 /// The ECAM window: 4 KiB a function, 1 MiB a bus.
-impl Mmio for PciRoot {
+impl<S: Slots> Mmio for PciRoot<S> {
     fn mmio_read(&mut self, offset: u64, data: &mut [u8]) -> Result<(), AccessError> {
         let (at, register) = ecam(offset, data.len())?;
         self.read(at, register, data);
@@ -147,15 +194,15 @@ impl Mmio for PciRoot {
 
 /// Splits an ECAM offset. Accesses may not cross a double word (PCI Express 5.0, 7.2.2).
 fn ecam(offset: u64, len: usize) -> Result<(BusDeviceFunction, u16), AccessError> {
-    let register = u16::try_from(offset & 0xFFF).map_err(|_| AccessError::NoRegister)?;
     let function = u16::try_from(offset >> 12).map_err(|_| AccessError::NoRegister)?;
+    let register = register(offset);
     if usize::from(register & 3) + len > 4 {
         return Err(AccessError::Width);
     }
     Ok((BusDeviceFunction(function), register))
 }
 
-/// The bridge's state, version 1.
+/// The bridges' state, version 1. Functions in slots have states of their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PciState {
     /// Format version: 1.
@@ -168,11 +215,12 @@ pub struct PciState {
     pub lpc_bridge: [u8; 256],
 }
 
-impl PciRoot {
+impl<S: Slots> PciRoot<S> {
     /// Returns the state to save.
     #[must_use]
     pub fn save(&self) -> PciState {
         let Self {
+            slots: _,
             address,
             host_bridge,
             lpc_bridge,

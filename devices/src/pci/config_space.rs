@@ -3,7 +3,7 @@
 use stockade_bus::PciConfig;
 
 /// 256 bytes of registers; the extended space above reads as zeros.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ConfigSpace {
     bytes: [u8; 256],
     writable: [u8; 256],
@@ -24,7 +24,7 @@ impl ConfigSpace {
         space
     }
 
-    /// Gives the registers at `offset` their power-on value.
+    /// Gives the registers at `offset` this value.
     pub fn set(&mut self, offset: u8, value: &[u8]) {
         for (slot, byte) in self.bytes[usize::from(offset)..].iter_mut().zip(value) {
             *slot = *byte;
@@ -44,6 +44,24 @@ impl ConfigSpace {
         &self.bytes
     }
 
+    /// Returns the byte at `offset`.
+    #[must_use]
+    pub fn byte(&self, offset: u8) -> u8 {
+        self.bytes[usize::from(offset)]
+    }
+
+    /// Returns the word at `offset`, which is made even.
+    #[must_use]
+    pub fn word(&self, offset: u8) -> u16 {
+        u16::from_le_bytes([self.byte(offset & !1), self.byte(offset | 1)])
+    }
+
+    /// Returns the double word at `offset`, which is made a multiple of 4.
+    #[must_use]
+    pub fn dword(&self, offset: u8) -> u32 {
+        u32::from(self.word(offset & !3)) | u32::from(self.word(offset & !3 | 2)) << 16
+    }
+
     /// Takes over what software could have written.
     pub fn restore(&mut self, bytes: &[u8; 256]) {
         for ((slot, mask), byte) in self.bytes.iter_mut().zip(&self.writable).zip(bytes) {
@@ -54,11 +72,7 @@ impl ConfigSpace {
 
 impl PciConfig for ConfigSpace {
     fn config_read(&mut self, offset: u16) -> u32 {
-        let at = usize::from(offset & !3);
-        match self.bytes.get(at..at + 4) {
-            Some(&[a, b, c, d]) => u32::from_le_bytes([a, b, c, d]),
-            _ => 0,
-        }
+        u8::try_from(offset).map_or(0, |offset| self.dword(offset))
     }
 
     fn config_write(&mut self, offset: u16, value: u32, mask: u32) {

@@ -15,7 +15,7 @@ fn read_data(root: &mut PciRoot) -> u32 {
 
 #[test]
 fn host_and_lpc_bridge_are_a_q35s() {
-    let mut root = PciRoot::new();
+    let mut root = PciRoot::default();
     select(&mut root, 0x8000_0000);
     assert_eq!(read_data(&mut root), 0x29C0_8086);
     select(&mut root, 0x8000_F800);
@@ -27,7 +27,7 @@ fn host_and_lpc_bridge_are_a_q35s() {
 /// Linux scans 256 buses; every absent function must answer ones.
 #[test]
 fn absent_functions_read_as_ones() {
-    let mut root = PciRoot::new();
+    let mut root = PciRoot::default();
     for bus in 0..=255_u32 {
         select(&mut root, 0x8000_0000 | bus << 16 | 3 << 11);
         assert_eq!(read_data(&mut root), u32::MAX);
@@ -37,7 +37,7 @@ fn absent_functions_read_as_ones() {
 /// Linux' `pci_check_type1` writes the address register and reads it back.
 #[test]
 fn address_register_reads_back() {
-    let mut root = PciRoot::new();
+    let mut root = PciRoot::default();
     select(&mut root, 0x8000_0000);
     let mut word = [0; 4];
     root.port_read(0, &mut word).unwrap();
@@ -46,14 +46,14 @@ fn address_register_reads_back() {
 
 #[test]
 fn data_window_is_absent_while_disabled() {
-    let mut root = PciRoot::new();
+    let mut root = PciRoot::default();
     select(&mut root, 0);
     assert_eq!(root.port_read(4, &mut [0; 4]), Err(AccessError::NoRegister));
 }
 
 #[test]
 fn ecam_and_ports_show_the_same_registers() {
-    let mut root = PciRoot::new();
+    let mut root = PciRoot::default();
     for register in (0..256_u32).step_by(4) {
         select(&mut root, 0x8000_F800 | register);
         let by_port = read_data(&mut root);
@@ -66,7 +66,7 @@ fn ecam_and_ports_show_the_same_registers() {
 
 #[test]
 fn bytes_and_words_read_out_of_the_double_word() {
-    let mut root = PciRoot::new();
+    let mut root = PciRoot::default();
     select(&mut root, 0x8000_0000);
     let mut word = [0; 2];
     root.port_read(6, &mut word).unwrap();
@@ -78,7 +78,7 @@ fn bytes_and_words_read_out_of_the_double_word() {
 
 #[test]
 fn identity_cannot_be_written_and_routing_can() {
-    let mut root = PciRoot::new();
+    let mut root = PciRoot::default();
     select(&mut root, 0x8000_F800);
     root.port_write(4, &[0; 4]).unwrap();
     assert_eq!(read_data(&mut root), 0x2918_8086);
@@ -92,12 +92,12 @@ proptest! {
     fn traffic_never_panics_and_restores(
         traffic in prop::collection::vec((0_u64..0x1_0000_0000, prop::collection::vec(any::<u8>(), 1..16)), 0..100),
     ) {
-        let mut root = PciRoot::new();
+        let mut root = PciRoot::default();
         for (offset, data) in &traffic {
             let _ = root.mmio_write(offset % 0x20_0000, data);
             let _ = root.port_write(u16::try_from(offset % 8).unwrap(), data);
         }
-        let mut restored = PciRoot::new();
+        let mut restored = PciRoot::default();
         restored.restore(&root.save()).unwrap();
         prop_assert_eq!(restored.save(), root.save());
     }

@@ -80,7 +80,7 @@ impl<C: Clock + Clone> Chips<C> {
             rtc: Rtc::new(wire(IRQ_RTC), clock.clone(), unix_seconds),
             power: Power::new(wire(IRQ_SCI), clock.clone()),
             com1: Serial::new(wire(IRQ_COM1)),
-            pci: PciRoot::new(),
+            pci: PciRoot::default(),
             keyboard: Keyboard8042::new(),
             reset: ResetControl::new(),
             wires,

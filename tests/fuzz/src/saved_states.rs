@@ -226,14 +226,14 @@ fn reset(input: &mut Input<'_>) {
 }
 
 fn pci(input: &mut Input<'_>) {
-    let mut state: PciState = PciRoot::new().save();
+    let mut state: PciState = PciRoot::default().save();
     state.address = input.u32();
     for _ in 0..input.u8() & 15 {
         let at = usize::from(input.u8());
         state.host_bridge[at] = input.u8();
         state.lpc_bridge[at] = input.u8();
     }
-    let mut root = PciRoot::new();
+    let mut root = PciRoot::default();
     if root.restore(&state).is_ok() {
         assert_eq!(root.restore(&root.save()), Ok(()));
         ports(&mut root, input);
