@@ -138,8 +138,7 @@ impl DecodeMap {
 
     fn window(&self, range: &BarRange) -> Option<(u64, u64)> {
         let last = range.base.checked_add(range.size.checked_sub(1)?)?;
-        let is_allowed =
-            |window: &Range<u64>| window.start <= range.base && last < window.end;
+        let is_allowed = |window: &Range<u64>| window.start <= range.base && last < window.end;
         self.allowed
             .iter()
             .any(is_allowed)
@@ -231,7 +230,14 @@ mod tests {
     #[test]
     fn windows_outside_the_bridges_windows_answer_nothing() {
         let map = DecodeMap::new(2, ALLOWED);
-        for base in [0, 0xFEBF_F000, 0xFEC0_0000, 0xFFFF_E000, (1 << 41) - 0x1000, u64::MAX - 0x1FFF] {
+        for base in [
+            0,
+            0xFEBF_F000,
+            0xFEC0_0000,
+            0xFFFF_E000,
+            (1 << 41) - 0x1000,
+            u64::MAX - 0x1FFF,
+        ] {
             map.set(1, &one(0, base, 0x2000));
             assert_eq!(map.find(base), None, "{base:#x}");
         }

@@ -25,11 +25,7 @@ pub(super) fn write(offset: u64, data: &[u8], mut write: impl FnMut(u64, u32, u3
             value[index] = *byte;
             mask[index] = 0xFF;
         }
-        write(
-            at & !3,
-            u32::from_le_bytes(value),
-            u32::from_le_bytes(mask),
-        );
+        write(at & !3, u32::from_le_bytes(value), u32::from_le_bytes(mask));
         taken += 4 - first;
     }
 }
@@ -65,7 +61,9 @@ mod tests {
                 assert_eq!(bytes[start..start + len], data);
                 assert_eq!(bytes.iter().filter(|byte| **byte != 0).count(), len);
                 let mut back = vec![0; len];
-                read(offset, &mut back, |at| memory[usize::try_from(at / 4).unwrap()]);
+                read(offset, &mut back, |at| {
+                    memory[usize::try_from(at / 4).unwrap()]
+                });
                 assert_eq!(back, data);
             }
         }

@@ -118,11 +118,11 @@ mod tests {
 
     fn function(size: u64) -> Registers {
         let bar = |number| Bar::try_new(number).unwrap();
-        Registers(
-            Endpoint::new(identity())
-                .with_msix(bar(1), 2)
-                .with_bar(bar(4), BarKind::Memory64, size),
-        )
+        Registers(Endpoint::new(identity()).with_msix(bar(1), 2).with_bar(
+            bar(4),
+            BarKind::Memory64,
+            size,
+        ))
     }
 
     fn windows() -> Windows {
@@ -139,11 +139,25 @@ mod tests {
         let none = None;
         assert_eq!(
             one.0.decoded(),
-            [none, at(0xC000_0000, 0x1000), none, none, at(0xC000_4000, 0x4000), none]
+            [
+                none,
+                at(0xC000_0000, 0x1000),
+                none,
+                none,
+                at(0xC000_4000, 0x4000),
+                none
+            ]
         );
         assert_eq!(
             two.0.decoded(),
-            [none, at(0xC000_8000, 0x1000), none, none, at(0xC000_C000, 0x4000), none]
+            [
+                none,
+                at(0xC000_8000, 0x1000),
+                none,
+                none,
+                at(0xC000_C000, 0x4000),
+                none
+            ]
         );
         assert_eq!(two.config_read(0x3C), 0x010B);
         assert!(!two.0.is_bus_master(), "for the driver to enable");

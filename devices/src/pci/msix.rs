@@ -175,7 +175,11 @@ impl Msix {
         let word = index.and_then(|index| {
             let quad = self.pending.get(usize::try_from(index / 8).ok()?)?;
             let [a, b, c, d, e, f, g, h] = quad.to_le_bytes();
-            let half = if index & 4 == 0 { [a, b, c, d] } else { [e, f, g, h] };
+            let half = if index & 4 == 0 {
+                [a, b, c, d]
+            } else {
+                [e, f, g, h]
+            };
             Some(u32::from_le_bytes(half))
         });
         word.unwrap_or(0)

@@ -78,7 +78,12 @@ fn windows_are_answered_only_while_command_says_so() {
     write(&mut endpoint, 0x14, 0xC000_0000);
     assert_eq!(endpoint.decoded(), [None; 6]);
     write(&mut endpoint, 0x04, COMMAND_MEMORY);
-    let bases: Vec<_> = endpoint.decoded().iter().flatten().map(|r| r.base).collect();
+    let bases: Vec<_> = endpoint
+        .decoded()
+        .iter()
+        .flatten()
+        .map(|r| r.base)
+        .collect();
     assert_eq!(bases, [0xC000_0000, 0]);
     write(&mut endpoint, 0x04, 0);
     assert_eq!(endpoint.decoded(), [None; 6]);
