@@ -24,6 +24,7 @@
 //! | `cpus=N` | how many CPUs there must be; without it the CPUs that start are counted |
 //! | `list` | say what the checks are and run none |
 //! | `trace` | say `begin NAME` before each check, for a guest that hangs |
+//! | `bench` | check nothing, time operations: lines `bench NUMBER NAME TIMES MEDIAN LEAST MEAN` in ticks of the TSC, then `done: bench` |
 //! | `risky` | run the few checks of control registers too that stop TCG for good, plain or below a hypervisor |
 //!
 //! # The output, on COM1

@@ -15,6 +15,7 @@
     reason = "registers are taken apart by width everywhere"
 )]
 
+mod bench;
 mod machine;
 mod suite;
 
@@ -27,7 +28,11 @@ use machine::exit;
 #[unsafe(no_mangle)]
 extern "C" fn guest_main(is_multiboot: u32, information: u64) -> ! {
     let options = machine::init(is_multiboot != 0, information);
-    exit::end(suite::run(&options))
+    exit::end(if options.is_bench() {
+        bench::run(&options)
+    } else {
+        suite::run(&options)
+    })
 }
 
 #[panic_handler]

@@ -85,6 +85,11 @@ impl Options {
         self.words().any(|word| word == "trace")
     }
 
+    /// Returns whether operations are to be timed and nothing checked.
+    pub(crate) fn is_bench(&self) -> bool {
+        self.words().any(|word| word == "bench")
+    }
+
     /// Returns whether checks may run that stop some emulators for good.
     pub(crate) fn is_risky(&self) -> bool {
         self.words().any(|word| word == "risky")
