@@ -1,11 +1,14 @@
 //! What VMPL0 spends on each exit of its guest, in time-stamp counter ticks spent inside it: the host's own time does not count.
 //!
 //! QEMU's `-icount` makes the counter an instruction counter, so these are its retired instructions. Around each entry the
-//! measurement holds some of the model's own; `entries` and the cheapest entry tell how many.
+//! measurement holds [`INSTRUCTIONS_AROUND`] of the model's own.
+//!
+//! A guest may say what it is about to do by asking CPUID for leaf [`MARK`] plus a number: exits are then summed up for that phase too.
 
 use super::rmp::Vmpl;
+use crate::svm::INSTRUCTIONS_AROUND;
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use stockade_abi::exit::ExitCode;
 use stockade_abi::vmsa::Vmsa;
 
@@ -15,8 +18,13 @@ const EOI_MSR: u64 = 0x80B;
 /// Transmit holding register of COM1.
 const COM1: u64 = 0x3F8;
 
+/// The CPUID leaf that ends all phases; those after it begin phase 1, 2 and so on.
+const MARK: u64 = 0x5354_4B00;
+/// One more than there can be of them.
+const PHASES: usize = 48;
+
 /// Causes told apart, by what a guest does most.
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 10] = [
     "cpuid",
     "rdmsr",
     "wrmsr",
@@ -25,12 +33,16 @@ const NAMES: [&str; 9] = [
     "lapic-eoi",
     "mmio",
     "hlt",
+    "host",
     "other",
 ];
 
-/// An index into the table.
+/// What VMPL0 works on: an index into the names, and the phase it begins if it is such a mark.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Cause(usize);
+pub struct Cause {
+    name: usize,
+    begins: Option<usize>,
+}
 
 impl Cause {
     /// The cause of an exit the host saw as `code`, by the VMSA it left.
@@ -41,7 +53,7 @@ impl Cause {
             code
         };
         let (info1, info2) = (vmsa.guest_exit_info1, vmsa.guest_exit_info2);
-        Self(match code {
+        let name = match code {
             ExitCode::CPUID => 0,
             ExitCode::MSR if info1 & 1 == 0 => 1,
             ExitCode::MSR if vmsa.rcx == EOI_MSR => 5,
@@ -52,8 +64,12 @@ impl Cause {
             ExitCode::NPF if info2 == EOI_GPA => 5,
             ExitCode::NPF => 6,
             ExitCode::HLT => 7,
-            _ => 8,
-        })
+            ExitCode::INTR => 8,
+            _ => 9,
+        };
+        let phase = usize::try_from(vmsa.rax.wrapping_sub(MARK)).ok();
+        let begins = phase.filter(|phase| name == 0 && *phase < PHASES);
+        Self { name, begins }
     }
 }
 
@@ -64,18 +80,11 @@ pub struct Spent {
     pub ticks: u64,
     /// Real entries.
     pub entries: u64,
-    /// Ticks of the shortest of them.
-    pub least: u64,
 }
 
 impl Spent {
     /// Adds an entry.
     pub fn add(&mut self, ticks: u64) {
-        self.least = if self.entries == 0 {
-            ticks
-        } else {
-            self.least.min(ticks)
-        };
         self.ticks += ticks;
         self.entries += 1;
     }
@@ -94,9 +103,6 @@ impl Work {
         if vmpl == Vmpl::ZERO {
             self.spent.ticks += spent.ticks;
             self.spent.entries += spent.entries;
-            if spent.entries != 0 {
-                table.least.fetch_min(spent.least, Ordering::Relaxed);
-            }
             return;
         }
         // A lower VMPL that runs on after an interrupt of the host's has given VMPL0 nothing to do.
@@ -111,26 +117,46 @@ impl Work {
     }
 }
 
-/// The sums of all vCPUs.
+/// Exits, ticks and entries, by cause.
+type Rows = [[AtomicU64; 3]; NAMES.len()];
+
+/// The sums of all vCPUs, by phase; phase 0 is none.
 pub struct Table {
-    rows: [[AtomicU64; 3]; NAMES.len()],
-    least: AtomicU64,
+    phases: [Rows; PHASES],
+    phase: AtomicUsize,
 }
 
 impl Table {
     /// Zeros.
     pub const fn new() -> Self {
         Self {
-            rows: [const { [const { AtomicU64::new(0) }; 3] }; NAMES.len()],
-            least: AtomicU64::new(u64::MAX),
+            phases: [const { [const { [const { AtomicU64::new(0) }; 3] }; NAMES.len()] }; PHASES],
+            phase: AtomicUsize::new(0),
         }
     }
 
     fn add(&self, cause: Cause, spent: Spent) {
-        let [exits, ticks, entries] = &self.rows[cause.0];
+        if let Some(phase) = cause.begins {
+            self.phase.store(phase, Ordering::Relaxed);
+            // What tells of a phase is no part of it.
+            return;
+        }
+        let phase = self.phase.load(Ordering::Relaxed);
+        let [exits, ticks, entries] = &self.phases[phase][cause.name];
         exits.fetch_add(1, Ordering::Relaxed);
         ticks.fetch_add(spent.ticks, Ordering::Relaxed);
         entries.fetch_add(spent.entries, Ordering::Relaxed);
+    }
+
+    /// Returns the sums of these phases.
+    fn sums(&self, phases: core::ops::Range<usize>) -> [[u64; 3]; NAMES.len()] {
+        let mut sums = [[0; 3]; NAMES.len()];
+        for rows in &self.phases[phases] {
+            for (sum, count) in sums.as_flattened_mut().iter_mut().zip(rows.as_flattened()) {
+                *sum += count.load(Ordering::Relaxed);
+            }
+        }
+        sums
     }
 }
 
@@ -143,28 +169,40 @@ impl Default for Table {
 /// A JSON object.
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let least = self.least.load(Ordering::Relaxed);
-        write!(
-            f,
-            "{{\"least\":{}",
-            if least == u64::MAX { 0 } else { least }
-        )?;
-        for (name, row) in NAMES.iter().zip(&self.rows) {
-            let [exits, ticks, entries] = row.each_ref().map(|count| count.load(Ordering::Relaxed));
-            if exits != 0 {
-                write!(
-                    f,
-                    ",\"{name}\":{{\"exits\":{exits},\"ticks\":{ticks},\"entries\":{entries}}}"
-                )?;
+        write!(f, "{{\"around\":{INSTRUCTIONS_AROUND}")?;
+        write_rows(f, &self.sums(0..PHASES))?;
+        f.write_str(",\"phases\":{")?;
+        let mut separator = "";
+        for phase in 1..PHASES {
+            let sums = self.sums(phase..phase + 1);
+            if sums.as_flattened().iter().any(|sum| *sum != 0) {
+                write!(f, "{separator}\"{phase}\":{{\"phase\":{phase}")?;
+                write_rows(f, &sums)?;
+                f.write_str("}")?;
+                separator = ",";
             }
         }
-        f.write_str("}")
+        f.write_str("}}")
     }
+}
+
+/// Further members of an object.
+fn write_rows(f: &mut fmt::Formatter<'_>, sums: &[[u64; 3]; NAMES.len()]) -> fmt::Result {
+    for (name, [exits, ticks, entries]) in NAMES.iter().zip(sums) {
+        if *exits != 0 {
+            write!(
+                f,
+                ",\"{name}\":{{\"exits\":{exits},\"ticks\":{ticks},\"entries\":{entries}}}"
+            )?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::format;
     use std::string::ToString;
     use zerocopy::FromZeros;
 
@@ -181,7 +219,7 @@ mod tests {
             vmsa.guest_exit_info1,
             vmsa.guest_exit_info2,
         ) = (code, info1, info2);
-        NAMES[Cause::of(ExitCode::EXCP_VC, &vmsa).0]
+        NAMES[Cause::of(ExitCode::EXCP_VC, &vmsa).name]
     }
 
     #[test]
@@ -198,16 +236,39 @@ mod tests {
     fn time_at_vmpl0_counts_for_the_exit_before_it() {
         let (table, two) = (Table::new(), Vmpl::try_new(2).unwrap());
         let mut work = Work::default();
-        let (cpuid, hlt) = (Cause(0), Cause(7));
+        let cause = |name| Cause { name, begins: None };
+        let (cpuid, hlt) = (cause(0), cause(7));
         work.note(Vmpl::ZERO, spent(1000), hlt, &table);
         work.note(two, spent(7), cpuid, &table);
         work.note(Vmpl::ZERO, spent(30), hlt, &table);
         work.note(Vmpl::ZERO, spent(12), hlt, &table);
         work.note(two, spent(7), hlt, &table);
         work.note(two, spent(7), cpuid, &table);
-        assert_eq!(
-            table.to_string(),
-            "{\"least\":12,\"cpuid\":{\"exits\":1,\"ticks\":42,\"entries\":2}}"
-        );
+        let cpuid = "\"cpuid\":{\"exits\":1,\"ticks\":42,\"entries\":2},\"phases\":{}}";
+        assert!(table.to_string().ends_with(cpuid), "{table}");
+    }
+
+    /// What a guest calls a phase is summed up by itself, without the exits that begin and end it.
+    #[test]
+    fn a_leaf_of_cpuid_begins_a_phase() {
+        let (table, two) = (Table::new(), Vmpl::try_new(2).unwrap());
+        let mut work = Work::default();
+        let mut vmsa = Vmsa::new_zeroed();
+        let mut exit = |code, rax| {
+            (vmsa.guest_exit_code, vmsa.rax) = (code, rax);
+            let next = Cause::of(ExitCode::EXCP_VC, &vmsa);
+            work.note(two, spent(7), next, &table);
+            work.note(Vmpl::ZERO, spent(10), next, &table);
+        };
+        exit(ExitCode::CPUID, MARK + 3);
+        exit(ExitCode::HLT, MARK + 4);
+        exit(ExitCode::CPUID, MARK);
+        exit(ExitCode::HLT, 0);
+        exit(ExitCode::HLT, 0);
+        let hlt =
+            |exits| format!("\"hlt\":{{\"exits\":{exits},\"ticks\":{exits}0,\"entries\":{exits}}}");
+        let (all, phase) = (hlt(2), hlt(1));
+        let expected = format!(",{all},\"phases\":{{\"3\":{{\"phase\":3,{phase}}}}}}}");
+        assert!(table.to_string().ends_with(&expected), "{table}");
     }
 }

@@ -13,7 +13,7 @@ pub use extended::{ExtendedState, Xsave, supported};
 pub use intercepts::{Intercepts1, Intercepts2};
 pub use permission::{IoPermissionMap, MsrAccess, MsrPermissionMap};
 pub(crate) use run::enable;
-pub use run::{Exit, GuestRegisters, run};
+pub use run::{Exit, GuestRegisters, INSTRUCTIONS_AROUND, run};
 pub use vmcb::{
     ControlArea, Event, InterruptControl, InterruptShadow, NestedControl, SaveArea, Segment, Vmcb,
 };

@@ -27,7 +27,14 @@ pub struct GuestRegisters {
     pub r13: u64,
     pub r14: u64,
     pub r15: u64,
+    /// The time-stamp counter [`INSTRUCTIONS_AROUND`] instructions apart, but for what the guest executed between.
+    pub begun: u64,
+    pub ended: u64,
 }
+
+/// Instructions of the model itself between the two readings of the time-stamp counter around a guest, which are in
+/// [`GuestRegisters`]: the swap of its registers.
+pub const INSTRUCTIONS_AROUND: u64 = 38;
 
 /// Why the guest stopped, as the VMCB says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,6 +172,10 @@ unsafe extern "C" fn swap_and_run(
         "xor ecx, ecx",
         "xsetbv",
         "2:",
+        "rdtsc",
+        "shl rdx, 32",
+        "or rax, rdx",
+        "mov [rsi + {begun}], rax",
         "mov rax, rdi",
         "vmload rax",
         "mov rbx, [rsi + {rbx}]",
@@ -199,6 +210,10 @@ unsafe extern "C" fn swap_and_run(
         "mov [rsi + {r14}], r14",
         "mov [rsi + {r15}], r15",
         "pop qword ptr [rsi + {rsi}]",
+        "rdtsc",
+        "shl rdx, 32",
+        "or rax, rdx",
+        "mov [rsi + {ended}], rax",
         // XCR0 back to all components, then store every one.
         "mov r8, [rsp + 8]",
         "mov r9, [rsp + 16]",
@@ -250,5 +265,7 @@ unsafe extern "C" fn swap_and_run(
         r13 = const offset_of!(GuestRegisters, r13),
         r14 = const offset_of!(GuestRegisters, r14),
         r15 = const offset_of!(GuestRegisters, r15),
+        begun = const offset_of!(GuestRegisters, begun),
+        ended = const offset_of!(GuestRegisters, ended),
     )
 }

@@ -23,7 +23,6 @@ use super::rmp::VMPLS;
 use super::stats::Counters;
 use super::walk::Paging;
 use super::work::Spent;
-use crate::machine::clock;
 use crate::machine::memory::PageBox;
 use crate::svm::{self, ExtendedState, GuestRegisters, IoPermissionMap, MsrPermissionMap, Vmcb};
 use alloc::boxed::Box;
@@ -200,12 +199,12 @@ impl Processor {
             return next;
         }
         platform.set_in_guest(true);
-        let begun = clock::tsc();
         // SAFETY: 1. the nested tables are the memory system's, which maps guest memory only. 2. `set_intercepts` and
         // `prepare` see to it. 3. The maps are this processor's; they pass what VMLOAD swaps. 4. The loop that calls
         // this runs with interrupts off, and the VMCB is this processor's own.
         let exit = unsafe { svm::run(&mut self.vmcb, &mut self.registers, &mut self.extended) };
-        self.spent.add(clock::tsc().wrapping_sub(begun));
+        self.spent
+            .add(self.registers.ended.wrapping_sub(self.registers.begun));
         platform.set_in_guest(false);
         self.take_back();
         self.decide(platform, exit, ghcb)
