@@ -40,10 +40,16 @@ global_asm!(
 );
 
 #[cfg(feature = "image")]
+use stockade_abi::{
+    ghcb_msr::{GHCB_MSR, terminate_request},
+    terminate::{STOCKADE_REASON_SET, StopReason},
+};
+
+#[cfg(feature = "image")]
 global_asm!(
     // The #HV stub. The doorbell page holds everything, so there is nothing to record but the count.
-    // A host that raises #HV inside this stub overwrites the frame with one that returns into the stub: it stops its own
-    // guest, no register and no memory but this stack is touched.
+    // Each #HV starts at the top of the same stack. A host that raises one inside this stub, which the specification forbids,
+    // has overwritten the frame that leads back: the machine stops with a coded reason.
     ".text",
     ".balign 16",
     ".global stockade_hv_stub",
@@ -51,6 +57,13 @@ global_asm!(
     "push rax",
     "push rcx",
     "mov rax, [rsp + 16]",
+    "lea rcx, [rip + stockade_hv_stub]",
+    "cmp rax, rcx",
+    "jb 1f",
+    "lea rcx, [rip + stockade_hv_stub_end]",
+    "cmp rax, rcx",
+    "jb 5f",
+    "1:",
     "lea rcx, [rip + stockade_window_start]",
     "cmp rax, rcx",
     "jb 2f",
@@ -73,7 +86,17 @@ global_asm!(
     "pop rcx",
     "pop rax",
     "iretq",
+    "5:", // wrmsr, vmgexit; a host that comes back from it gains nothing but another request
+    "mov ecx, {ghcb_msr}",
+    "mov eax, {lied}",
+    "xor edx, edx",
+    "wrmsr",
+    ".byte 0xf3, 0x0f, 0x01, 0xd9",
+    "jmp 5b",
+    "stockade_hv_stub_end:",
     signals = sym SIGNALS,
+    ghcb_msr = const GHCB_MSR,
+    lied = const terminate_request(STOCKADE_REASON_SET, StopReason::HOST_LIED.code()),
 );
 
 #[cfg(feature = "image")]
