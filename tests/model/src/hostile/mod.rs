@@ -12,6 +12,8 @@ mod replay_exit;
 mod run_busy_vmsa;
 mod spurious_return;
 
+use core::fmt;
+
 use crate::host::ghcb::page_state::Change;
 use crate::snp::addr::Gpa;
 use crate::snp::cpu::{HostExit, NestedLie, Processor};
@@ -77,6 +79,20 @@ static ATTACKS: [&'static dyn Attack; 7] = [
 /// The attack of that name.
 pub fn find(name: &str) -> Option<&'static dyn Attack> {
     ATTACKS.into_iter().find(|attack| attack.name() == name)
+}
+
+/// The names of all attacks, to be printed.
+#[derive(Clone, Copy, Debug)]
+pub struct Names;
+
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, attack) in ATTACKS.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            write!(f, "{comma}{}", attack.name())?;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -73,8 +73,8 @@ pub enum BootError {
         found: u32,
     },
     /// No such attack.
-    #[error("no such attack")]
-    Attack,
+    #[error("no attack is called {0:?}; there are: {names}", names = hostile::Names)]
+    Attack(&'static str),
     /// The VMSA's words make no sense.
     #[error("the launch VMSA is not VMPL0's")]
     NotVmpl0,
@@ -132,7 +132,7 @@ fn build(boot: &Boot) -> Result<Vm, BootError> {
     }
     let seed = options.seed.unwrap_or(0);
     let attack = match options.attack {
-        Some(name) => Some(hostile::find(name).ok_or(BootError::Attack)?),
+        Some(name) => Some(hostile::find(name).ok_or(BootError::Attack(name))?),
         None => None,
     };
     let ram = ram_ranges(options.memory.unwrap_or(DEFAULT_MEMORY) & !(PAGE_SIZE - 1));
