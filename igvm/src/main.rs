@@ -2,16 +2,23 @@
 
 #![forbid(unsafe_code)]
 
+mod build_command;
+mod failure;
+mod guest_arguments;
 mod run_command;
+mod values;
+mod voice;
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use stockade::image::{self, BuildOptions, Image, ImageError};
+use stockade::image::Image;
 use stockade::{inspect, measure};
 
+use build_command::Build;
+use failure::Failure;
 use run_command::Run;
 
 /// Runs stock operating systems as confidential VMs.
@@ -28,36 +35,11 @@ enum Command {
     /// Runs a guest on the SNP model: console on stdin and stdout, exit code 0 only when it powered itself off.
     Run(Box<Run>),
     /// Builds an image (IGVM) of paravisor, kernel, initrd and command line.
-    Build(Build),
+    Build(Box<Build>),
     /// Prints the launch digest of an image, as the PSP will report it.
     Measure(Measure),
     /// Prints what is in an image.
     Inspect(Inspect),
-}
-
-#[derive(Debug, Args)]
-struct Build {
-    /// The image to write.
-    #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
-    /// The paravisor's ELF file.
-    #[arg(long, value_name = "FILE")]
-    paravisor: PathBuf,
-    /// The guest's kernel: bzImage, multiboot or PVH.
-    #[arg(long, value_name = "FILE")]
-    kernel: PathBuf,
-    /// The guest's initial RAM disk.
-    #[arg(long, value_name = "FILE")]
-    initrd: Option<PathBuf>,
-    /// A module of a multiboot or PVH kernel: a file, a blank, its command line; repeatable.
-    #[arg(long, value_name = "FILE WORDS")]
-    module: Vec<String>,
-    /// The kernel's command line.
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    append: String,
-    /// The most vCPUs the guest may be started with.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
-    cpus: u32,
 }
 
 #[derive(Debug, Args)]
@@ -77,47 +59,22 @@ struct Inspect {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        None => return run(&Run::default()),
-        Some(Command::Run(arguments)) => return run(&arguments),
-        Some(Command::Build(arguments)) => build(arguments),
-        Some(Command::Measure(arguments)) => print_measurement(&arguments),
-        Some(Command::Inspect(arguments)) => {
-            Image::open(&arguments.image).map(|image| show(&inspect::describe(&image)))
-        }
+        None => run_command::run(&Run::default()),
+        Some(Command::Run(arguments)) => run_command::run(&arguments),
+        Some(Command::Build(arguments)) => build_command::build(&arguments).map(|()| 0),
+        Some(Command::Measure(arguments)) => print_measurement(&arguments).map(|()| 0),
+        Some(Command::Inspect(arguments)) => print_content(&arguments).map(|()| 0),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error, 1),
-    }
-}
-
-fn run(arguments: &Run) -> ExitCode {
-    match run_command::run(arguments) {
         Ok(code) => ExitCode::from(code),
-        Err(error) => fail(&error, error.exit_code()),
+        Err(error) => {
+            eprintln!("stockade: {error}");
+            ExitCode::from(error.exit_code())
+        }
     }
 }
 
-fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
-    eprintln!("stockade: {error}");
-    ExitCode::from(code)
-}
-
-fn build(arguments: Build) -> Result<(), ImageError> {
-    let paravisor = image::read(&arguments.paravisor)?;
-    let mut options = BuildOptions::new(paravisor, image::read_kernel(&arguments.kernel)?);
-    options.initrd = arguments.initrd.as_deref().map(image::read).transpose()?;
-    let modules = arguments
-        .module
-        .iter()
-        .map(|text| image::Module::open(text));
-    options.modules = modules.collect::<Result<_, _>>()?;
-    options.command_line = arguments.append;
-    options.max_vcpus = arguments.cpus;
-    image::write(&arguments.output, &image::build(&options)?)
-}
-
-fn print_measurement(arguments: &Measure) -> Result<(), ImageError> {
+fn print_measurement(arguments: &Measure) -> Result<(), Failure> {
     let measurement = measure::measure(&Image::open(&arguments.image)?);
     if arguments.json {
         // A plain structure of strings and numbers always has a JSON form.
@@ -125,6 +82,11 @@ fn print_measurement(arguments: &Measure) -> Result<(), ImageError> {
     } else {
         show(&format!("{}\n", measurement.launch_digest));
     }
+    Ok(())
+}
+
+fn print_content(arguments: &Inspect) -> Result<(), Failure> {
+    show(&inspect::describe(&Image::open(&arguments.image)?));
     Ok(())
 }
 

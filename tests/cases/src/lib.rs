@@ -10,7 +10,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use stockade_rig::{Finished, Stockade, command_line, workshop};
+use stockade_rig::{Finished, Stockade, appended, workshop};
 
 /// Returns the figures a run left in its `--stats` file.
 #[must_use]
@@ -62,7 +62,7 @@ pub fn build(path: &Path, words: &str) -> Finished {
         .arg("--initrd")
         .arg(&workshop().initramfs)
         .arg("--append")
-        .arg(command_line(words))
+        .arg(appended(words))
         .finish()
 }
 

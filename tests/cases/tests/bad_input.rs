@@ -143,7 +143,11 @@ fn an_image_for_another_platform_is_refused_by_its_name() {
 
 /// A program that answers like a QEMU that will not do.
 fn false_qemu(folder: &Path, script: &str) -> PathBuf {
-    let path = file(folder, "qemu", format!("#!/bin/sh\n{script}\n").as_bytes());
+    program(folder, "qemu", script)
+}
+
+fn program(folder: &Path, name: &str, script: &str) -> PathBuf {
+    let path = file(folder, name, format!("#!/bin/sh\n{script}\n").as_bytes());
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is ours");
     path
 }
@@ -154,6 +158,41 @@ fn a_missing_qemu_is_exit_code_14_with_the_command_to_type() {
     finished
         .assert_code(14)
         .assert_refused(&["/nonexistent/qemu", "apt-get install"]);
+}
+
+#[test]
+fn a_missing_package_is_exit_code_15_with_the_command_to_type() {
+    let folder = folder();
+    let tools = folder.path().join("tools");
+    fs::create_dir(&tools).expect("it is ours");
+    for tool in ["apt-get", "apt-cache"] {
+        program(&tools, tool, "echo E: no network here >&2; exit 100");
+    }
+    let finished = Stockade::new("build")
+        .arg("-o")
+        .arg(folder.path().join("guest.igvm"))
+        .arg("--paravisor")
+        .arg(&workshop().paravisor)
+        .arg("--kernel")
+        .arg(&workshop().kernel)
+        .environment("PATH", &tools)
+        .environment("CARGO_TARGET_DIR", folder.path().join("empty"))
+        .finish();
+    finished.assert_code(15).assert_refused(&[
+        "busybox-static",
+        "no network here",
+        "apt-get install busybox-static",
+    ]);
+}
+
+#[test]
+fn an_attack_nobody_knows_is_named_with_those_there_are() {
+    let finished = Stockade::guest("stockade.mode=check")
+        .attacked_by("kindness")
+        .finish();
+    finished
+        .assert_code(17)
+        .assert_says(&["kindness", "drop-page"]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use igvm::measurement::generate_snp_measurement;
 use stockade::image::Image;
 use stockade_boot::layout::paravisor;
 use stockade_cases::{build, figures, image, measured, text};
-use stockade_rig::{Finished, Stockade, command_line, tamper, workshop};
+use stockade_rig::{Finished, Stockade, appended, tamper, workshop};
 
 const CHECK: &str = "stockade.mode=check";
 
@@ -39,6 +39,21 @@ fn the_same_input_gives_the_same_image_and_another_word_another_digest() {
     let read = |path: &Path| fs::read(path).unwrap_or_default();
     assert_eq!(read(&one), read(&two));
     assert_ne!(measured(&one), measured(&three));
+}
+
+#[test]
+fn a_build_without_more_than_a_name_is_the_image_of_the_default_guest() {
+    let folder = folder();
+    let path = folder.path().join("default.igvm");
+    let finished = Stockade::new("build").arg("-o").arg(&path).finish();
+    finished.assert_code(0);
+    assert_eq!(measured(&path).len(), 96);
+    let inspected = Stockade::new("inspect").arg(&path).finish();
+    assert!(
+        inspected.stdout.contains("up to 16 vCPUs"),
+        "{}",
+        inspected.transcript()
+    );
 }
 
 #[test]
@@ -138,8 +153,7 @@ fn a_changed_initrd_is_refused_before_anything_runs() {
 
 #[test]
 fn a_changed_command_line_is_refused_before_anything_runs() {
-    let (finished, ..) =
-        run_harmed(|image| tamper::flip_at(image, command_line(CHECK).as_bytes(), 30));
+    let (finished, ..) = run_harmed(|image| tamper::flip_at(image, appended(CHECK).as_bytes(), 20));
     finished
         .assert_code(12)
         .assert_says(&["code 11", "the command line differs from the measured one"]);

@@ -8,7 +8,7 @@ use igvm::IgvmDirectiveHeader;
 use stockade::image::Image;
 use stockade::measure::{measure, page_type};
 use stockade_boot::layout::paravisor;
-use stockade_rig::{Stockade, command_line, workshop};
+use stockade_rig::{Stockade, appended, workshop};
 
 /// A page's header in an IGVM file.
 const PAGE_HEADER: u64 = 40;
@@ -66,7 +66,7 @@ fn build(path: &Path) {
         .arg("--initrd")
         .arg(&workshop().initramfs)
         .arg("--append")
-        .arg(command_line("stockade.mode=check"))
+        .arg(appended("stockade.mode=check"))
         .finish()
         .assert_code(0);
 }

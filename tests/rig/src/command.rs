@@ -16,16 +16,23 @@ const MEMORY_MIB: u64 = 256;
 /// A panic is a reset at once, not a hang.
 const PANIC: &str = "panic=-1";
 
-/// Returns a whole kernel command line for an image: a quiet console and these words.
+/// Returns a whole kernel command line, for a kernel started without `stockade`: a quiet console and these words.
 #[must_use]
 pub fn command_line(words: &str) -> String {
     format!("console=ttyS0 quiet {PANIC} {words}")
+}
+
+/// Returns what is appended to the command's own words for a kernel: no hang after a panic, and these words.
+#[must_use]
+pub fn appended(words: &str) -> String {
+    format!("{PANIC} {words}")
 }
 
 /// A call of `stockade`, being put together.
 #[derive(Debug)]
 pub struct Stockade {
     arguments: Vec<OsString>,
+    environment: Vec<(&'static str, OsString)>,
     limit: Duration,
     is_machine: bool,
 }
@@ -36,6 +43,7 @@ impl Stockade {
     pub fn new(subcommand: &str) -> Self {
         Self {
             arguments: vec![subcommand.into()],
+            environment: Vec::new(),
             limit: LIMIT,
             is_machine: subcommand == "run",
         }
@@ -48,7 +56,7 @@ impl Stockade {
             .arg("--memory")
             .arg(format!("{MEMORY_MIB}M"))
             .arg("--append")
-            .arg(format!("{PANIC} {words}"))
+            .arg(appended(words))
     }
 
     /// `stockade run` with an image made before.
@@ -72,6 +80,13 @@ impl Stockade {
     #[must_use]
     pub fn args<A: AsRef<OsStr>>(self, arguments: impl IntoIterator<Item = A>) -> Self {
         arguments.into_iter().fold(self, Self::arg)
+    }
+
+    /// Sets a variable of its environment.
+    #[must_use]
+    pub fn environment(mut self, name: &'static str, value: impl AsRef<OsStr>) -> Self {
+        self.environment.push((name, value.as_ref().to_owned()));
+        self
     }
 
     /// Makes the host a bad one: `attack` is a file of the model's `hostile` folder.
@@ -108,6 +123,7 @@ impl Stockade {
         let slot = self.is_machine.then(Slot::take);
         let child = Command::new(program)
             .args(&self.arguments)
+            .envs(self.environment)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

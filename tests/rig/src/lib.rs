@@ -21,7 +21,7 @@ mod stream;
 pub mod tamper;
 mod workshop;
 
-pub use command::{Stockade, command_line};
+pub use command::{Stockade, appended, command_line};
 pub use finished::Finished;
 pub use initrd::{Initrd, package_file};
 pub use running::Running;

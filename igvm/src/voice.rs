@@ -7,19 +7,19 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::RunFailure;
+use crate::failure::Failure;
 
 /// Our own words on the way: a line each on stderr or in the log, and a spinner where somebody watches.
-pub(super) struct Voice {
-    pub(super) log: Option<File>,
+pub(crate) struct Voice {
+    pub(crate) log: Option<File>,
     spinner: Option<ProgressBar>,
 }
 
 impl Voice {
-    pub(super) fn new(log: Option<&Path>) -> Result<Self, RunFailure> {
+    pub(crate) fn new(log: Option<&Path>) -> Result<Self, Failure> {
         let log = log
             .map(|path| {
-                File::create(path).map_err(|error| RunFailure::File {
+                File::create(path).map_err(|error| Failure::File {
                     path: path.into(),
                     source: error,
                 })
@@ -37,7 +37,7 @@ impl Voice {
         Ok(Self { log, spinner })
     }
 
-    pub(super) fn say(&mut self, text: &str) {
+    pub(crate) fn say(&mut self, text: &str) {
         // Nobody can be told that nobody listens.
         match (&mut self.log, &self.spinner) {
             (Some(log), _) => drop(writeln!(log, "stockade: {text}")),
@@ -47,13 +47,13 @@ impl Voice {
     }
 
     /// Says what takes long, to somebody who watches.
-    pub(super) fn working(&self, text: &'static str) {
+    pub(crate) fn working(&self, text: &'static str) {
         if let Some(bar) = &self.spinner {
             bar.set_message(text);
         }
     }
 
-    pub(super) fn fall_silent(&mut self) {
+    pub(crate) fn fall_silent(&mut self) {
         if let Some(bar) = self.spinner.take() {
             bar.finish_and_clear();
         }

@@ -4,9 +4,9 @@ use stockade_boot::layout::MINIMUM_RAM;
 use stockade_boot::ram::RamMap;
 
 /// The most vCPUs a guest can have.
-const MAX_CPUS: u32 = 16;
+pub(crate) const MAX_CPUS: u32 = 16;
 
-pub(super) fn parse_cpus(text: &str) -> Result<u32, String> {
+pub(crate) fn parse_cpus(text: &str) -> Result<u32, String> {
     match text.parse() {
         Ok(cpus @ 1..=MAX_CPUS) => Ok(cpus),
         Ok(0) => Err("a guest needs at least one vCPU".to_owned()),
@@ -15,7 +15,7 @@ pub(super) fn parse_cpus(text: &str) -> Result<u32, String> {
     }
 }
 
-pub(super) fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let (digits, shift) = match text.as_bytes() {
         [.., b'K' | b'k'] => (&text[..text.len() - 1], 10),
         [.., b'M' | b'm'] => (&text[..text.len() - 1], 20),

@@ -1,0 +1,45 @@
+//! `stockade build`: an image in a file, for a host to launch.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use stockade::image;
+use stockade::setup::{Cache, Mode, Program};
+
+use crate::failure::Failure;
+use crate::guest_arguments::Guest;
+use crate::run_command;
+use crate::values;
+use crate::voice::Voice;
+
+/// Arguments of `stockade build`.
+#[derive(Debug, Args)]
+pub(crate) struct Build {
+    /// The image to write.
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// The paravisor's ELF file [default: built from this source]
+    #[arg(long, value_name = "FILE")]
+    paravisor: Option<PathBuf>,
+    #[command(flatten)]
+    guest: Guest,
+    /// The most vCPUs the guest may be started with
+    #[arg(long, value_name = "N", default_value_t = values::MAX_CPUS, value_parser = values::parse_cpus)]
+    cpus: u32,
+}
+
+/// Builds the image and writes it.
+pub(crate) fn build(arguments: &Build) -> Result<(), Failure> {
+    let mut voice = Voice::new(None)?;
+    let cache = Cache::open()?;
+    let paravisor = match &arguments.paravisor {
+        Some(path) => path.clone(),
+        None => run_command::program(&cache, Program::Paravisor, &voice)?,
+    };
+    voice.working("building the image");
+    let guest = &arguments.guest;
+    let options = guest.collect(arguments.cpus, Mode::Shell, &cache, &paravisor, &mut voice)?;
+    let written = image::write(&arguments.output, &image::build(&options)?);
+    voice.fall_silent();
+    Ok(written?)
+}

@@ -1,0 +1,70 @@
+//! Why a command came to nothing, and the exit code for it.
+
+use std::path::PathBuf;
+
+use stockade::image::ImageError;
+use stockade::run::RunError;
+use stockade::setup::SetupError;
+use stockade_boot::format::FormatError;
+
+/// Why a command came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// Something needed is not there.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// The image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The run itself.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The file is no kernel.
+    #[error("{}: {error}; take a bzImage, as distributions install it in /boot, or a multiboot or PVH kernel", path.display())]
+    Kernel {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: FormatError,
+    },
+    /// Modules for a kernel that takes none.
+    #[error("a bzImage takes no modules; leave --module out, or take --initrd")]
+    Modules,
+    /// Memory, kernel and initrd do not fit together.
+    #[error("{0}; give the guest more with --memory")]
+    Memory(String),
+    /// A file could not be opened.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The machine launched something else than was measured.
+    #[error(
+        "the launch digest is {launched}, but the image measures {measured}: the image was tampered with"
+    )]
+    Digest {
+        /// What the model's PSP says.
+        launched: String,
+        /// What we measured.
+        measured: String,
+    },
+}
+
+impl Failure {
+    /// Returns the process exit code.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Setup(
+                SetupError::QemuMissing { .. }
+                | SetupError::QemuTooOld { .. }
+                | SetupError::QemuUnfit { .. },
+            ) => 14,
+            Self::Setup(SetupError::Missing { .. }) => 15,
+            Self::Digest { .. } => 17,
+            _ => 1,
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! What `stockade run` and `stockade build` are told of the guest, and the image made of it.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use stockade::image::{self, BuildOptions};
+use stockade::setup::{self, Cache, Mode};
+use stockade_boot::format::{self, Format};
+use stockade_boot::kernel::Module;
+use stockade_boot::load;
+use stockade_boot::manifest::GuestFlags;
+use stockade_boot::ram::RamMap;
+
+use crate::failure::Failure;
+use crate::voice::Voice;
+
+/// What every guest of ours is told first; `--append` goes behind it.
+const COMMAND_LINE: &str = "console=ttyS0 quiet";
+
+/// What the guest is made of.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Guest {
+    /// The guest's kernel: bzImage, multiboot or PVH [default: the distribution's linux-image-cloud-amd64]
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// The guest's initial RAM disk [default for a bzImage: busybox with a self-check or a shell]
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+    /// A module of a multiboot or PVH kernel: a file, a blank, its command line; repeatable
+    #[arg(long, value_name = "FILE WORDS")]
+    module: Vec<String>,
+    /// More words for the kernel's command line
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    append: String,
+    /// Offer the guest x2APIC mode
+    #[arg(long)]
+    x2apic: bool,
+    /// Give the guest an HPET
+    #[arg(long)]
+    hpet: bool,
+    /// Give the guest the small devices that test kernels expect of QEMU; its exit status becomes ours
+    #[arg(long)]
+    test_devices: bool,
+}
+
+impl Guest {
+    /// Names of the arguments, which make no sense for an image that is there already.
+    pub(crate) const ARGUMENTS: [&str; 7] = [
+        "kernel",
+        "initrd",
+        "module",
+        "append",
+        "x2apic",
+        "hpet",
+        "test_devices",
+    ];
+
+    /// Collects the parts of the image for a guest of up to `cpus` vCPUs; our own first process does as `mode` says.
+    pub(crate) fn collect(
+        &self,
+        cpus: u32,
+        mode: Mode,
+        cache: &Cache,
+        paravisor: &Path,
+        voice: &mut Voice,
+    ) -> Result<BuildOptions, Failure> {
+        let kernel = self.kernel(cache, voice)?;
+        let mut options = BuildOptions::new(image::read(paravisor)?, image::read_kernel(&kernel)?);
+        let format = format::check(&options.kernel).map_err(|error| Failure::Kernel {
+            path: kernel.clone(),
+            error,
+        })?;
+        // Only of Linux is known what it wants to be told, and what runs on it.
+        let is_linux = matches!(format, Format::Linux(_));
+        let initrd = match &self.initrd {
+            Some(path) => Some(path.clone()),
+            None if is_linux => Some(setup::default_initramfs(cache, &mut |text| {
+                voice.say(text)
+            })?),
+            None => None,
+        };
+        options.initrd = initrd.as_deref().map(image::read).transpose()?;
+        let modules = self.module.iter().map(|text| image::Module::open(text));
+        options.modules = modules.collect::<Result<_, _>>()?;
+        options.command_line = if is_linux {
+            linux_command_line(mode, &self.append)
+        } else {
+            self.append.clone()
+        };
+        options.max_vcpus = cpus;
+        for (flag, is_wanted) in [
+            (GuestFlags::X2APIC, self.x2apic),
+            (GuestFlags::HPET, self.hpet),
+            (GuestFlags::TEST_DEVICES, self.test_devices),
+        ] {
+            options.flags.set(flag, is_wanted);
+        }
+        Ok(options)
+    }
+
+    fn kernel(&self, cache: &Cache, voice: &mut Voice) -> Result<PathBuf, Failure> {
+        if let Some(path) = &self.kernel {
+            return Ok(path.clone());
+        }
+        let kernel = setup::kernel(cache, &mut |text| voice.say(text))?;
+        voice.say(&format!("kernel {} of the distribution", kernel.release));
+        Ok(kernel.path)
+    }
+}
+
+fn linux_command_line(mode: Mode, appended: &str) -> String {
+    let mut text = format!("{COMMAND_LINE} {}", mode.command_line_word());
+    if !appended.is_empty() {
+        text.push(' ');
+        text.push_str(appended);
+    }
+    text
+}
+
+/// Finds out before the launch what the paravisor would find out during it.
+pub(crate) fn check_memory(options: &BuildOptions, memory: u64) -> Result<(), Failure> {
+    let said = |error: &dyn std::error::Error| Failure::Memory(error.to_string());
+    let ram = RamMap::of_size(memory).map_err(|error| said(&error))?;
+    let initrd = options.initrd.as_ref().map(|content| Module {
+        len_bytes: content.len() as u64,
+        command_line: Vec::new(),
+    });
+    let modules: Vec<Module> = options
+        .modules
+        .iter()
+        .map(|module| Module {
+            len_bytes: module.content.len() as u64,
+            command_line: module.command_line.clone().into_bytes(),
+        })
+        .chain(initrd)
+        .collect();
+    let words = options.command_line.as_bytes();
+    load::check(&options.kernel, words, &modules, &ram).map_err(|error| match error {
+        load::LoadError::LinuxModules => Failure::Modules,
+        error => said(&error),
+    })
+}
