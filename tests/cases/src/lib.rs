@@ -2,7 +2,7 @@
 //!
 //! The cases themselves are in `tests/`, one file for each thing a user cares about: the boot and what it claims
 //! (`self_check`), the console (`console`), how a guest ends (`ends`), images (`images`), bad input (`bad_input`), repeatable
-//! runs (`repeatable`), the hostile host (`hostile`), and the model judged by a kernel that knows SNP (`enlightened`).
+//! runs (`repeatable`), several processors (`smp`), the hostile host (`hostile`), and the model judged by a kernel that knows SNP (`enlightened`).
 //! Here is what several of them share.
 
 #![forbid(unsafe_code)]

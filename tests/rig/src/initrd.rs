@@ -66,12 +66,28 @@ impl Initrd {
             .chain(libraries)
             .flat_map(|root| LIBRARY_FOLDERS.map(|folder| root.join(folder)))
             .collect();
-        for library in needed(&libc, &program, &folders) {
+        self.libraries(&needed(&libc.join(LOADER), &program, &folders));
+        self
+    }
+
+    /// Adds a program that cargo built here, as `bin/NAME`, and what it needs of this machine's libraries.
+    #[must_use]
+    pub fn own_program(mut self, program: &Path) -> Self {
+        let name = program.file_name().expect("a program is a file");
+        let name = format!("bin/{}", name.to_string_lossy());
+        self.archive.file(&name, &read(program));
+        let loader = Path::new("/").join(LOADER);
+        self.archive.file(LOADER, &read(&loader));
+        self.libraries(&needed(&loader, program, &[]));
+        self
+    }
+
+    fn libraries(&mut self, libraries: &[PathBuf]) {
+        for library in libraries {
             let name = library.file_name().expect("a library is a file");
             let name = format!("{}/{}", LIBRARY_FOLDERS[0], name.to_string_lossy());
-            self.archive.file(&name, &read(&library));
+            self.archive.file(&name, &read(library));
         }
-        self
     }
 
     /// Writes it into a folder and returns its path.
@@ -96,12 +112,14 @@ fn package_folder(name: &str) -> PathBuf {
     package(&cache(), name, &mut say).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// Asks the package's own loader which libraries it would load.
-fn needed(libc: &Path, program: &Path, folders: &[PathBuf]) -> Vec<PathBuf> {
+/// Asks a loader which libraries it would load: from these folders only, if there are any.
+fn needed(loader: &Path, program: &Path, folders: &[PathBuf]) -> Vec<PathBuf> {
     let path: Vec<String> = folders.iter().map(|f| f.display().to_string()).collect();
-    let output = Command::new(libc.join(LOADER))
-        .arg("--library-path")
-        .arg(path.join(":"))
+    let mut command = Command::new(loader);
+    if !path.is_empty() {
+        command.arg("--library-path").arg(path.join(":"));
+    }
+    let output = command
         .arg("--list")
         .arg(program)
         .output()
