@@ -186,16 +186,6 @@ fn a_missing_package_is_exit_code_15_with_the_command_to_type() {
 }
 
 #[test]
-fn an_attack_nobody_knows_is_named_with_those_there_are() {
-    let finished = Stockade::guest("stockade.mode=check")
-        .attacked_by("kindness")
-        .finish();
-    finished
-        .assert_code(17)
-        .assert_says(&["kindness", "drop-page"]);
-}
-
-#[test]
 fn an_old_qemu_is_exit_code_14_with_both_versions() {
     let folder = folder();
     let qemu = false_qemu(folder.path(), "echo QEMU emulator version 5.2.0");

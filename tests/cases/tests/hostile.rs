@@ -82,6 +82,21 @@ fn hv_flood_inside_the_handler_of_the_last_is_a_coded_stop() {
     attacked_by("hv-flood").assert_stopped("the host contradicted a known fact");
 }
 
+/// Time passed is what the TSC says: a late timer delays the guest's ticks, it takes none away.
+#[test]
+fn late_timer_delays_and_loses_nothing() {
+    attacked_by("late-timer").assert_guest_unharmed();
+}
+
+/// A ring is a reason to look at the time, not the passing of it.
+#[test]
+fn repeat_timer_gives_the_guest_no_tick_that_was_not_due() {
+    let attacked = attacked_by("repeat-timer");
+    attacked.assert_guest_unharmed();
+    let rings = number(&attacked.figures, "/model/attack/attempts");
+    assert!(rings > 500, "{:#}", attacked.figures);
+}
+
 #[test]
 fn lie_npf_a_fault_in_ram_is_no_device_whatever_the_host_says() {
     let attacked = attacked_by("lie-npf");
@@ -113,7 +128,7 @@ fn an_attack_the_model_does_not_know_is_refused_not_ignored() {
     let finished = Stockade::guest("stockade.mode=check")
         .attacked_by("kindness")
         .finish();
-    finished.assert_code(17).assert_says(&["no such attack"]);
+    finished.assert_code(17).assert_says(&["kindness", "drop-page"]);
 }
 
 #[test]

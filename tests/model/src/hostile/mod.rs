@@ -7,7 +7,9 @@
 mod doorbell_storm;
 mod drop_page;
 mod hv_flood;
+mod late_timer;
 mod lie_npf;
+mod repeat_timer;
 mod replay_exit;
 mod run_busy_vmsa;
 mod spurious_return;
@@ -60,17 +62,23 @@ pub trait Attack: Sync {
     }
     /// The host looks for events to deliver.
     fn on_events(&self, _vm: &Vm, _vcpu: &mut Vcpu) {}
+    /// How much later than asked for, in microseconds, a timer of the guest's host fires.
+    fn timer_lateness_us(&self) -> u64 {
+        0
+    }
     /// A nested page fault at memory that is there.
     fn on_nested_fault(&self, _vm: &Vm, _gpa: Gpa) -> Option<NestedLie> {
         None
     }
 }
 
-static ATTACKS: [&'static dyn Attack; 7] = [
+static ATTACKS: [&'static dyn Attack; 9] = [
     &doorbell_storm::ATTACK,
     &drop_page::ATTACK,
     &hv_flood::ATTACK,
+    &late_timer::ATTACK,
     &lie_npf::ATTACK,
+    &repeat_timer::ATTACK,
     &replay_exit::ATTACK,
     &run_busy_vmsa::ATTACK,
     &spurious_return::ATTACK,

@@ -10,6 +10,7 @@ use super::vm::Vm;
 use crate::host::doorbell::{self, Eoi, Posted, SharedPage, Signal};
 use crate::host::ioapic::Delivery;
 use crate::host::lapic::{Accepted, Effect, Ipi};
+use crate::hostile::Attack;
 use crate::machine::{clock, ioapic, lapic, processor};
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
@@ -25,9 +26,11 @@ impl Vm {
         let Some(mut vcpu) = self.vcpu(index) else {
             return;
         };
-        vcpu.lapic.poll(clock::tsc());
+        let late = self.attack.map_or(0, Attack::timer_lateness_us);
+        let late = clock::ns_to_ticks(late * 1000);
+        vcpu.lapic.poll(clock::tsc().saturating_sub(late));
         match vcpu.lapic.next_deadline_tsc() {
-            Some(deadline) => lapic::arm_timer(deadline),
+            Some(deadline) => lapic::arm_timer(deadline.saturating_add(late)),
             None => lapic::disarm_timer(),
         }
         self.offer(&mut vcpu);
