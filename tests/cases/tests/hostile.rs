@@ -128,7 +128,9 @@ fn an_attack_the_model_does_not_know_is_refused_not_ignored() {
     let finished = Stockade::guest("stockade.mode=check")
         .attacked_by("kindness")
         .finish();
-    finished.assert_code(17).assert_says(&["kindness", "drop-page"]);
+    finished
+        .assert_code(17)
+        .assert_says(&["kindness", "drop-page"]);
 }
 
 #[test]
