@@ -9,8 +9,12 @@ pub mod blk;
 pub mod queue;
 
 mod device;
+#[cfg(test)]
+mod driver;
 mod features;
+mod link;
 
 pub use device::{DeviceId, FeaturesRefused, Interrupts, VirtioDevice, Work};
 pub use features::Features;
+pub use link::LinkState;
 pub use queue::{QueueConfig, Violation};

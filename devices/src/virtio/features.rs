@@ -25,4 +25,9 @@ impl Features {
         .union(Self::EVENT_IDX)
         .union(Self::VERSION_1)
         .union(Self::RING_PACKED);
+
+    /// Returns the feature of bit `number`.
+    pub(super) const fn bit(number: u32) -> Self {
+        Self::from_bits_retain(1 << number)
+    }
 }

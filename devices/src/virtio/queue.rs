@@ -1,12 +1,22 @@
 //! Virtqueues, the device's side: split and packed rings in guest memory (Virtio 1.2, 2.6 to 2.8).
 //!
-//! A front-end pops chains and pushes them back as used. Whatever the guest writes is copied once and checked: the rings and
+//! A front-end pops [`Chain`]s and pushes their [`Head`]s back as used. Whatever the guest writes is copied once and checked: the rings and
 //! every buffer lie in guest RAM, chains end, nothing follows the writable part that is to be read. What is wrong is a [`Violation`].
 
+mod access;
+mod chain;
+mod descriptor;
+mod packed;
+mod ring_queue;
 mod segment;
+mod split;
 mod violation;
 
+pub use chain::{Chain, Head};
+pub use packed::{PackedState, Position};
+pub use ring_queue::{Queue, QueueState, RingState, Used};
 pub use segment::{Pieces, Segment, gather, pieces, scatter, total};
+pub use split::SplitState;
 pub use violation::Violation;
 
 use stockade_bus::Gpa;
@@ -26,3 +36,6 @@ pub struct QueueConfig {
     /// The device area: used ring, or the device's event suppression.
     pub device: Gpa,
 }
+
+#[cfg(test)]
+mod tests;
