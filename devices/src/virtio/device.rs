@@ -52,6 +52,13 @@ pub enum Work {
     More,
 }
 
+/// Copies from a configuration space; what lies past its end is 0.
+pub(super) fn read_bytes(space: &[u8], offset: u32, data: &mut [u8]) {
+    let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+    let mut bytes = space.get(offset..).unwrap_or_default().iter().copied();
+    data.fill_with(|| bytes.next().unwrap_or(0));
+}
+
 /// A virtio device behind a transport.
 ///
 /// The transport keeps the status register and each queue's registers. It calls [`negotiate`](Self::negotiate) when the driver sets

@@ -101,8 +101,7 @@ impl<'a> Request<'a> {
     /// Returns the guest memory of the data's `len` bytes from byte `offset` on.
     #[must_use]
     pub fn pieces(&self, offset: u64, len: u64) -> Pieces<'a> {
-        let left = self.data_len.saturating_sub(offset);
-        pieces(self.segments, offset, len.min(left))
+        pieces(self.segments, offset, len)
     }
 
     /// Copies the data of a write from byte `offset` on into `buffer`; returns how many bytes there were.
@@ -112,8 +111,6 @@ impl<'a> Request<'a> {
         offset: u64,
         buffer: &mut [u8],
     ) -> Result<usize, MemoryError> {
-        let len = self.clamp(offset, buffer.len());
-        let buffer = buffer.get_mut(..len).unwrap_or_default();
         gather(memory, self.segments, offset, buffer)
     }
 
@@ -124,13 +121,6 @@ impl<'a> Request<'a> {
         offset: u64,
         bytes: &[u8],
     ) -> Result<usize, MemoryError> {
-        let bytes = bytes.get(..self.clamp(offset, bytes.len()));
-        scatter(memory, self.segments, offset, bytes.unwrap_or_default())
-    }
-
-    /// The last segment may go on past the data: a driver may lay the status byte there.
-    fn clamp(&self, offset: u64, len: usize) -> usize {
-        let left = self.data_len.saturating_sub(offset);
-        len.min(usize::try_from(left).unwrap_or(usize::MAX))
+        scatter(memory, self.segments, offset, bytes)
     }
 }
