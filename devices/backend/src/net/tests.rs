@@ -1,0 +1,88 @@
+use std::vec;
+
+use super::{MAX_FRAME, MIN_MEMORY, Net};
+use crate::error::BackendError;
+use crate::fake::{FakeHost, FakeMemory};
+use crate::transport::Doorbell;
+
+const DOORBELL: Doorbell = Doorbell {
+    apic_id: 0,
+    vector: 0xE4,
+};
+
+fn rig() -> (FakeHost, Net<FakeMemory>) {
+    let memory = FakeMemory::new(MIN_MEMORY);
+    let mut host = FakeHost::net(memory.clone());
+    let net = Net::open(&mut host, FakeHost::function(), memory, DOORBELL).unwrap();
+    (host, net)
+}
+
+/// Has the card receive `frame`, and say it was `claimed` bytes with its header.
+fn arrive(host: &mut FakeHost, frame: &[u8], claimed: usize) {
+    let (head, buffers) = host.next_chain(0).unwrap();
+    host.memory.device_write(buffers[0].address + 12, frame);
+    host.finish(0, head.into(), u32::try_from(claimed).unwrap());
+}
+
+#[test]
+fn a_frame_is_sent_behind_an_empty_header() {
+    let (mut host, mut net) = rig();
+    assert!(net.send(b"a frame"));
+    net.publish(&mut host);
+    let (head, buffers) = host.next_chain(1).unwrap();
+    let sent = host.memory.device_read(buffers[0].address, buffers[0].len);
+    assert_eq!(sent, [&[0; 12][..], b"a frame"].concat());
+    host.finish(1, head.into(), 0);
+}
+
+#[test]
+fn a_card_that_sends_nothing_makes_frames_wait() {
+    let (mut host, mut net) = rig();
+    let sent = (0..100).take_while(|_| net.send(&[1; 60])).count();
+    assert_eq!(sent, 16);
+    net.publish(&mut host);
+    let (head, _) = host.next_chain(1).unwrap();
+    host.finish(1, head.into(), 0);
+    assert!(net.send(&[2; 60]));
+    assert!(!net.send(&[2; 60]));
+}
+
+#[test]
+fn frames_come_in_for_ever() {
+    let (mut host, mut net) = rig();
+    for round in 0..1000_u32 {
+        let bytes = vec![round.to_le_bytes()[0]; 64];
+        arrive(&mut host, &bytes, 12 + 64);
+        let mut frame = [0; MAX_FRAME];
+        assert_eq!(net.receive(&mut frame), Some(64));
+        assert_eq!(frame[..64], bytes);
+        assert_eq!(net.receive(&mut frame), None);
+        net.publish(&mut host);
+    }
+}
+
+#[test]
+fn frames_of_impossible_length_are_dropped() {
+    let (mut host, mut net) = rig();
+    for claimed in [0, 5, 12, 12 + MAX_FRAME + 1, 2048] {
+        arrive(&mut host, &[9; 64], claimed);
+    }
+    let mut frame = [0; MAX_FRAME];
+    assert_eq!(net.receive(&mut frame), None);
+    assert_eq!(net.failure(), None);
+    assert!(!net.send(&[0; MAX_FRAME + 1]));
+}
+
+#[test]
+fn a_frame_longer_than_its_buffer_takes_the_card_offline() {
+    let (mut host, mut net) = rig();
+    arrive(&mut host, &[9; 64], 2049);
+    let mut frame = [0; MAX_FRAME];
+    assert_eq!(net.receive(&mut frame), None);
+    let error = BackendError::TooLong {
+        found: 2049,
+        posted: 2048,
+    };
+    assert_eq!(net.failure(), Some(error));
+    assert!(!net.send(&[1; 60]));
+}
