@@ -8,12 +8,13 @@ const UNSAFE_HOMES: [&str; 2] = ["boot/entry", "paravisor/platform"];
 /// The model and the test guests are bare-metal programs too, but never part of what is trusted.
 const TEST_PROGRAMS: &str = "tests";
 /// The crates the paravisor is made of, besides the homes.
-const SAFE_CRATES: [&str; 7] = [
+const SAFE_CRATES: [&str; 8] = [
     "intercept/abi",
     "devices/bus",
     "intercept",
     "apic",
     "devices",
+    "devices/storage",
     "boot",
     "paravisor",
 ];
