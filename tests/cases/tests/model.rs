@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use stockade::run::devices::{Disk, HostDevices};
 use stockade_rig::workshop;
 
 /// What the model says to QEMU's exit device when all is well, as QEMU's status.
@@ -11,6 +12,10 @@ const WELL: i32 = 33;
 
 /// Runs the model without an image; returns its log.
 fn run(word: &str, processors: &str, folder: &Path) -> String {
+    run_with(&HostDevices::default(), word, processors, folder)
+}
+
+fn run_with(devices: &HostDevices, word: &str, processors: &str, folder: &Path) -> String {
     let log = folder.join(word);
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(["-nodefaults", "-display", "none", "-no-reboot", "-m", "1G"])
@@ -18,6 +23,7 @@ fn run(word: &str, processors: &str, folder: &Path) -> String {
         .args(["-accel", "tcg,thread=multi", "-smp", processors])
         .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
         .args(["-serial", "null", "-serial", "null", "-append", word])
+        .args(devices.arguments())
         .arg("-debugcon")
         .arg(format!("file:{}", log.display()))
         .arg("-kernel")
@@ -41,7 +47,7 @@ fn a_guest_made_of_the_model_finds_sev_snp_as_specified() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let log = run("probe", "2", folder.path());
     let claims = log.lines().filter(|line| line.starts_with("probe: ok"));
-    assert!(claims.count() >= 38, "{log}");
+    assert!(claims.count() >= 41, "{log}");
     assert!(
         log.contains("probe: done") && !log.contains("FAIL"),
         "{log}"
@@ -53,4 +59,42 @@ fn the_probe_does_without_a_second_processor() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let log = run("probe", "1", folder.path());
     assert!(log.contains("no second vCPU"), "{log}");
+}
+
+/// Configuration ports, windows, DMA to shared memory and not to private, messages on the doorbell.
+#[test]
+fn a_disk_of_the_host_reaches_shared_memory_only_and_is_heard() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("disk");
+    let mut content = b"stockade".to_vec();
+    content.resize(1 << 20, 0);
+    fs::write(&file, content).expect("the folder is writable");
+    let devices = HostDevices {
+        disks: vec![Disk::new(file)],
+        nets: vec![],
+    };
+    let log = run_with(&devices, "probe", "2", folder.path());
+    for claim in [
+        "what is no window floats",
+        "a message cannot have an exception's vector",
+        "its message raises #HV with its vector",
+        "it reads and writes shared memory at guest addresses",
+        "its message comes again, into HLT, too",
+        "it does not reach a private page",
+        "nor one that is shared no more",
+    ] {
+        assert!(
+            log.contains(&format!("probe: ok   {claim}")),
+            "{claim}\n{log}"
+        );
+    }
+    // What the IOMMU says of it: the disk's function, the page it was not to have.
+    assert!(
+        log.contains("a device was refused memory: 00:02.0 at 0x80"),
+        "{log}"
+    );
+    assert!(
+        log.contains("probe: done") && !log.contains("FAIL"),
+        "{log}"
+    );
 }

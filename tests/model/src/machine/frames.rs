@@ -62,6 +62,16 @@ pub fn end() -> u64 {
     END.load(Ordering::Relaxed)
 }
 
+/// One past the highest address below 4 GiB ever added.
+static LOW_END: AtomicU64 = AtomicU64::new(0);
+const FOUR_GIB: u64 = 1 << 32;
+
+/// Returns one past the highest address of memory below 4 GiB that was ever free.
+#[must_use]
+pub fn low_end() -> u64 {
+    LOW_END.load(Ordering::Relaxed)
+}
+
 /// Returns how many bytes are free.
 #[must_use]
 pub fn free_bytes() -> u64 {
@@ -76,6 +86,9 @@ pub fn free_bytes() -> u64 {
 /// 1. The range is memory, mapped one to one, that nobody uses.
 pub(super) unsafe fn add(range: Range<u64>) {
     END.fetch_max(range.end, Ordering::Relaxed);
+    if range.end <= FOUR_GIB {
+        LOW_END.fetch_max(range.end, Ordering::Relaxed);
+    }
     // SAFETY: (1).
     unsafe { FRAMES.lock().add(range) };
 }

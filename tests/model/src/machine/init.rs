@@ -10,7 +10,7 @@ use super::memory::{CHUNK_BYTES, HostPa};
 use super::options::{OptionError, Options};
 use super::processor::{self, PerCpu};
 use super::start_info::{StartInfo, StartInfoError};
-use super::{clock, console, frames, heap, ioapic, lapic, memory_map, paging, pic, smp};
+use super::{clock, console, frames, heap, ioapic, iommu, lapic, memory_map, paging, pic, smp};
 
 /// What the loader asked for.
 #[derive(Debug)]
@@ -102,6 +102,9 @@ fn start_devices(tables: Tables, tsc_khz: Option<u64>) -> Result<(), InitError> 
         .pm_timer_port
         .ok_or(InitError::Firmware("no PM timer"))?;
     clock::calibrate(port, tsc_khz);
+    if let Some(base) = tables.iommu {
+        iommu::found(base);
+    }
     let own = processor::current().apic_id;
     let mut others = tables.apic_ids;
     others.retain(|id| *id != own && *id < 255);

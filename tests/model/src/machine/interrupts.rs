@@ -1,7 +1,8 @@
 //! The IDT: 256 entries that end in one function which records what came and nothing else.
 //!
 //! Exceptions are bugs of the model. The machine's own vectors are [`TIMER`], [`KICK`] and [`CONSOLE`]; any other from 0x20 on is
-//! an interrupt of the controllers a guest was given, recorded by [`PerCpu::take_external`](super::processor::PerCpu::take_external).
+//! the guest's: of the PICs it was given ([`PerCpu::take_external`](super::processor::PerCpu::take_external)), or a message of a
+//! device ([`PerCpu::take_message`](super::processor::PerCpu::take_message)), told apart by what the local APIC has in service.
 
 use core::arch::{asm, global_asm};
 use core::sync::atomic::Ordering;
@@ -107,6 +108,10 @@ extern "C" fn interrupt_entry(frame: &Frame) {
             lapic::end_of_interrupt();
         }
         SPURIOUS => {}
+        _ if lapic::is_in_service(vector) => {
+            cpu.record_message(vector);
+            lapic::end_of_interrupt();
+        }
         _ => cpu.record_external(vector),
     }
 }

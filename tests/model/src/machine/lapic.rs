@@ -5,8 +5,8 @@
 use core::sync::atomic::Ordering;
 
 use x86::apic::xapic::{
-    XAPIC_EOI, XAPIC_ICR0, XAPIC_ICR1, XAPIC_ID, XAPIC_LVT_ERROR, XAPIC_LVT_LINT0, XAPIC_LVT_LINT1,
-    XAPIC_LVT_TIMER, XAPIC_SVR, XAPIC_TIMER_CURRENT_COUNT, XAPIC_TIMER_DIV_CONF,
+    XAPIC_EOI, XAPIC_ICR0, XAPIC_ICR1, XAPIC_ID, XAPIC_ISR0, XAPIC_LVT_ERROR, XAPIC_LVT_LINT0,
+    XAPIC_LVT_LINT1, XAPIC_LVT_TIMER, XAPIC_SVR, XAPIC_TIMER_CURRENT_COUNT, XAPIC_TIMER_DIV_CONF,
     XAPIC_TIMER_INIT_COUNT, XAPIC_TPR,
 };
 
@@ -55,6 +55,12 @@ pub(super) fn id() -> u32 {
 /// Ends the interrupt in service.
 pub(super) fn end_of_interrupt() {
     write(XAPIC_EOI, 0);
+}
+
+/// Whether this processor's APIC delivered `vector` and waits for its end; what a PIC delivers it does not know.
+pub(super) fn is_in_service(vector: u8) -> bool {
+    let word = XAPIC_ISR0 + 0x10 * u32::from(vector / 32);
+    read(word) & 1 << (vector % 32) != 0
 }
 
 /// Sets this processor's timer to go off when the TSC reaches `deadline`: never much later, but earlier (again and again) when that

@@ -17,11 +17,14 @@ pub mod interrupts;
 #[cfg(any(feature = "image", test))]
 pub mod intrinsics;
 pub mod ioapic;
+pub mod iommu;
 pub mod lapic;
 pub mod memory;
 mod memory_map;
+pub mod mmio;
 pub mod options;
 pub(crate) mod paging;
+pub mod pci;
 mod pic;
 pub mod processor;
 mod segments;

@@ -41,6 +41,8 @@ pub struct PerCpu {
     host_segments: PageBox<[u8; 0x1000]>,
     /// A bit for each vector that came and is nobody's above: what the guest's own interrupt controllers raised.
     external: VectorSet,
+    /// The same of what came as a message of a device (MSI).
+    messages: VectorSet,
 }
 
 impl PerCpu {
@@ -60,6 +62,7 @@ impl PerCpu {
             host_save: PageBox::try_new_zeroed()?,
             host_segments: PageBox::try_new_zeroed()?,
             external: VectorSet::new(),
+            messages: VectorSet::new(),
         })
     }
 
@@ -91,11 +94,25 @@ impl PerCpu {
         self.external.lowest()
     }
 
+    /// Records the vector of a device's message.
+    pub(super) fn record_message(&self, vector: u8) {
+        self.messages.insert(vector);
+    }
+
+    /// Returns and forgets a vector that came as a device's message.
+    pub fn take_message(&self) -> Option<u8> {
+        self.messages
+            .lowest()
+            .inspect(|vector| self.messages.remove(*vector))
+    }
+
     /// Whether anything at all waits to be looked at.
     #[must_use]
     pub fn has_pending(&self) -> bool {
         let flags = [&self.timer_fired, &self.kicked, &self.console_interrupt];
-        flags.iter().any(|flag| flag.load(Ordering::Acquire)) || self.next_external().is_some()
+        flags.iter().any(|flag| flag.load(Ordering::Acquire))
+            || self.next_external().is_some()
+            || self.messages.lowest().is_some()
     }
 }
 

@@ -26,6 +26,9 @@ impl Vm {
         let Some(mut vcpu) = self.vcpu(index) else {
             return;
         };
+        while let Some(vector) = cpu.take_message() {
+            vcpu.lapic.accept(&Ipi::message(vector));
+        }
         let late = self.attack.map_or(0, Attack::timer_lateness_us);
         let late = clock::ns_to_ticks(late * 1000);
         vcpu.lapic.poll(clock::tsc().saturating_sub(late));

@@ -1,6 +1,7 @@
 //! From an IGVM file to a machine that runs: memory, the PSP's launch, the vCPUs.
 
 use super::addr::{Gpa, LARGE_PAGE_SIZE, PAGE_SIZE, Phys};
+use super::bus;
 use super::cpu::Processor;
 use super::devices::MachineCpuid;
 use super::gpa_map::{MapError, RangeKind};
@@ -72,6 +73,9 @@ pub enum BootError {
         /// Found.
         found: u32,
     },
+    /// Devices cannot be kept away from private memory.
+    #[error(transparent)]
+    Iommu(#[from] bus::AttachError),
     /// No such attack.
     #[error("no attack is called {0:?}; there are: {names}", names = hostile::Names)]
     Attack(&'static str),
@@ -167,6 +171,7 @@ fn build(boot: &Boot) -> Result<Vm, BootError> {
         .map_err(BootError::Launch)?;
     let host = Host {
         ioapic: IoApic::new(),
+        pci: bus::attach(&mut memory)?,
         chip,
         guest: GuestContext::new(launched, keys, cpuid.clone()),
     };

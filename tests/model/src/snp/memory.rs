@@ -5,11 +5,13 @@
 //! RMP. What must be forgotten by other processors is told by [`Unmapped`].
 
 use super::addr::{C_BIT, Gpa, LARGE_PAGE_SIZE, PAGE_SIZE, Phys};
+use super::dma::DmaTables;
 use super::gpa_map::{GpaMap, RangeKind};
 use super::npt::{Layout, NestedTables, Unmapped, View};
 use super::rmp::{
     AccessKind, Adjustment, Change, Entry, NewState, Outcome, Owner, PageSize, Rmp, Violation, Vmpl,
 };
+use alloc::vec::Vec;
 
 /// Whose access it is, and how its addresses are meant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,6 +87,8 @@ pub struct Memory {
     key: u64,
     /// Counts what was taken away: whoever remembers that an access was allowed must ask again.
     generation: u64,
+    /// What devices reach, on a machine with an IOMMU.
+    dma: Option<DmaTables>,
 }
 
 impl Who {
@@ -121,6 +125,7 @@ impl Memory {
             ciphertext: None,
             key,
             generation: 0,
+            dma: None,
         }
     }
 
@@ -251,9 +256,15 @@ impl Memory {
             },
             PageState::Shared => NewState::Shared,
         };
+        if let Some(dma) = &mut self.dma {
+            dma.unmap(gpa.get(), size.bytes());
+        }
         self.rmp.update(host, size, new).ok()?;
         if was_private != (state == PageState::Private) {
             self.scramble(host, size);
+        }
+        if state == PageState::Shared {
+            self.lend(gpa, host, size.bytes());
         }
         self.generation += 1;
         Some(self.tables.unmap(gpa, size.bytes()))
@@ -278,6 +289,39 @@ impl Memory {
             PageState::Shared => {
                 !entry.is_assigned() && (size == PageSize::Small || self.rmp.is_uniform(host))
             }
+        }
+    }
+
+    /// Lets devices reach every page that is shared now, and from now on those that become so.
+    pub fn lend_to_devices(&mut self, dma: DmaTables) {
+        self.dma = Some(dma);
+        let blocks = self.map.ranges().iter().flat_map(|range| range.blocks());
+        let blocks: Vec<_> = blocks.collect();
+        for (gpa, len, host) in blocks {
+            for offset in (0..len).step_by(0x1000) {
+                // SAFETY: `offset` is below the block's length.
+                let page = unsafe { host.add(offset) };
+                if !self.rmp.entry(page).is_assigned() {
+                    self.lend(Gpa::new(gpa.get() + offset), page, PAGE_SIZE);
+                }
+            }
+        }
+    }
+
+    /// What devices reach.
+    pub fn dma(&mut self) -> Option<&mut DmaTables> {
+        self.dma.as_mut()
+    }
+
+    fn lend(&mut self, gpa: Gpa, host: Phys, bytes: u64) {
+        let Some(dma) = &mut self.dma else {
+            return;
+        };
+        for offset in (0..bytes).step_by(0x1000) {
+            // SAFETY: the block is as large as its RMP entry.
+            let page = unsafe { host.add(offset) };
+            // A page that has no entry is one that devices do not reach.
+            let _ = dma.map(gpa.get() + offset, page);
         }
     }
 

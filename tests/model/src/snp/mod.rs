@@ -4,10 +4,12 @@
 //! belongs. On these stands [`vm::Vm`], the machine all processors share.
 
 pub mod addr;
+pub mod bus;
 pub mod calls;
 pub mod cpu;
 pub mod decode;
 pub mod devices;
+pub mod dma;
 pub mod events;
 pub mod gpa_map;
 pub mod launch;

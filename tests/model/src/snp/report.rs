@@ -6,7 +6,7 @@ use super::memory::Memory;
 use super::probe;
 use super::vm::{MachineFrames, Vm};
 use crate::machine::exit::{Ending, exit};
-use crate::machine::{clock, console};
+use crate::machine::{clock, console, iommu};
 use core::fmt;
 
 /// Tries for a lock whose holder may never let go any more.
@@ -29,6 +29,9 @@ impl Vm {
     }
 
     fn print_stats(&self, memory: &Memory) {
+        if let Some(refused) = iommu::refused() {
+            log::warn!("a device was refused memory: {refused}");
+        }
         let digest = self
             .host
             .try_lock()

@@ -11,6 +11,7 @@ use super::rmp::Owner;
 use super::stats::Counters;
 use super::vcpu::Vcpu;
 use crate::host::ioapic::IoApic;
+use crate::host::pci::Pci;
 use crate::hostile::Attack;
 use crate::machine::{clock, frames, lapic, processor};
 use crate::psp::chip::Chip;
@@ -63,6 +64,8 @@ pub struct Vm {
 pub struct Host {
     /// The host's IOAPIC.
     pub ioapic: IoApic,
+    /// The host's PCI bus.
+    pub pci: Pci,
     /// The PSP's own secrets.
     pub chip: Chip,
     /// What the PSP knows of the guest.

@@ -68,6 +68,20 @@ pub struct Ipi {
 }
 
 impl Ipi {
+    /// What a device's message makes of itself at the APIC it reached.
+    #[must_use]
+    pub const fn message(vector: u8) -> Self {
+        Self {
+            vector,
+            mode: DeliveryMode::Fixed,
+            logical: false,
+            assert: true,
+            level: false,
+            shorthand: Shorthand::Own,
+            destination: 0,
+        }
+    }
+
     /// Decodes an x2APIC interrupt command (APM 16.13.1): destination in the upper half.
     #[must_use]
     pub const fn from_icr(icr: u64) -> Self {

@@ -8,7 +8,8 @@ use crate::host::{ioapic, lapic};
 use crate::machine::clock;
 use crate::machine::exit::Ending;
 use crate::snp::addr::PAGE_SIZE;
-use crate::snp::devices::{self, MachinePorts};
+use crate::snp::bus::GuestPorts;
+use crate::snp::devices;
 use crate::snp::vm::Vm;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -19,7 +20,7 @@ const LAPIC_BASE: u64 = 0xFEE0_0000;
 
 impl Vm {
     pub(super) fn serve_port(&self, request: Request, ghcb: &mut Ghcb) -> After {
-        let mut raw = MachinePorts;
+        let mut raw = GuestPorts::new(self);
         let action = match request {
             Request::PortIn { port, width } => {
                 let value = ports::read(&mut raw, port, width);
@@ -105,7 +106,7 @@ impl Vm {
                 (Some(offset @ 0..PAGE_SIZE), Some(vcpu)) => {
                     u64::from(vcpu.lapic.read_mmio(offset, clock::tsc()))
                 }
-                _ => u64::MAX,
+                _ => self.read_window(gpa, len),
             },
         };
         let bytes = value.to_le_bytes();
@@ -124,9 +125,10 @@ impl Vm {
         let Some(bytes) = self.scratch_bytes(ghcb, scratch) else {
             return ghcb.answer().malformed(GhcbError::INVALID_SCRATCH_AREA);
         };
-        let mut value = [0; 4];
-        value[..len.min(4)].copy_from_slice(&bytes[..len.min(4)]);
-        let value = u32::from_le_bytes(value);
+        let mut wide = [0; 8];
+        wide[..len.min(8)].copy_from_slice(&bytes[..len.min(8)]);
+        let [a, b, c, d, ..] = wide;
+        let value = u32::from_le_bytes([a, b, c, d]);
         match (gpa.checked_sub(ioapic::BASE), gpa.checked_sub(LAPIC_BASE)) {
             (Some(offset @ 0..ioapic::SIZE), _) => {
                 let delivery = self.host.lock().ioapic.write(offset, value);
@@ -138,7 +140,7 @@ impl Vm {
                     .map(|mut vcpu| vcpu.lapic.write_mmio(offset, value, clock::tsc()));
                 self.apply(effect.unwrap_or(lapic::Effect::None), index);
             }
-            _ => {}
+            _ => self.write_window(gpa, len, u64::from_le_bytes(wide)),
         }
         ghcb.answer().done();
     }

@@ -255,3 +255,25 @@ fn validating_a_shared_page_makes_it_the_guests() {
     accept(&mut memory, 0x5000, PageSize::Small);
     assert_eq!(memory.host_page(Gpa::new(0x5000)), None);
 }
+
+/// A device reaches what the host itself reaches: nothing private, before, between or after.
+#[test]
+fn devices_reach_a_page_exactly_while_it_is_shared() {
+    let (mut memory, frames) = guest();
+    memory.change_state(Gpa::new(0x3000), PageSize::Small, PageState::Shared);
+    let dma = crate::snp::dma::DmaTables::try_new(Box::new(frames), || {}).unwrap();
+    memory.lend_to_devices(dma);
+    let host = |memory: &Memory, gpa| memory.map.translate(Gpa::new(gpa));
+    let reached = |memory: &mut Memory, gpa| memory.dma().unwrap().translate(gpa);
+    assert_eq!(reached(&mut memory, 0x3000), host(&memory, 0x3000));
+    assert_eq!(reached(&mut memory, 0x4000), None);
+    memory.change_state(Gpa::new(0x20_0000), PageSize::Large, PageState::Shared);
+    assert_eq!(reached(&mut memory, 0x3F_F000), host(&memory, 0x3F_F000));
+    memory.change_state(Gpa::new(0x20_1000), PageSize::Small, PageState::Private);
+    assert_eq!(reached(&mut memory, 0x20_1000), None);
+    assert_eq!(reached(&mut memory, 0x20_2000), host(&memory, 0x20_2000));
+    memory.pvalidate(Gpa::new(0x3000), PageSize::Small, Validate::Set);
+    assert_eq!(reached(&mut memory, 0x3000), None);
+    memory.steal(Gpa::new(0x3000));
+    assert_eq!(reached(&mut memory, 0x3000), host(&memory, 0x3000));
+}

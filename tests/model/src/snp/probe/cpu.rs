@@ -269,6 +269,43 @@ impl Ghcb {
         self.get(GhcbField::RAX) | self.get(GhcbField::RDX) << 32
     }
 
+    /// OUT to a port.
+    pub(super) fn port_out(self, port: u64, bytes: u64, value: u64) {
+        self.call(
+            NaeExit::IOIO,
+            port << 16 | bytes << 4,
+            0,
+            &[(GhcbField::RAX, value)],
+        );
+    }
+
+    /// IN from a port.
+    pub(super) fn port_in(self, port: u64, bytes: u64) -> u64 {
+        self.call(
+            NaeExit::IOIO,
+            port << 16 | bytes << 4 | 1,
+            0,
+            &[(GhcbField::RAX, 0)],
+        );
+        self.get(GhcbField::RAX)
+    }
+
+    /// A write to memory space.
+    pub(super) fn mmio_write(self, address: u64, bytes: u64, value: u64) {
+        word(shared(self.address) + BUFFER).store(value, Ordering::Relaxed);
+        let scratch = (GhcbField::SW_SCRATCH, gpa(self.address) + BUFFER);
+        self.call(NaeExit::MMIO_WRITE, address, bytes, &[scratch]);
+    }
+
+    /// A read of memory space.
+    pub(super) fn mmio_read(self, address: u64, bytes: u64) -> u64 {
+        let buffer = word(shared(self.address) + BUFFER);
+        buffer.store(0, Ordering::Relaxed);
+        let scratch = (GhcbField::SW_SCRATCH, gpa(self.address) + BUFFER);
+        self.call(NaeExit::MMIO_READ, address, bytes, &[scratch]);
+        buffer.load(Ordering::Relaxed)
+    }
+
     /// A page state change of one page; SW_EXITINFO2 of the answer.
     pub(super) fn change_page(self, address: u64, operation: u64, huge: u64) -> u64 {
         let page = shared(self.address);

@@ -2,7 +2,7 @@
 
 use super::cpu::{self, Doorbell, Ghcb, HV_COUNT, VC_CODE, VC_COUNT};
 use super::report::{check, done, figure};
-use super::{SIZE, WORK, lower, second};
+use super::{SIZE, WORK, device, lower, second};
 use core::arch::global_asm;
 use core::sync::atomic::Ordering;
 use stockade_abi::ghcb::{GhcbField, NaeExit};
@@ -52,6 +52,7 @@ extern "C" fn main() -> ! {
         stop(2);
     };
     events(ghcb, &doorbell);
+    device::run(ghcb, &doorbell);
     lower::run(ghcb, &doorbell);
     second::run(ghcb);
     costs(ghcb);

@@ -2,16 +2,18 @@
 //!
 //! With the word `probe` on the command line no image is needed. The model's image is copied into a guest's private memory
 //! at the same virtual addresses, and its second life begins at `guest`: it accepts memory, talks to the host by both
-//! protocols, takes #VC and #HV, runs a lower VMPL and a second vCPU, and notes what held in a [`report`]. When it is done,
+//! protocols, takes #VC and #HV, drives a disk of the host's if there is one, runs a lower VMPL and a second vCPU, and notes what held in a [`report`]. When it is done,
 //! the model prints the report and ends as "powered off" if nothing failed.
 
 mod cpu;
+mod device;
 mod guest;
 mod lower;
 mod report;
 mod second;
 
 use super::addr::{C_BIT, Gpa, LARGE_PAGE_SIZE, PAGE_SIZE, Phys};
+use super::bus;
 use super::gpa_map::{MapError, RangeKind};
 use super::launch::{BootError, VM, rmp, run_here};
 use super::memory::Memory;
@@ -123,6 +125,7 @@ fn build(vcpus: u32) -> Result<Vm, BootError> {
         .map_err(BootError::Launch)?;
     let host = Host {
         ioapic: IoApic::new(),
+        pci: bus::attach(&mut memory)?,
         chip,
         guest: GuestContext::new(launched, keys, options.clone()),
     };
