@@ -6,7 +6,9 @@
 //! A guest that breaks the rules loses its device until it resets it, and nothing else happens.
 
 pub mod blk;
+pub mod console;
 pub mod queue;
+pub mod rng;
 
 mod device;
 #[cfg(test)]

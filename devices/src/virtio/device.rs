@@ -43,10 +43,11 @@ impl Interrupts {
 }
 
 /// Whether a device did all it was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub enum Work {
     /// Nothing is left to do.
+    #[default]
     Done,
     /// The turn's budget is used up: call [`VirtioDevice::work`] again soon, after other work.
     More,

@@ -12,7 +12,7 @@ mod segment;
 mod split;
 mod violation;
 
-pub use chain::{Chain, Head};
+pub use chain::{Chain, ChainState, Head};
 pub use packed::{PackedState, Position};
 pub use ring_queue::{Queue, QueueState, RingState, Used};
 pub use segment::{Pieces, Segment, gather, pieces, scatter, total};

@@ -6,6 +6,10 @@ use stockade_bus::{Gpa, GuestMemory, MemoryError};
 
 use super::segment::{Segment, gather, scatter, total};
 use super::violation::Violation;
+use crate::RestoreError;
+
+/// The most bytes the buffers of a chain have together.
+const MOST_BYTES: u64 = 1 << 32;
 
 /// Which chain is given back as used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +37,17 @@ pub struct Chain {
     segments: Vec<Segment>,
     readable: usize,
     capacity: usize,
+}
+
+/// A chain's state, which is part of its device's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChainState {
+    /// What gives it back.
+    pub head: Head,
+    /// Its buffers.
+    pub segments: Vec<Segment>,
+    /// How many of them the device reads: the first ones.
+    pub readable: usize,
 }
 
 impl Chain {
@@ -85,6 +100,34 @@ impl Chain {
         scatter(memory, self.writable(), offset, bytes)
     }
 
+    /// Returns the state to save.
+    #[must_use]
+    pub fn save(&self) -> ChainState {
+        let Self {
+            head,
+            segments,
+            readable,
+            capacity: _,
+        } = self;
+        ChainState {
+            head: *head,
+            segments: segments.clone(),
+            readable: *readable,
+        }
+    }
+
+    /// Takes a saved state. Its buffers are checked again when they are copied.
+    pub fn restore(&mut self, state: &ChainState) -> Result<(), RestoreError> {
+        let len = state.segments.len();
+        if len > self.capacity || state.readable > len || total(&state.segments) > MOST_BYTES {
+            return Err(RestoreError::Impossible("chain of buffers"));
+        }
+        self.segments.clear();
+        self.segments.extend_from_slice(&state.segments);
+        (self.head, self.readable) = (state.head, state.readable);
+        Ok(())
+    }
+
     pub(super) fn clear(&mut self) {
         self.segments.clear();
         self.readable = 0;
@@ -123,7 +166,7 @@ impl Chain {
 
     /// Checks what can be told of a chain once it is whole (Virtio 1.2, 2.7.5.2).
     pub(super) fn check(&self) -> Result<(), Violation> {
-        if total(&self.segments) > 1 << 32 {
+        if total(&self.segments) > MOST_BYTES {
             return Err(Violation::ChainTooLarge);
         }
         Ok(())
