@@ -20,6 +20,7 @@ mod function;
 mod msix;
 mod pirq;
 mod q35;
+mod virtio;
 
 pub use address::BusDeviceFunction;
 pub use bars::{BARS, Bar, BarKind, BarRange};
@@ -30,6 +31,9 @@ pub use firmware::Windows;
 pub use function::{PciFunction, Slots};
 pub use msix::{MAX_VECTORS, MsiMessage, MsixState, Vector};
 pub use pirq::{Routed, wire};
+pub use virtio::{
+    DeviceStatus, Dma, NO_VECTOR, QueueState, VirtioPci, VirtioPciState,
+};
 pub use q35::{ECAM_BASE, HOST_BRIDGE, LPC_BRIDGE, PM_BASE};
 
 /// Where the machine plugs the address register in (CF8h); the data window is the next four ports.
