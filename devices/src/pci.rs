@@ -31,10 +31,8 @@ pub use firmware::Windows;
 pub use function::{PciFunction, Slots};
 pub use msix::{MAX_VECTORS, MsiMessage, MsixState, Vector};
 pub use pirq::{Routed, wire};
-pub use virtio::{
-    DeviceStatus, Dma, NO_VECTOR, QueueState, VirtioPci, VirtioPciState,
-};
 pub use q35::{ECAM_BASE, HOST_BRIDGE, LPC_BRIDGE, PM_BASE};
+pub use virtio::{DeviceStatus, Dma, NO_VECTOR, QueueState, VirtioPci, VirtioPciState};
 
 /// Where the machine plugs the address register in (CF8h); the data window is the next four ports.
 pub const PORT_CF8: u16 = 0xCF8;

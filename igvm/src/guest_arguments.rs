@@ -74,7 +74,7 @@ impl Guest {
         let is_linux = matches!(format, Format::Linux(_));
         let initrd = match &self.initrd {
             Some(path) => Some(path.clone()),
-            None if is_linux => Some(setup::default_initramfs(cache, &mut |text| {
+            None if is_linux => Some(setup::default_initramfs(cache, &kernel, &mut |text| {
                 voice.say(text)
             })?),
             None => None,

@@ -7,6 +7,7 @@ mod archive;
 mod cache;
 mod debian;
 mod initramfs;
+mod modules;
 mod programs;
 mod qemu;
 
@@ -15,6 +16,7 @@ pub use cache::Cache;
 pub(crate) use cache::write_whole;
 pub use debian::{Kernel, busybox, kernel, package};
 pub use initramfs::{Mode, default_initramfs};
+pub use modules::Modules;
 pub use programs::{Program, build_program};
 pub use qemu::{MINIMUM_VERSION, Qemu, Version};
 

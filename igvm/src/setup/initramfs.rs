@@ -1,11 +1,11 @@
-//! The default initramfs: busybox and one script that checks the guest from inside or gives a shell.
+//! The default initramfs: busybox, one script that checks the guest from inside or gives a shell, and drivers.
 
 use std::fs;
-use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::modules::DRIVERS;
 use super::write_whole;
-use super::{Archive, Cache, SetupError, busybox};
+use super::{Archive, Cache, Modules, SetupError, busybox};
 
 const INIT: &str = include_str!("init.sh");
 
@@ -29,22 +29,29 @@ impl Mode {
     }
 }
 
-/// Returns the default initramfs, made once from the distribution's busybox.
-pub fn default_initramfs(cache: &Cache, say: &mut dyn FnMut(&str)) -> Result<PathBuf, SetupError> {
+/// Returns the default initramfs for a kernel file: the distribution's busybox, and the drivers that belong to the kernel.
+pub fn default_initramfs(
+    cache: &Cache,
+    kernel: &Path,
+    say: &mut dyn FnMut(&str),
+) -> Result<PathBuf, SetupError> {
     let busybox = busybox(cache, say)?;
     let program = fs::read(&busybox).map_err(SetupError::io(&busybox))?;
-    let path = cache.folder("initramfs")?.join("initramfs.cpio");
-    let archive = archive(&program).map_err(SetupError::io(&path))?;
+    let mut archive = Archive::new();
+    archive.file("bin/busybox", &program);
+    archive.file("init", INIT.as_bytes());
+    let modules = Modules::of_kernel(kernel);
+    if let Some(modules) = &modules {
+        modules.add_to(&mut archive, &DRIVERS)?;
+    }
+    let release = modules.as_ref().map_or("any", Modules::release);
+    let path = cache
+        .folder("initramfs")?
+        .join(format!("initramfs-{release}.cpio"));
+    let bytes = archive.to_bytes().map_err(SetupError::io(&path))?;
     // Made anew each time, written only when it differs: a changed script must not boot an old archive.
-    if fs::read(&path).ok().as_deref() != Some(&archive) {
-        write_whole(&path, &archive)?;
+    if fs::read(&path).ok().as_deref() != Some(&bytes) {
+        write_whole(&path, &bytes)?;
     }
     Ok(path)
-}
-
-fn archive(busybox: &[u8]) -> io::Result<Vec<u8>> {
-    let mut archive = Archive::new();
-    archive.file("bin/busybox", busybox);
-    archive.file("init", INIT.as_bytes());
-    archive.to_bytes()
 }

@@ -40,14 +40,14 @@ pub fn workshop() -> &'static Workshop {
 
 fn make(cache: &Cache, locks: PathBuf) -> Workshop {
     let mut say = |words: &str| eprintln!("rig: {words}");
+    let kernel = kernel(cache, &mut say).unwrap_or_else(|e| panic!("{e}"));
     Workshop {
         stockade: build_command(cache),
         paravisor: build_program(cache, Program::Paravisor).unwrap_or_else(|e| panic!("{e}")),
         model: build_program(cache, Program::Model).unwrap_or_else(|e| panic!("{e}")),
-        kernel: kernel(cache, &mut say)
-            .unwrap_or_else(|e| panic!("{e}"))
-            .path,
-        initramfs: default_initramfs(cache, &mut say).unwrap_or_else(|e| panic!("{e}")),
+        initramfs: default_initramfs(cache, &kernel.path, &mut say)
+            .unwrap_or_else(|e| panic!("{e}")),
+        kernel: kernel.path,
         locks,
     }
 }

@@ -219,9 +219,9 @@ impl Common {
             QUEUE_SIZE => queue.map_or(words(0, NO_VECTOR.0), |queue| {
                 words(queue.size, queue.vector.0)
             }),
-            QUEUE_ENABLE => queue.map_or(0, |queue| {
-                words(queue.is_enabled.into(), self.queue_select)
-            }),
+            QUEUE_ENABLE => {
+                queue.map_or(0, |queue| words(queue.is_enabled.into(), self.queue_select))
+            }
             QUEUE_AREAS..COMMON_LEN => queue.map_or(0, |queue| queue.area_word(offset)),
             _ => 0,
         }
