@@ -213,6 +213,12 @@ impl NmiLatch {
         }
     }
 
+    /// Returns whether no NMI waits and none blocks the next.
+    #[must_use]
+    pub const fn is_idle(&self) -> bool {
+        !self.pending && !self.blocked
+    }
+
     /// Forgets all, as a reset or INIT does.
     pub const fn reset(&mut self) {
         *self = Self {

@@ -28,7 +28,7 @@ pub use inject::{Decision, NmiLatch, VirtualInterrupt};
 pub use ioapic::IoApic;
 pub use local::{
     Address, Config, Effect, Features, GeneralProtection, Ipi, IpiDestination, Lint, LocalApic,
-    LocalEvent, LocalSource, Role, Time, TimerDeadline,
+    LocalEvent, LocalSource, MSR_TSC_DEADLINE, MSR_X2APIC, Role, Time, TimerDeadline,
 };
 pub use mailbox::{LocalEvents, Mailbox};
 pub use msi::{DeliveryMode, DestinationMode, Message, MessageSink, Trigger};

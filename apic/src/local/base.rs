@@ -41,6 +41,12 @@ impl LocalApic {
         (Mode::from(self.base) == Mode::Xapic).then(|| Gpa(self.base.frame() << 12))
     }
 
+    /// Returns whether the registers are MSRs.
+    #[must_use]
+    pub fn is_x2apic(&self) -> bool {
+        Mode::from(self.base) == Mode::X2apic
+    }
+
     /// Returns whether this is the bootstrap processor, by the guest's word: it starts at the reset vector after an INIT.
     #[must_use]
     pub const fn is_bootstrap(&self) -> bool {

@@ -143,6 +143,9 @@ impl LocalApic {
     /// ExtINT message. If so, peek at the 8259 pair.
     #[must_use]
     pub fn wants_ext_int(&self) -> bool {
+        if self.lint == [Level::Low; 2] && !self.ext_int_latched {
+            return false;
+        }
         if !self.base.is_enabled() {
             return self.level(Lint::Lint0) == Level::High;
         }
@@ -219,14 +222,18 @@ impl LocalApic {
         }
     }
 
-    /// Ends the highest interrupt in service (SDM 10.8.5).
-    pub(crate) fn end_of_interrupt(&mut self) -> Effect {
-        let Some(vector) = self.in_service.take_highest() else {
-            return Effect::None;
-        };
-        if !self.trigger.contains(vector) {
-            return Effect::None;
+    /// Ends the highest interrupt in service (SDM 10.8.5), as a write of the register does.
+    #[inline]
+    pub fn end_of_interrupt(&mut self) -> Effect {
+        match self.in_service.take_highest() {
+            Some(vector) if self.trigger.contains(vector) => self.end_level(vector),
+            _ => Effect::None,
         }
+    }
+
+    /// Ends an interrupt that is level-triggered, which few are.
+    #[cold]
+    fn end_level(&mut self, vector: u8) -> Effect {
         self.end_lint0(vector);
         if self.spurious.suppresses_eoi_broadcast() {
             Effect::None
