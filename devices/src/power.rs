@@ -62,9 +62,17 @@ pub struct Power<L, C> {
     seen_ns: Nanoseconds,
 }
 
-fn ticks(ns: Nanoseconds) -> u64 {
-    let ticks = u128::from(ns) * u128::from(TIMER_HZ) / 1_000_000_000;
-    u64::try_from(ticks).unwrap_or(u64::MAX)
+/// Returns how often the timer has ticked by `ns`, without a division of 128 bits: it is the port stock firmware reads most.
+const fn ticks(ns: Nanoseconds) -> u64 {
+    const SECOND: u64 = 1_000_000_000;
+    ns / SECOND * TIMER_HZ + ns % SECOND * TIMER_HZ / SECOND
+}
+
+/// Returns what the timer reads at `ns`. It depends on nothing else, so it can be answered without the block.
+#[must_use]
+pub const fn timer_at(ns: Nanoseconds) -> u32 {
+    let [a, b, c, d, ..] = ticks(ns).to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
 }
 
 impl<L: IrqLine, C: Clock> Power<L, C> {
@@ -207,8 +215,7 @@ impl<L: IrqLine, C: Clock> Power<L, C> {
     }
 
     fn timer(&self) -> u32 {
-        let [a, b, c, d, ..] = ticks(self.clock.now_ns()).to_le_bytes();
-        u32::from_le_bytes([a, b, c, d])
+        timer_at(self.clock.now_ns())
     }
 }
 

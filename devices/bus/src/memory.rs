@@ -50,6 +50,14 @@ pub trait GuestMemory {
     fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<(), MemoryError>;
     /// Copies `bytes` to guest memory at `gpa`.
     fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), MemoryError>;
+
+    /// Returns the eight bytes at `gpa` as a little-endian number: an entry of a page table, most of all.
+    fn read_u64(&self, gpa: Gpa) -> Result<u64, MemoryError> {
+        let mut bytes = [0; 8];
+        self.read(gpa, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
     /// Returns whether the byte at `gpa` is guest RAM by our own map.
     fn is_ram(&self, gpa: Gpa) -> bool;
 
@@ -76,6 +84,9 @@ pub trait GuestMemory {
 impl<T: GuestMemory + ?Sized> GuestMemory for &T {
     fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<(), MemoryError> {
         (**self).read(gpa, buffer)
+    }
+    fn read_u64(&self, gpa: Gpa) -> Result<u64, MemoryError> {
+        (**self).read_u64(gpa)
     }
     fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), MemoryError> {
         (**self).write(gpa, bytes)

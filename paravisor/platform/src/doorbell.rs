@@ -48,6 +48,12 @@ impl Pending {
         (0..=u8::MAX).filter(move |vector| pending.contains(*vector))
     }
 
+    /// Returns how many different vectors the host signalled.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.vectors.iter().map(|word| word.count_ones()).sum()
+    }
+
     /// Returns whether nothing at all was signalled.
     #[must_use]
     pub fn is_empty(&self) -> bool {

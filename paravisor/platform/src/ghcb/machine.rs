@@ -40,7 +40,7 @@ impl<G: Gate> Ghcb<G> {
     /// Runs `vmpl` of this processor until the host comes back; `false` if `doorbell` is signalled and it was not run.
     pub(crate) fn run_vmpl(&self, vmpl: u8, doorbell: &Doorbell) -> Result<bool, HostError> {
         let request = Request::new(NaeExit::RUN_VMPL, u64::from(vmpl), 0);
-        Ok(self.call_unless_signalled(&request, doorbell)?.is_some())
+        self.call_unless_signalled(&request, doorbell)
     }
 
     /// Registers the doorbell page.

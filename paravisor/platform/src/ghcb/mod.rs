@@ -119,17 +119,25 @@ impl<G: Gate> Ghcb<G> {
         self.read_answer(request.event)
     }
 
-    /// Makes a call unless the host has signalled an event; `None` if it was cancelled.
+    /// Makes a call unless the host has signalled an event; `false` if it was cancelled.
+    #[inline]
     fn call_unless_signalled(
         &self,
         request: &Request,
         doorbell: &Doorbell,
-    ) -> Result<Option<Answer>, HostError> {
+    ) -> Result<bool, HostError> {
         self.write_request(request);
         if !self.gate.exit_unless_signalled(doorbell) {
-            return Ok(None);
+            return Ok(false);
         }
-        self.read_answer(request.event).map(Some)
+        // The guest's entries and exits: of the answer only the result is read, at two places.
+        let (word, mask) = GhcbField::SW_EXIT_INFO1.valid_mask();
+        let is_valid = self.page.read_u64(BITMAP_OFFSET + 8 * word) & mask != 0;
+        let result = self.page.read_u64(GhcbField::SW_EXIT_INFO1.offset());
+        if is_valid && result == u64::from(ExitResult::OK.0) {
+            return Ok(true);
+        }
+        self.read_answer(request.event).map(|_| true)
     }
 
     fn write_request(&self, request: &Request) {

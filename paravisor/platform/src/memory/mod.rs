@@ -85,6 +85,7 @@ impl GuestRam {
     }
 
     /// Returns where the RAM at `gpa` is mapped, if all of it is accepted RAM.
+    #[inline]
     fn locate(&self, gpa: Gpa, len: u64) -> Result<(*mut u8, usize), MemoryError> {
         let refused = MemoryError::NotMemory(gpa);
         let is_low = gpa
@@ -122,6 +123,12 @@ impl GuestMemory for GuestRam {
         // Rust object lies in guest RAM. The guest writes the bytes at will; any value is a byte.
         unsafe { copy::copy(buffer.as_mut_ptr(), source, len) }
             .map_err(|_| MemoryError::Withdrawn(gpa))
+    }
+
+    fn read_u64(&self, gpa: Gpa) -> Result<u64, MemoryError> {
+        let (source, _) = self.locate(gpa, size_of::<u64>() as u64)?;
+        // SAFETY: 1. `locate` checked that the range is accepted RAM, so it is mapped (`new`, 1.).
+        unsafe { copy::load(source) }.map_err(|_| MemoryError::Withdrawn(gpa))
     }
 
     fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), MemoryError> {
@@ -189,6 +196,11 @@ mod tests {
         let mut back = [0; 6];
         ram.read(Gpa(0xFFD), &mut back).unwrap();
         assert_eq!(&back, b"across");
+        assert_eq!(
+            ram.read_u64(Gpa(0xFFB)),
+            Ok(u64::from_le_bytes(*b"\0\0across"))
+        );
+        assert!(ram.read_u64(Gpa(MINIMUM_RAM - 7)).is_err());
     }
 
     #[test]
