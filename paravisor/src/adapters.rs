@@ -134,7 +134,7 @@ impl Host for PlatformHost {
         };
         let is_kicked = pending.contains(KICK_VECTOR);
         let expected = u32::from(signals.timer) + u32::from(signals.console) + u32::from(is_kicked);
-        let all = u32::try_from(pending.vectors().count()).unwrap_or(u32::MAX);
+        let all = pending.count();
         signals.dropped += all - expected;
         Ok(signals)
     }

@@ -63,9 +63,12 @@ fn fetch(vmsa: &Vmsa, memory: &dyn GuestMemory) -> Option<[u8; WINDOW]> {
     if vmsa.rip & 0xFFF > 0x1000 - WINDOW as u64 {
         return None;
     }
-    let mut bytes = [0; WINDOW];
-    memory.read(walk(vmsa, memory)?, &mut bytes).ok()?;
-    Some(bytes)
+    let at = walk(vmsa, memory)?;
+    let words = [at, at.checked_add(8)?].map(|at| memory.read_u64(at));
+    let [Ok(low), Ok(high)] = words else {
+        return None;
+    };
+    Some((u128::from(high) << 64 | u128::from(low)).to_le_bytes())
 }
 
 /// Finds the code RIP points at (APM volume 2, 5.3.3).
@@ -74,10 +77,8 @@ fn walk(vmsa: &Vmsa, memory: &dyn GuestMemory) -> Option<Gpa> {
     let mut table = vmsa.cr3 & ENTRY_FRAME;
     for level in (0..levels).rev() {
         let shift = 12 + 9 * level;
-        let mut entry = [0; 8];
         let at = Gpa(table | (vmsa.rip >> shift & 0x1FF) << 3);
-        memory.read(at, &mut entry).ok()?;
-        let entry = u64::from_le_bytes(entry);
+        let entry = memory.read_u64(at).ok()?;
         if entry & ENTRY_PRESENT == 0 {
             return None;
         }

@@ -46,11 +46,33 @@ pub(crate) fn prepare<C: Timekeeper + Clone>(
         }
         None => {}
     }
+    vcpu.is_calm = decision.event.is_none()
+        && !decision.needs_early_exit
+        && vcpu.nmi.is_idle()
+        && !vcpu.apic.wants_ext_int();
     vcpu.nmi.commit(&decision);
-    vcpu.queued = decision.virtual_interrupt;
+    write_virtual(vcpu, vmsa, decision.virtual_interrupt);
+    if decision.needs_early_exit {
+        Backlog::Waits
+    } else {
+        Backlog::None
+    }
+}
+
+/// Does the same for a vCPU that is calm: all it can be given is a vector of its local APIC.
+pub(crate) fn queue_local(vcpu: &mut Vcpu, vmsa: &mut Vmsa) {
+    let interrupt = vcpu.apic.queueable_vector().map(|vector| VirtualInterrupt {
+        vector,
+        source: Source::Local,
+    });
+    write_virtual(vcpu, vmsa, interrupt);
+}
+
+fn write_virtual(vcpu: &mut Vcpu, vmsa: &mut Vmsa, interrupt: Option<VirtualInterrupt>) {
+    vcpu.queued = interrupt;
     // TPR and CR8 are one register with two doors; the guest may have used the other one.
     let control = vmsa.vintr_ctrl.with_v_gif(true).with_v_tpr(vcpu.apic.cr8());
-    vmsa.vintr_ctrl = match decision.virtual_interrupt {
+    vmsa.vintr_ctrl = match interrupt {
         Some(interrupt) => control
             .with_v_irq(true)
             .with_vector(interrupt.vector)
@@ -58,11 +80,6 @@ pub(crate) fn prepare<C: Timekeeper + Clone>(
             .with_ignore_tpr(interrupt.ignores_tpr()),
         None => control.with_v_irq(false),
     };
-    if decision.needs_early_exit {
-        Backlog::Waits
-    } else {
-        Backlog::None
-    }
 }
 
 /// Reads what became of it: an interrupted delivery is carried over, a vector taken is accounted for (steps 3 and 4).
@@ -72,13 +89,31 @@ pub(crate) fn account<C: Timekeeper + Clone>(
     machine: &Machine<C>,
 ) {
     carry_interrupted_event(vmsa);
+    note_taken(vcpu, vmsa, machine);
+    vcpu.nmi.observe_exit(&guest_state(vmsa));
+}
+
+/// Moves a vector the guest took from IRR to ISR, and takes over the task priority it set (step 4).
+#[inline]
+pub(crate) fn note_taken<C: Timekeeper + Clone>(
+    vcpu: &mut Vcpu,
+    vmsa: &Vmsa,
+    machine: &Machine<C>,
+) {
     if !vmsa.vintr_ctrl.v_irq()
         && let Some(interrupt) = vcpu.queued.take()
     {
-        take(vcpu, interrupt, machine);
+        interrupt.taken(&mut vcpu.apic);
+        if interrupt.source == Source::ExtInt {
+            tell_pic(interrupt.vector, machine);
+        }
     }
     vcpu.apic.set_cr8(vmsa.vintr_ctrl.v_tpr() & 0xF);
-    vcpu.nmi.observe_exit(&guest_state(vmsa));
+}
+
+#[cold]
+fn tell_pic<C: Timekeeper + Clone>(vector: u8, machine: &Machine<C>) {
+    machine.with_chips(|chips| chips.pic.take(vector));
 }
 
 /// Under alternate injection nobody else delivers an event again whose delivery was cut short by an exit.
@@ -92,13 +127,6 @@ fn carry_interrupted_event(vmsa: &mut Vmsa) {
             && VECTORS_OF_INSTRUCTIONS.contains(&interrupted.vector()));
     if !executes_again && !vmsa.event_inj.valid() {
         vmsa.event_inj = interrupted;
-    }
-}
-
-fn take<C: Timekeeper + Clone>(vcpu: &mut Vcpu, interrupt: VirtualInterrupt, machine: &Machine<C>) {
-    interrupt.taken(&mut vcpu.apic);
-    if interrupt.source == Source::ExtInt {
-        machine.with_chips(|chips| chips.pic.take(interrupt.vector));
     }
 }
 

@@ -1,7 +1,7 @@
 //! The paravisor: run loop, dispatch, machine wiring.
 //!
-//! Read it in the order an exit takes: [`run_loop`] enters the guest and takes its exit, `dispatch` answers it with
-//! `registers` or a device of the [`machine`] through [`vcpu::Bus`], `inject` gives the guest its
+//! Read it in the order an exit takes: [`run_loop`] enters the guest and takes its exit, `quick` answers the commonest kinds on the
+//! spot, `dispatch` all others with `registers` or a device of the [`machine`] through [`vcpu::Bus`], `inject` gives the guest its
 //! interrupts. [`crew`] is what vCPUs know of each other, [`life`] how they start and end together, [`guest`] what the guest starts
 //! with, [`host`] what all of it stands on. Everything here is safe code over the traits of [`host`]
 //! and runs in tests on any machine; `main.rs` puts it on the platform.
@@ -22,6 +22,7 @@ mod apic_write;
 mod console;
 mod dispatch;
 mod inject;
+mod quick;
 mod registers;
 mod startup;
 

@@ -7,13 +7,18 @@
 
 mod chips;
 mod fittings;
+mod shared;
 
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use spin::{Mutex, MutexGuard};
+use spin::MutexGuard;
 use stockade_apic::{Mailbox, Message, MessageSink, route};
 use stockade_bus::{AccessError, Clock, Deadline, Gpa, IrqLine, Level, Mmio};
+
+use shared::Shared;
+#[cfg(test)]
+pub(crate) use shared::taken as locks_taken;
 
 pub(crate) use chips::Chips;
 pub use fittings::{Fittings, Memory, TestFittings};
@@ -119,18 +124,18 @@ struct Notes {
 
 /// The machine all vCPUs share.
 pub struct Machine<C> {
-    chips: Mutex<Chips<C>>,
+    chips: Shared<Chips<C>>,
     notes: Notes,
     mailboxes: Arc<[Mailbox]>,
     wake: Arc<AtomicU64>,
     crew: Crew,
     clock: C,
     /// Keeps the order of what goes to and comes from the host's console.
-    console: Mutex<()>,
+    console: Shared<()>,
     /// The host had more input than the guest's port had room.
     is_input_waiting: AtomicBool,
     /// What vCPUs have counted that no longer run.
-    ledger: Mutex<Stats>,
+    ledger: Shared<Stats>,
 }
 
 impl<C: Clock + Clone> Machine<C> {
@@ -149,7 +154,7 @@ impl<C: Clock + Clone> Machine<C> {
             wake: Arc::new(AtomicU64::new(0)),
         };
         Self {
-            chips: Mutex::new(Chips::new(&clock, unix_seconds, &router, fittings)),
+            chips: Shared::new(Chips::new(&clock, unix_seconds, &router, fittings)),
             notes: Notes {
                 due_ns: AtomicU64::new(u64::MAX),
                 output: AtomicU8::new(0),
@@ -159,10 +164,10 @@ impl<C: Clock + Clone> Machine<C> {
             mailboxes,
             crew: Crew::new(vcpus),
             clock,
-            console: Mutex::new(()),
+            console: Shared::new(()),
             // Somebody may have typed before there was a guest to see it.
             is_input_waiting: AtomicBool::new(true),
-            ledger: Mutex::new(Stats::default()),
+            ledger: Shared::new(Stats::default()),
         }
     }
 

@@ -15,13 +15,13 @@ use crate::vcpu::{Vcpu, apic_time};
 const APIC_BASE_ENABLE: u64 = 1 << 11;
 const CR4_OSXSAVE: u64 = 1 << 18;
 
-fn low(register: u64) -> u32 {
+pub(crate) fn low(register: u64) -> u32 {
     let [a, b, c, d, ..] = register.to_le_bytes();
     u32::from_le_bytes([a, b, c, d])
 }
 
 /// EDX:EAX as one value.
-fn pair(vmsa: &Vmsa) -> u64 {
+pub(crate) fn pair(vmsa: &Vmsa) -> u64 {
     u64::from(low(vmsa.rdx)) << 32 | u64::from(low(vmsa.rax))
 }
 

@@ -7,6 +7,7 @@
 use stockade_abi::exit::ExitCode;
 use stockade_abi::terminate::StopReason;
 use stockade_abi::vmsa::Vmsa;
+use stockade_apic::Mailbox;
 use stockade_bus::GuestMemory;
 use stockade_intercept::exit::Exit;
 
@@ -15,6 +16,7 @@ use crate::dispatch::{Next, dispatch};
 use crate::host::{Entered, Host, Processor, Timekeeper};
 use crate::inject::{self, Backlog};
 use crate::machine::{Machine, Request};
+use crate::quick::{self, Quick};
 use crate::stats::Work;
 use crate::vcpu::{Activity, Vcpu};
 
@@ -74,10 +76,15 @@ fn turn<P: Processor, H: Host, C: Timekeeper + Clone>(
         return Ok(());
     }
     // 2. The entry sets busy again before anybody looks at the registers.
-    let entered = processor.enter();
-    come_back(vcpu, machine);
-    if entered? == Entered::EventPending {
-        return Ok(());
+    let visited = visit(vcpu, machine, processor, memory);
+    machine.crew().back(vcpu.index);
+    match visited? {
+        Visit::Cancelled => return Ok(()),
+        Visit::Answered => {
+            vcpu.is_settled = vcpu.work.leaves_deadlines();
+            return Ok(());
+        }
+        Visit::Exit => {}
     }
     // 3. and 4. What was being delivered goes in again; what was taken moves from IRR to ISR.
     inject::account(vcpu, processor.vmsa_mut(), machine);
@@ -87,6 +94,46 @@ fn turn<P: Processor, H: Host, C: Timekeeper + Clone>(
     vcpu.work = Work::of_exit(&exit);
     // 6. Dispatch advances RIP as the kind of exit demands.
     answer(vcpu, machine, processor, host, memory, exit)
+}
+
+/// How a visit of the guest ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Visit {
+    /// Before it began: the host has signalled.
+    Cancelled,
+    /// With an exit that is answered.
+    Answered,
+    /// With an exit.
+    Exit,
+}
+
+/// Enters the guest, again and again while its exits are of the quick kind.
+fn visit<P: Processor, C: Timekeeper + Clone>(
+    vcpu: &mut Vcpu,
+    machine: &Machine<C>,
+    processor: &mut P,
+    memory: &dyn GuestMemory,
+) -> Result<Visit, StopReason> {
+    let mailbox = machine.mailboxes().get(vcpu.index);
+    loop {
+        let entered = processor.enter();
+        let since = machine.clock().tsc();
+        let outcome = match entered? {
+            Entered::EventPending => Visit::Cancelled,
+            Entered::Ran => match quick::serve(vcpu, processor.vmsa_mut(), machine, memory) {
+                // A host that does not pass a kick on shall not keep mail from the guest for longer than an exit.
+                Quick::Again if mailbox.is_none_or(Mailbox::is_empty) => {
+                    let cycles = machine.clock().tsc().wrapping_sub(since);
+                    vcpu.stats.book(vcpu.work, cycles);
+                    continue;
+                }
+                Quick::Again | Quick::Answered => Visit::Answered,
+                Quick::No => Visit::Exit,
+            },
+        };
+        vcpu.left_at = Some(since);
+        return Ok(outcome);
+    }
 }
 
 /// Whether the vCPU has nothing to execute for now.

@@ -10,6 +10,8 @@ const KINDS: [&str; 11] = [
     "npf", "msr", "hlt", "host", "ioio", "cpuid", "vmmcall", "wbinvd", "xsetbv", "rdtsc", "other",
 ];
 
+const IOIO: usize = 4;
+
 /// Returns the place of an exit's kind in [`KINDS`]; those that end the guest, or come from a host that means ill, share the last.
 const fn place(exit: &Exit) -> usize {
     match exit {
@@ -17,7 +19,7 @@ const fn place(exit: &Exit) -> usize {
         Exit::Msr(_) => 1,
         Exit::Hlt | Exit::IdleHlt => 2,
         Exit::HostEvent(_) => 3,
-        Exit::Ioio(_) => 4,
+        Exit::Ioio(_) => IOIO,
         Exit::Cpuid => 5,
         Exit::Vmmcall => 6,
         Exit::Wbinvd | Exit::Invd => 7,
@@ -205,6 +207,11 @@ impl Stats {
     pub fn count(&mut self, exit: &Exit) {
         let place = place(exit);
         self.kinds[place] += 1;
+    }
+
+    /// Counts an access to a port, as [`Self::count`] does.
+    pub(crate) fn count_port(&mut self) {
+        self.kinds[IOIO] += 1;
     }
 
     /// Books the TSC cycles between an exit and the next entry.

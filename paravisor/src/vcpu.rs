@@ -65,6 +65,8 @@ pub struct Vcpu {
     pub work: Work,
     /// Whether the last look at time and host still holds: the exit since then moved no deadline.
     pub is_settled: bool,
+    /// Whether nothing waits to get into the guest but interrupts of its local APIC, and nothing went in but those.
+    pub is_calm: bool,
     /// The TSC when the guest's last exit or the last sleep ended, until the next entry.
     pub left_at: Option<u64>,
     /// What is counted.
@@ -102,6 +104,7 @@ impl Vcpu {
             wakes: 0,
             work: Work::default(),
             is_settled: false,
+            is_calm: false,
             left_at: None,
             stats: Stats::default(),
         };
@@ -128,6 +131,7 @@ impl Vcpu {
             wakes,
             work: _,
             is_settled,
+            is_calm,
             left_at: _,
             stats: _,
         } = self;
@@ -147,7 +151,7 @@ impl Vcpu {
         *queued = None;
         *faults_in_a_row = 0;
         *wakes = 0;
-        *is_settled = false;
+        (*is_settled, *is_calm) = (false, false);
     }
 
     /// Puts the vCPU back to power-on and makes it known to the machine.

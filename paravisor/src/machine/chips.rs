@@ -161,9 +161,11 @@ impl<C: Clock + Clone> Chips<C> {
     pub(super) fn settle(&mut self) {
         let raw = self.wires.take();
         let (levels, rises) = (self.by_pin(raw.levels), self.by_pin(raw.rises));
-        let moved = rises | (levels ^ self.shown);
-        for irq in (0..PINS).filter(|irq| moved & (1 << irq) != 0) {
+        let mut moved = rises | (levels ^ self.shown);
+        while moved != 0 {
+            let irq = moved.trailing_zeros().to_le_bytes()[0];
             let bit = 1 << irq;
+            moved &= !bit;
             // A wire that was high and rose again fell in between.
             if rises & bit != 0 && self.shown & bit != 0 {
                 self.drive(irq, Level::Low);

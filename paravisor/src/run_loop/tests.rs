@@ -18,7 +18,7 @@ use zerocopy::FromZeros;
 
 mod several;
 
-use super::{End, run, turn};
+use super::{End, Visit, run, turn, visit};
 use crate::host::{Entered, Host, Processor, Signals, Timekeeper};
 use crate::machine::Machine;
 use crate::vcpu::{Activity, Vcpu};
@@ -45,18 +45,18 @@ impl Timekeeper for &FakeClock {
 }
 
 /// What the guest does during one entry.
-type Scene = fn(&mut Vmsa);
+pub(crate) type Scene = fn(&mut Vmsa);
 
-struct FakeProcessor {
-    vmsa: Vmsa,
+pub(crate) struct FakeProcessor {
+    pub(crate) vmsa: Vmsa,
     script: Vec<Scene>,
     /// Events and interrupts that reached the guest, as vectors.
-    delivered: Vec<u8>,
+    pub(crate) delivered: Vec<u8>,
     barriers: u64,
 }
 
 impl FakeProcessor {
-    fn new(script: &[Scene]) -> Self {
+    pub(crate) fn new(script: &[Scene]) -> Self {
         let mut vmsa = Vmsa::zeroed();
         vmsa.efer = EFER_LONG;
         vmsa.cr0 = 0x8000_0011;
@@ -111,13 +111,13 @@ impl Processor for FakeProcessor {
 }
 
 #[derive(Default)]
-struct FakeHost {
+pub(crate) struct FakeHost {
     signals: Vec<Signals>,
-    armed: Vec<u64>,
+    pub(crate) armed: Vec<u64>,
     output: Vec<u8>,
     input: Vec<u8>,
-    waits: usize,
-    kicked: Vec<usize>,
+    pub(crate) waits: usize,
+    pub(crate) kicked: Vec<usize>,
 }
 
 impl Host for FakeHost {
@@ -196,13 +196,13 @@ pub(crate) fn cpuid(x2apic: X2Apic) -> CpuidPolicy {
 
 fn vcpu(machine: &Machine<&FakeClock>, index: usize) -> Vcpu {
     let features = Features {
-        x2apic: false,
+        x2apic: true,
         tsc_deadline: true,
         eoi_suppression: false,
     };
     let vcpu = Vcpu::new(
         index,
-        cpuid(X2Apic::Hidden),
+        cpuid(X2Apic::Offered),
         features,
         &RamMap::of_size(64 << 20).unwrap(),
     );
@@ -211,16 +211,16 @@ fn vcpu(machine: &Machine<&FakeClock>, index: usize) -> Vcpu {
 }
 
 /// A vCPU on a machine, with a script for its guest.
-struct Rig<'a> {
-    machine: Machine<&'a FakeClock>,
-    vcpu: Vcpu,
-    processor: FakeProcessor,
-    host: FakeHost,
-    memory: FakeMemory,
+pub(crate) struct Rig<'a> {
+    pub(crate) machine: Machine<&'a FakeClock>,
+    pub(crate) vcpu: Vcpu,
+    pub(crate) processor: FakeProcessor,
+    pub(crate) host: FakeHost,
+    pub(crate) memory: FakeMemory,
 }
 
 impl<'a> Rig<'a> {
-    fn new(clock: &'a FakeClock, script: &[Scene]) -> Self {
+    pub(crate) fn new(clock: &'a FakeClock, script: &[Scene]) -> Self {
         let machine = Machine::new(1, clock, 0);
         Self {
             vcpu: vcpu(&machine, 0),
@@ -231,7 +231,7 @@ impl<'a> Rig<'a> {
         }
     }
 
-    fn turn(&mut self) -> Result<(), End> {
+    pub(crate) fn turn(&mut self) -> Result<(), End> {
         turn(
             &mut self.vcpu,
             &self.machine,
@@ -241,7 +241,7 @@ impl<'a> Rig<'a> {
         )
     }
 
-    fn request(&self, vector: u8) {
+    pub(crate) fn request(&self, vector: u8) {
         let _ = self.machine.mailboxes()[0].post_vector(vector, stockade_apic::Trigger::Edge);
     }
 
@@ -256,16 +256,21 @@ impl<'a> Rig<'a> {
     }
 }
 
-fn exit(vmsa: &mut Vmsa, code: ExitCode) {
+pub(crate) fn exit(vmsa: &mut Vmsa, code: ExitCode) {
     vmsa.guest_exit_code = code;
     vmsa.guest_nrip = vmsa.rip + 2;
 }
 
-fn cpuid_exit(vmsa: &mut Vmsa) {
+/// An exit that is always answered by the whole loop.
+fn wbinvd_exit(vmsa: &mut Vmsa) {
+    exit(vmsa, ExitCode::WBINVD);
+}
+
+pub(crate) fn cpuid_exit(vmsa: &mut Vmsa) {
     exit(vmsa, ExitCode::CPUID);
 }
 
-fn host_interrupt(vmsa: &mut Vmsa) {
+pub(crate) fn host_interrupt(vmsa: &mut Vmsa) {
     exit(vmsa, ExitCode::INTR);
 }
 
@@ -371,7 +376,7 @@ fn queued_vector_gives_way_to_a_higher_one() {
 fn replayed_exit_is_not_served_twice() {
     let clock = FakeClock::default();
     let replay: Scene = |_| {};
-    let mut rig = Rig::new(&clock, &[cpuid_exit, replay, replay]);
+    let mut rig = Rig::new(&clock, &[wbinvd_exit, replay, replay]);
     rig.turn().unwrap();
     assert_eq!(rig.processor.vmsa.rip, 0x1002);
     rig.turn().unwrap();
@@ -384,7 +389,7 @@ fn replayed_exit_is_not_served_twice() {
 #[test]
 fn answered_instruction_is_left_behind_with_its_shadow() {
     let clock = FakeClock::default();
-    let mut rig = Rig::new(&clock, &[cpuid_exit]);
+    let mut rig = Rig::new(&clock, &[wbinvd_exit]);
     rig.processor.vmsa.vintr_ctrl.set_int_shadow(true);
     rig.turn().unwrap();
     assert_eq!(rig.processor.vmsa.rip, 0x1002);
@@ -598,9 +603,15 @@ fn interrupt_of_the_8259_is_acknowledged_when_taken() {
 #[test]
 fn turn_after_a_cheap_exit_is_short_and_misses_nothing() {
     let clock = FakeClock::default();
-    let mut rig = Rig::new(&clock, &[cpuid_exit, host_interrupt, host_interrupt]);
+    // With its trap flag set CPUID is answered by the whole loop.
+    let step: Scene = |vmsa| {
+        vmsa.rflags |= 1 << 8;
+        cpuid_exit(vmsa);
+    };
+    let mut rig = Rig::new(&clock, &[step, host_interrupt, host_interrupt]);
     rig.turn().unwrap();
     assert!(rig.vcpu.is_settled);
+    (rig.vcpu.exception, rig.processor.vmsa.rflags) = (None, 2 | RFLAGS_IF);
     rig.request(0x55);
     rig.turn().unwrap();
     assert_eq!(rig.processor.script.len(), 2, "mail keeps the vCPU here");
@@ -610,6 +621,48 @@ fn turn_after_a_cheap_exit_is_short_and_misses_nothing() {
     rig.vcpu.is_settled = true;
     assert_eq!(rig.turn(), Ok(()), "nor does an end");
     assert_eq!(rig.turn(), Err(End::PowerOff));
+}
+
+/// A guest that executes CPUID for ever, while another vCPU posts an interrupt for it.
+struct Pestered<'a> {
+    inner: FakeProcessor,
+    mailbox: &'a stockade_apic::Mailbox,
+}
+
+impl Processor for Pestered<'_> {
+    fn vmsa(&self) -> &Vmsa {
+        self.inner.vmsa()
+    }
+
+    fn vmsa_mut(&mut self) -> &mut Vmsa {
+        self.inner.vmsa_mut()
+    }
+
+    fn enter(&mut self) -> Result<Entered, StopReason> {
+        if self.inner.script.len() == 2 {
+            let _ = self.mailbox.post_vector(0x55, stockade_apic::Trigger::Edge);
+        }
+        self.inner.enter()
+    }
+
+    fn reset(&mut self) {}
+
+    fn prediction_barrier(&mut self, _: u64) {}
+}
+
+/// A sender that finds the vCPU away kicks it; should the host keep that back, the next exit sees the mail all the same.
+#[test]
+fn mail_ends_a_visit_of_quick_exits() {
+    let clock = FakeClock::default();
+    let mut rig = Rig::new(&clock, &[]);
+    rig.vcpu.is_calm = true;
+    let mut processor = Pestered {
+        inner: FakeProcessor::new(&[cpuid_exit as Scene; 4]),
+        mailbox: &rig.machine.mailboxes()[0],
+    };
+    let ended = visit(&mut rig.vcpu, &rig.machine, &mut processor, &rig.memory);
+    assert_eq!(ended, Ok(Visit::Answered));
+    assert_eq!(processor.inner.script.len(), 1);
 }
 
 /// No hardware window lets an NMI in: without an exit soon it would wait for the guest's next one.
