@@ -125,7 +125,8 @@ impl Format {
                 (1 << 21) | upper
             }
             Mode::Legacy { .. } => 0,
-            Mode::Pae if level == 3 => bits(self.phys_bits, 64) | 0x1E6,
+            // Processors that walk the four pointers like any entry mark them accessed, so bit 5 is not held against the guest.
+            Mode::Pae if level == 3 => bits(self.phys_bits, 64) | 0x1C6,
             Mode::Pae => bits(self.phys_bits, 63) | no_execute | self.low_reserved(level, is_leaf),
             Mode::Long { .. } => {
                 bits(self.phys_bits, 52) | no_execute | self.low_reserved(level, is_leaf)
