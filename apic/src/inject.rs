@@ -80,8 +80,10 @@ pub enum Event {
 pub enum VirtualNmi {
     /// No vNMI: they go by `event_inj`.
     Absent,
-    /// `v_nmi_enable` is set: hardware delivers and masks them.
-    Present,
+    /// `v_nmi_enable` is set: hardware delivers them, and they are open.
+    Open,
+    /// `v_nmi_enable` is set, and hardware masks them until IRET.
+    Masked,
 }
 
 /// What the VMSA says before the entry.
@@ -144,7 +146,7 @@ pub fn decide(guest: &Guest, requests: &Requests<'_>) -> Decision {
     if requests.nmi.pending {
         let has_room = decision.event.is_none() && !guest.event_pending;
         match guest.virtual_nmi {
-            VirtualNmi::Present => decision.virtual_nmi = true,
+            VirtualNmi::Open | VirtualNmi::Masked => decision.virtual_nmi = true,
             VirtualNmi::Absent if has_room && !guest.interrupt_shadow && !requests.nmi.blocked => {
                 decision.event = Some(Event::Nmi);
             }
@@ -158,9 +160,14 @@ pub fn decide(guest: &Guest, requests: &Requests<'_>) -> Decision {
 #[must_use]
 pub fn wakes(guest: &Guest, requests: &Requests<'_>) -> bool {
     let has_interrupt = requests.ext_int.is_some() || requests.local.deliverable_vector().is_some();
+    let is_nmi_held_back = match guest.virtual_nmi {
+        VirtualNmi::Absent => requests.nmi.blocked,
+        VirtualNmi::Open => false,
+        VirtualNmi::Masked => true,
+    };
     guest.event_pending
         || requests.exception.is_some()
-        || (requests.nmi.pending && !requests.nmi.blocked)
+        || (requests.nmi.pending && !is_nmi_held_back)
         || (guest.interrupts_enabled && has_interrupt)
 }
 
@@ -382,7 +389,7 @@ mod tests {
     fn virtual_nmi_goes_beside_an_exception() {
         let (apic, mut nmi) = (enabled(0), raised());
         let guest = Guest {
-            virtual_nmi: VirtualNmi::Present,
+            virtual_nmi: VirtualNmi::Open,
             ..GUEST
         };
         let requests = Requests {
@@ -453,6 +460,17 @@ mod tests {
         apic.set_cr8(4);
         assert!(!wakes(&GUEST, &requests(&apic, &nmi)));
         assert!(wakes(&closed, &requests(&apic, &raised())));
+    }
+
+    #[test]
+    fn halted_nmi_handler_does_not_wake_for_another_nmi() {
+        let (apic, nmi) = (enabled(0), raised());
+        let guest = |virtual_nmi| Guest {
+            virtual_nmi,
+            ..GUEST
+        };
+        assert!(!wakes(&guest(VirtualNmi::Masked), &requests(&apic, &nmi)));
+        assert!(wakes(&guest(VirtualNmi::Open), &requests(&apic, &nmi)));
     }
 
     #[test]

@@ -172,6 +172,13 @@ impl CpuidPolicy {
         self.xsave.is_valid_xcr0(value)
     }
 
+    /// Returns whether the processor keeps virtual NMIs (APM volume 3, 8000_000A, EDX bit 25: VNMI).
+    #[must_use]
+    pub fn has_virtual_nmi(&self) -> bool {
+        const VNMI: u32 = 1 << 25;
+        self.page(0x8000_000A, 0).edx & VNMI != 0
+    }
+
     /// Returns what decides about MSRs.
     #[must_use]
     pub fn msr_features(&self) -> MsrFeatures {

@@ -29,7 +29,7 @@ pub(crate) fn prepare<C: Timekeeper + Clone>(
     vmsa: &mut Vmsa,
     machine: &Machine<C>,
 ) -> Backlog {
-    let guest = guest_state(vmsa);
+    let guest = guest_state(vcpu, vmsa);
     let decision = decide(&guest, &requests(vcpu, machine));
     match decision.event {
         Some(Event::Exception(_)) => {
@@ -51,6 +51,10 @@ pub(crate) fn prepare<C: Timekeeper + Clone>(
         && vcpu.nmi.is_idle()
         && !vcpu.apic.wants_ext_int();
     vcpu.nmi.commit(&decision);
+    vmsa.vintr_ctrl = vmsa
+        .vintr_ctrl
+        .with_v_nmi_enable(vcpu.has_virtual_nmi)
+        .with_v_nmi(vmsa.vintr_ctrl.v_nmi() | decision.virtual_nmi);
     write_virtual(vcpu, vmsa, decision.virtual_interrupt);
     if decision.needs_early_exit {
         Backlog::Waits
@@ -90,7 +94,7 @@ pub(crate) fn account<C: Timekeeper + Clone>(
 ) {
     carry_interrupted_event(vmsa);
     note_taken(vcpu, vmsa, machine);
-    vcpu.nmi.observe_exit(&guest_state(vmsa));
+    vcpu.nmi.observe_exit(&guest_state(vcpu, vmsa));
 }
 
 /// Moves a vector the guest took from IRR to ISR, and takes over the task priority it set (step 4).
@@ -136,15 +140,22 @@ pub(crate) fn has_wake_up<C: Timekeeper + Clone>(
     vmsa: &Vmsa,
     machine: &Machine<C>,
 ) -> bool {
-    wakes(&guest_state(vmsa), &requests(vcpu, machine))
+    // HLT may have run in a shadow that held the virtual NMI off.
+    let control = vmsa.vintr_ctrl;
+    let has_nmi = control.v_nmi_enable() && control.v_nmi() && !control.v_nmi_mask();
+    has_nmi || wakes(&guest_state(vcpu, vmsa), &requests(vcpu, machine))
 }
 
-fn guest_state(vmsa: &Vmsa) -> Guest {
+fn guest_state(vcpu: &Vcpu, vmsa: &Vmsa) -> Guest {
     Guest {
         event_pending: vmsa.event_inj.valid(),
         interrupts_enabled: vmsa.rflags & RFLAGS_IF != 0,
         interrupt_shadow: vmsa.vintr_ctrl.int_shadow(),
-        virtual_nmi: VirtualNmi::Absent,
+        virtual_nmi: match (vcpu.has_virtual_nmi, vmsa.vintr_ctrl.v_nmi_mask()) {
+            (false, _) => VirtualNmi::Absent,
+            (true, false) => VirtualNmi::Open,
+            (true, true) => VirtualNmi::Masked,
+        },
     }
 }
 

@@ -47,6 +47,8 @@ pub struct Vcpu {
     pub emulator: Emulator,
     /// Executing or halted.
     pub activity: Activity,
+    /// Whether the processor delivers and masks the guest's NMIs by itself.
+    pub has_virtual_nmi: bool,
     /// NMIs the save area does not hold.
     pub nmi: NmiLatch,
     /// The exception to raise at the next entry.
@@ -91,6 +93,7 @@ impl Vcpu {
             index,
             apic: LocalApic::new(config),
             msrs: MsrFile::new(cpuid.msr_features()),
+            has_virtual_nmi: cpuid.has_virtual_nmi(),
             cpuid,
             ram_end: Gpa(ram.high_end()),
             emulator: Emulator::new(PHYSICAL_BITS),
@@ -122,6 +125,7 @@ impl Vcpu {
             ram_end,
             emulator: _,
             activity,
+            has_virtual_nmi: _,
             nmi,
             exception,
             prediction_barrier,
