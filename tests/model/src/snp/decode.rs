@@ -28,6 +28,8 @@ pub enum Instruction {
         /// Number of the general register.
         general: u8,
     },
+    /// INT1, which QEMU takes for undefined.
+    Icebp,
     /// INVLPG, INVLPGA, SIDT … whatever else is 0F 01 with a register form or without.
     Other,
 }
@@ -112,8 +114,9 @@ pub fn decode(bytes: &[u8], size: CodeSize) -> Option<Decoded> {
         at += 1;
     }
     let (instruction, opcode_length) = match *bytes.get(at)? {
-        // HLT; ICEBP.
-        0xF4 | 0xF1 => (Instruction::Other, 1),
+        // HLT.
+        0xF4 => (Instruction::Other, 1),
+        0xF1 => (Instruction::Icebp, 1),
         0x0F => two_byte(&bytes[at + 1..], repeat, rex)?,
         _ => return None,
     };

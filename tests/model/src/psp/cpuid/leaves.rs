@@ -41,6 +41,11 @@ pub(super) fn answer(
             ..Registers::default()
         },
         0x8000_0008 => sizes(host(), options.vcpus),
+        // Of SVM nothing is for guests but what their VMSAs may use: virtual NMIs.
+        0x8000_000A => Registers {
+            edx: 1 << 25,
+            ..Registers::default()
+        },
         0x8000_001E => Registers {
             eax: 0,
             ebx: 0,
@@ -53,7 +58,7 @@ pub(super) fn answer(
             eax: within(leaf, 0, source).eax & 0x45 | 1 << 2,
             ..Registers::default()
         },
-        // 5 MONITOR, A performance counters, 8000_000A SVM, 8000_001B IBS and all unknown leaves: not for guests.
+        // 5 MONITOR, A performance counters, 8000_001B IBS and all unknown leaves: not for guests.
         _ => Registers::default(),
     }
 }

@@ -114,13 +114,14 @@ fn forbidden_features_are_masked() {
     assert_eq!(seven.edx & !0x10, 0, "speculation control");
     assert_eq!(leaf(0x8000_0001, 0, &PARAVISOR).ecx & 1 << 2, 0, "SVM");
     assert_eq!(leaf(0x8000_0008, 0, &PARAVISOR).eax, 48 << 8 | 52);
+    let svm = leaf(0x8000_000A, 0, &PARAVISOR);
+    assert_eq!((svm.eax, svm.edx), (0, 1 << 25), "virtual NMIs");
     for empty in [
         0x2,
         0x4,
         0x5,
         0xA,
         0x10,
-        0x8000_000A,
         0x8000_001B,
         0x1234_5678,
         0x4000_0000,

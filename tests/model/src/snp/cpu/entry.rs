@@ -5,6 +5,7 @@ use super::injection::{Injection, Source, Stepping};
 use super::linear::Linear;
 use super::vmsa::{Busy, ExitReport, Refusal};
 use super::{HostControl, HostExit, HostHeldState, Leaving, Next, Platform, Processor, extended};
+use crate::machine::{lapic, processor};
 use crate::snp::addr::Phys;
 use crate::snp::npt::View;
 use crate::snp::vm::MachineFrames;
@@ -14,15 +15,15 @@ use crate::svm::{
 use stockade_abi::exit::ExitCode;
 use stockade_abi::vmsa::{EventInfo, EventType, SevFeatures, VintrControl};
 
-/// #DB, #UD: the exceptions intercepted, by vector.
-const DEBUG: u32 = 1 << 1;
-const UNDEFINED: u32 = 1 << 6;
+/// The exceptions intercepted, by vector: #UD for the instructions of SNP, #TS, #NP, #SS, #GP for their error codes.
+const FAULTS: u32 = 1 << 6 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13;
+const PAGE_FAULT: u8 = 14;
 const CR8_WRITE: u16 = 1 << 8;
-const FLAG_TF: u64 = 1 << 8;
+pub(super) const FLAG_TF: u64 = 1 << 8;
 /// The vector of #HV.
 const HV_VECTOR: u8 = 28;
 /// Exceptions whose error code QEMU pushes when it is injected.
-const PUSHED_BY_QEMU: [u8; 7] = [8, 10, 11, 12, 13, 14, 17];
+pub(super) const PUSHED_BY_QEMU: [u8; 7] = [8, 10, 11, 12, 13, 14, 17];
 
 impl Processor {
     /// What the host intercepts of an SNP guest. Ports and CPUID hardware intercepts by itself (APM vol. 2, 15.36.12);
@@ -132,33 +133,46 @@ impl Processor {
         if let Some(next) = self.deliver_by_software(platform) {
             return Some(next);
         }
+        self.put_plan();
+        None
+    }
+
+    /// Writes into the VMCB what the coming entry delivers and waits for.
+    fn put_plan(&mut self) {
         let save = &mut self.vmcb.save;
         let plan = self.injection.plan(save.rflags, save.rip);
-        let mut exceptions = UNDEFINED;
-        if plan.step {
+        if let Some(over) = plan.step {
             self.injection.stepping = Some(Stepping {
                 trap_flag: save.rflags & FLAG_TF != 0,
                 dr6: save.dr6,
+                over,
             });
             save.rflags |= FLAG_TF;
-            exceptions |= DEBUG;
         }
         let control = &mut self.vmcb.control;
-        control.intercept_exceptions = exceptions;
-        control.intercept_cr_write = if plan.watch_tpr { CR8_WRITE } else { 0 };
+        control.intercept_exceptions = match (plan.step, plan.event) {
+            // What cuts the step short must not leave our TF on the guest's stack.
+            (Some(_), _) => !(1 << 2),
+            (None, Some(event)) if event.vector() == PAGE_FAULT => FAULTS | 1 << PAGE_FAULT,
+            _ => FAULTS,
+        };
+        control.intercept_cr_write = CR8_WRITE;
+        control.intercepts1.set(Intercepts1::VINTR, plan.window);
+        control.intercepts1.set(Intercepts1::IRET, plan.watch_iret);
         control.interrupt_control = InterruptControl::new()
             .with_masking(true)
             .with_tpr(self.injection.control.v_tpr())
-            .with_irq(plan.offer.is_some())
-            .with_vector(plan.offer.unwrap_or(0))
+            .with_irq(plan.window)
             .with_priority(0xF)
             .with_ignore_tpr(true);
         control.interrupt_shadow =
             InterruptShadow::new().with_shadow(self.injection.control.int_shadow());
-        let event = self.injection.event.take();
-        control.event_injection =
-            event.map_or(Event::new(), |event| Event::from_bits(event.into_bits()));
-        None
+        let event = plan.event.map(|event| Event::from_bits(event.into_bits()));
+        control.event_injection = event.unwrap_or_default();
+        if plan.at_once {
+            // Held pending until VMRUN, it ends the guest right behind the event.
+            lapic::kick(processor::current());
+        }
     }
 
     /// An exception with an error code QEMU would not push.
@@ -214,18 +228,9 @@ impl Processor {
     /// Takes back from the VMCB what QEMU changed at the exit.
     pub(super) fn take_back(&mut self) {
         let control = &self.vmcb.control;
-        let (pending, tpr) = (
-            control.interrupt_control.irq(),
-            control.interrupt_control.tpr(),
-        );
+        let tpr = control.interrupt_control.tpr();
         let shadow = control.interrupt_shadow.shadow();
-        self.injection
-            .take_back(pending, tpr, shadow, self.vmcb.save.rip);
-        if let Some(stepping) = self.injection.stepping
-            && !stepping.trap_flag
-        {
-            self.vmcb.save.rflags &= !FLAG_TF;
-        }
+        self.injection.take_back(tpr, shadow, self.vmcb.save.rip);
     }
 
     /// Saves the guest's state into its VMSA: what #VMEXIT does.

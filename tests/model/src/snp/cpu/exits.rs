@@ -3,6 +3,8 @@
 //! Automatic exits go to the host, the rest is #VC: delivered to the guest, or with ReflectVC turned into an automatic
 //! exit whose cause only the VMSA tells (15.36.9). Some exits exist only because QEMU knows no SNP; they end here.
 
+use super::entry::{FLAG_TF, PUSHED_BY_QEMU};
+use super::injection::{Over, Stepping};
 use super::msr::{Access, MsrFile};
 use super::rmp_instructions::{self, Executed};
 use super::vmsa::{Busy, ExitReport};
@@ -13,7 +15,9 @@ use crate::svm::Exit;
 use stockade_abi::exit::{ExitCode, MSR_INFO_WRITE, NpfInfo};
 use stockade_abi::vmsa::{EventInfo, EventType, SevFeatures};
 
+const EXCP_DE: u64 = 0x40;
 const EXCP_UD: u64 = 0x46;
+const EXCP_LAST: u64 = 0x5F;
 const CR8_WRITE: u64 = 0x18;
 const VECTOR_UD: u8 = 6;
 const VECTOR_GP: u8 = 13;
@@ -27,10 +31,9 @@ impl Processor {
             .interrupted
             .map(|event| EventInfo::from_bits(event.into_bits()));
         if let Some(event) = interrupted {
-            self.injection.interrupted(event);
             self.injection.event = Some(event);
         }
-        let stepped = self.injection.stepping.take();
+        let stepped = self.take_step(ExitCode(exit.code));
         match ExitCode(exit.code) {
             ExitCode::INTR | ExitCode::NMI | ExitCode::INIT | ExitCode::SMI => {
                 self.automatic(ExitCode(exit.code), 0, 0)
@@ -38,16 +41,16 @@ impl Processor {
             ExitCode::NPF => self.nested_fault(platform, exit),
             ExitCode(EXCP_UD) => self.undefined(platform),
             ExitCode::EXCP_DB => match stepped {
-                Some(stepping) => {
-                    self.vmcb.save.dr6 = stepping.dr6;
-                    if stepping.trap_flag {
-                        self.vmcb.save.dr6 |= DR6_SINGLE_STEP;
-                        self.injection.event = Some(exception(1, None));
-                    }
-                    Next::Resume
-                }
+                Some(stepping) => self.stepped(stepping),
                 None => self.automatic(ExitCode::INVALID, exit.code, 0),
             },
+            ExitCode(code @ EXCP_DE..=EXCP_LAST) => self.fault(code, exit),
+            // The guest can take an interrupt, or is about to end its NMI handler: the next entry sees to it.
+            ExitCode::VINTR => Next::Resume,
+            ExitCode::IRET => {
+                self.injection.is_at_iret = true;
+                Next::Resume
+            }
             ExitCode::HLT | ExitCode::PAUSE => self.finished(platform, ExitCode(exit.code)),
             ExitCode::SHUTDOWN => self.automatic(ExitCode::SHUTDOWN, 0, 0),
             ExitCode::VMMCALL => self.vmmcall(platform),
@@ -68,6 +71,57 @@ impl Processor {
                 Err(next) => next,
             },
         }
+    }
+
+    /// Ends single-stepping, whatever came of it.
+    fn take_step(&mut self, code: ExitCode) -> Option<Stepping> {
+        let stepping = self.injection.stepping.take()?;
+        let is_done = code == ExitCode::EXCP_DB;
+        // A completed IRET has loaded the guest's own flags.
+        let has_own_flags = is_done && stepping.over == Over::Iret;
+        if !stepping.trap_flag && !has_own_flags {
+            self.vmcb.save.rflags &= !FLAG_TF;
+        }
+        Some(stepping)
+    }
+
+    fn stepped(&mut self, stepping: Stepping) -> Next {
+        if stepping.over == Over::Iret {
+            self.injection.control.set_v_nmi_mask(false);
+        }
+        self.vmcb.save.dr6 = stepping.dr6;
+        if stepping.trap_flag {
+            self.vmcb.save.dr6 |= DR6_SINGLE_STEP;
+            self.injection.event = Some(exception(1, None));
+        }
+        Next::Resume
+    }
+
+    /// An exception QEMU would deliver: with the error code hardware has, as #DF or as a shutdown if it comes on top of
+    /// another (APM vol. 2, 8.2.9).
+    fn fault(&mut self, code: u64, exit: Exit) -> Next {
+        let vector = (code - EXCP_DE).to_le_bytes()[0];
+        let first = self.injection.event.take();
+        let error = exit.info1.to_le_bytes();
+        let error = u32::from_le_bytes([error[0], error[1], error[2], error[3]]);
+        let in_long_mode = self.paging().is_long();
+        match nested(first, vector) {
+            Nested::Shutdown => return self.automatic(ExitCode::SHUTDOWN, 0, 0),
+            Nested::Double => self.injection.event = Some(exception(8, Some(0))),
+            Nested::No => {
+                if vector == VECTOR_PF {
+                    self.vmcb.save.cr2 = exit.info2;
+                }
+                let error = if in_long_mode {
+                    gate_error(error, first)
+                } else {
+                    error
+                };
+                let error = PUSHED_BY_QEMU.contains(&vector).then_some(error);
+                self.injection.event = Some(exception(vector, error));
+            }
+        }
+        Next::Resume
     }
 
     /// An automatic exit: host and VMSA are told the same.
@@ -171,6 +225,17 @@ impl Processor {
             {
                 self.rmp_instruction(platform, decoded)
             }
+            // QEMU knows it not.
+            Some(
+                decoded @ Decoded {
+                    instruction: Instruction::Icebp,
+                    ..
+                },
+            ) => {
+                self.retire(decoded);
+                self.injection.event = Some(exception(1, None));
+                Next::Resume
+            }
             _ => {
                 self.injection.event = Some(exception(VECTOR_UD, None));
                 Next::Resume
@@ -265,7 +330,7 @@ impl Processor {
         }
     }
 
-    /// MOV CR8 while an interrupt waits behind the TPR.
+    /// MOV CR8: the TPR decides about interrupts that wait, and QEMU takes bits that are reserved.
     fn write_cr8(&mut self, platform: &impl Platform) -> Next {
         match self.decoded(platform) {
             Ok(decoded) => {
@@ -311,6 +376,44 @@ fn exception(vector: u8, error_code: Option<u32>) -> EventInfo {
         .with_error_code_valid(error_code.is_some())
         .with_error_code(error_code.unwrap_or(0))
         .with_valid(true)
+}
+
+/// What an exception on top of an event becomes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Nested {
+    No,
+    Double,
+    Shutdown,
+}
+
+/// APM vol. 2, table 8-3.
+fn nested(first: Option<EventInfo>, second: u8) -> Nested {
+    const DF: u8 = 8;
+    let Some(first) = first.filter(|first| first.event_type() == EventType::EXCEPTION) else {
+        return Nested::No;
+    };
+    let contributory = |vector| matches!(vector, 0 | 10..=13 | 21 | 29 | 30);
+    let (after_page_fault, is_page_fault) = (first.vector() == VECTOR_PF, second == VECTOR_PF);
+    if first.vector() == DF && (contributory(second) || is_page_fault) {
+        Nested::Shutdown
+    } else if (contributory(second) && (contributory(first.vector()) || after_page_fault))
+        || (is_page_fault && after_page_fault)
+    {
+        Nested::Double
+    } else {
+        Nested::No
+    }
+}
+
+/// QEMU counts the gates of long mode as two, and never says that the event was no software interrupt.
+fn gate_error(code: u32, first: Option<EventInfo>) -> u32 {
+    const EXT: u32 = 1;
+    const IDT: u32 = 2;
+    if code & IDT == 0 {
+        return code;
+    }
+    let is_external = first.is_some_and(|first| first.event_type() != EventType::SOFTWARE);
+    (code >> 4) << 3 | IDT | if is_external { EXT } else { 0 }
 }
 
 /// Exceptions that make a double fault with #VC (APM vol. 2, 8.2.9): #DE, #TS, #NP, #SS, #GP, #PF and the rest of their
