@@ -31,6 +31,7 @@
 //!
 //! | line | meaning |
 //! |---|---|
+//! | `start KIND` | how the loader started the guest, `multiboot` or `pvh` |
 //! | `pass NAME` | the check held |
 //! | `fail NAME: got X, want Y (WHAT)` | it did not |
 //! | `skip NAME: WHY` | this machine lacks what the check is about |

@@ -40,5 +40,6 @@ pub(crate) fn init(is_multiboot: bool, information: u64) -> Options {
     trap::init();
     pic::init();
     time::calibrate();
+    console::say!("start {}", if is_multiboot { "multiboot" } else { "pvh" });
     options
 }

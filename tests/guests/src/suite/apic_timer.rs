@@ -226,7 +226,7 @@ fn unmasking_after_the_end_does_not_fire(_: &mut Context) -> Outcome {
 }
 
 fn new_vector_is_used(_: &mut Context) -> Outcome {
-    start_timer(0x51, DIVIDE_1, ticks(1_000)?);
+    start_timer(0x51, DIVIDE_1, ticks(10_000)?);
     write(LVT_TIMER, UNMASKED);
     holds("it fires", fires())?;
     taken("vector", &[VECTOR])
@@ -249,7 +249,7 @@ fn timer_wakes_from_halt(_: &mut Context) -> Outcome {
 }
 
 fn software_disabled_timer_does_not_fire(_: &mut Context) -> Outcome {
-    let count = ticks(200)?;
+    let count = ticks(10_000)?;
     start_timer(UNMASKED, DIVIDE_1, count);
     write(SVR, 0xFF);
     let pending = until(30_000, || bit(IRR, VECTOR));

@@ -20,6 +20,7 @@ mod memory_map;
 mod mmio;
 mod mmio_faults;
 mod msr;
+mod nmi;
 mod pic;
 mod pic_priority;
 mod pit;
@@ -57,6 +58,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("hpet", hpet::TESTS),
     ("acpi", acpi::TESTS),
     ("shadow", shadow::TESTS),
+    ("nmi", nmi::TESTS),
     ("exceptions", exceptions::TESTS),
     ("debug", debug::TESTS),
     ("mmio", mmio::TESTS),
