@@ -11,6 +11,7 @@
 #![expect(clippy::panic, reason = "a test ends by panicking")]
 
 mod command;
+pub mod conformance;
 mod finished;
 pub mod guest;
 pub mod host_view;
