@@ -20,6 +20,7 @@ pub mod psp;
 mod selftest;
 pub mod snp;
 pub mod svm;
+pub mod tap;
 
 /// Goes on where [`machine::init()`] ends.
 pub fn start(boot: &machine::Boot) -> ! {
@@ -27,7 +28,7 @@ pub fn start(boot: &machine::Boot) -> ! {
         selftest::run()
     }
     if boot.options.probe {
-        snp::probe::start()
+        snp::probe::start(boot)
     }
     snp::launch::start(boot)
 }

@@ -13,6 +13,7 @@ mod repeat_timer;
 mod replay_exit;
 mod run_busy_vmsa;
 mod spurious_return;
+mod virtio;
 
 use core::fmt;
 
@@ -22,6 +23,7 @@ use crate::snp::cpu::{HostExit, NestedLie, Processor};
 use crate::snp::rmp::Vmpl;
 use crate::snp::vcpu::Vcpu;
 use crate::snp::vm::Vm;
+use crate::tap::Lie;
 
 /// What the host does in place of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,6 +62,10 @@ pub trait Attack: Sync {
     fn on_page_state(&self, _vm: &Vm, _change: &Change) -> bool {
         false
     }
+    /// The lie about virtio devices it consists of, if it does.
+    fn lie(&'static self) -> Option<&'static dyn Lie> {
+        None
+    }
     /// The host looks for events to deliver.
     fn on_events(&self, _vm: &Vm, _vcpu: &mut Vcpu) {}
     /// How much later than asked for, in microseconds, a timer of the guest's host fires.
@@ -72,7 +78,7 @@ pub trait Attack: Sync {
     }
 }
 
-static ATTACKS: [&'static dyn Attack; 9] = [
+static ATTACKS: [&'static dyn Attack; 34] = [
     &doorbell_storm::ATTACK,
     &drop_page::ATTACK,
     &hv_flood::ATTACK,
@@ -82,6 +88,31 @@ static ATTACKS: [&'static dyn Attack; 9] = [
     &replay_exit::ATTACK,
     &run_busy_vmsa::ATTACK,
     &spurious_return::ATTACK,
+    &virtio::bar_moves::ATTACK,
+    &virtio::block_flipped::ATTACK,
+    &virtio::block_replayed::ATTACK,
+    &virtio::block_rolled_back::ATTACK,
+    &virtio::block_swapped::ATTACK,
+    &virtio::config_shrinks::ATTACK,
+    &virtio::descriptors_overwritten::ATTACK,
+    &virtio::device_id_changes::ATTACK,
+    &virtio::device_vanishes::ATTACK,
+    &virtio::double_fetch::ATTACK,
+    &virtio::early_completion::ATTACK,
+    &virtio::features_appear::ATTACK,
+    &virtio::features_unacked::ATTACK,
+    &virtio::interrupt_storm::ATTACK,
+    &virtio::length_long::ATTACK,
+    &virtio::length_short::ATTACK,
+    &virtio::mute_completions::ATTACK,
+    &virtio::net_frame_long::ATTACK,
+    &virtio::net_header_nonsense::ATTACK,
+    &virtio::queue_size_changes::ATTACK,
+    &virtio::silent_interrupts::ATTACK,
+    &virtio::status_lies::ATTACK,
+    &virtio::used_index_jumps::ATTACK,
+    &virtio::used_never_posted::ATTACK,
+    &virtio::used_twice::ATTACK,
 ];
 
 /// The attack of that name.

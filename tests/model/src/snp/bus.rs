@@ -105,7 +105,10 @@ impl RawPorts for GuestPorts<'_> {
         }
         let host = self.vm.host.lock();
         match host.pci.access(port, width) {
-            Some(access) => MachineConfig.read(access.address, access.register, access.bytes),
+            Some(access) => {
+                let value = MachineConfig.read(access.address, access.register, access.bytes);
+                self.vm.tell_config(&host.pci, access, value)
+            }
             None => host.pci.read_latch(port, width),
         }
     }
@@ -128,22 +131,21 @@ impl RawPorts for GuestPorts<'_> {
 impl Vm {
     /// The guest reads memory space: a function's window, or nobody's.
     pub(super) fn read_window(&self, gpa: u64, len: usize) -> u64 {
-        let place = self.host.lock().pci.window(gpa, len as u64);
-        match (place, mmio::Width::of_bytes(len)) {
-            // SAFETY: a function's window, where the machine has no memory, below the end of the mapping.
-            (Some(_), Some(width)) => unsafe { mmio::read(HostPa::new(gpa), width) },
-            _ => u64::MAX,
-        }
+        let (Some((function, register)), Some(width)) =
+            (self.named(gpa, len), mmio::Width::of_bytes(len))
+        else {
+            return u64::MAX;
+        };
+        // SAFETY: a function's window, where the machine has no memory, below the end of the mapping.
+        let value = unsafe { mmio::read(HostPa::new(gpa), width) };
+        self.tell_register(function, register, len, value)
     }
 
     /// The guest writes memory space.
     pub(super) fn write_window(&self, gpa: u64, len: usize, value: u64) {
-        let register = {
-            let host = self.host.lock();
-            let place = host.pci.window(gpa, len as u64);
-            place.map(|place| host.pci.register(place))
-        };
-        let (Some(register), Some(width)) = (register, mmio::Width::of_bytes(len)) else {
+        let (Some((function, register)), Some(width)) =
+            (self.named(gpa, len), mmio::Width::of_bytes(len))
+        else {
             return;
         };
         if let Register::MessageTable(offset) = register
@@ -153,8 +155,17 @@ impl Vm {
                 "the guest's message {value:#x} at {offset:#x} is not for it to send"
             );
         }
-        // SAFETY: a function's window; the IOMMU lets devices reach shared memory only, and messages were looked at.
-        unsafe { mmio::write(HostPa::new(gpa), width, value) };
+        if let Some(value) = self.take_register(function, register, len, value) {
+            // SAFETY: a function's window; the IOMMU lets devices reach shared memory only, and messages were looked at.
+            unsafe { mmio::write(HostPa::new(gpa), width, value) };
+        }
+    }
+
+    /// What an access to memory space names: a function and what of it.
+    fn named(&self, gpa: u64, len: usize) -> Option<(usize, Register)> {
+        let host = self.host.lock();
+        let place = host.pci.window(gpa, len as u64)?;
+        Some((place.function, host.pci.register(place)))
     }
 }
 

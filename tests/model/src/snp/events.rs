@@ -23,12 +23,11 @@ impl Vm {
         if cpu.console_interrupt.swap(false, Ordering::AcqRel) {
             self.pulse(usize::from(ioapic::COM1_PIN));
         }
+        self.look_at_devices();
         let Some(mut vcpu) = self.vcpu(index) else {
             return;
         };
-        while let Some(vector) = cpu.take_message() {
-            vcpu.lapic.accept(&Ipi::message(vector));
-        }
+        self.take_messages(&mut vcpu);
         let late = self.attack.map_or(0, Attack::timer_lateness_us);
         let late = clock::ns_to_ticks(late * 1000);
         vcpu.lapic.poll(clock::tsc().saturating_sub(late));
@@ -36,9 +35,26 @@ impl Vm {
             Some(deadline) => lapic::arm_timer(deadline.saturating_add(late)),
             None => lapic::disarm_timer(),
         }
+        if self.tap.is_some() {
+            look_again_soon(&vcpu);
+        }
         self.offer(&mut vcpu);
         if let Some(attack) = self.attack {
             attack.on_events(self, &mut vcpu);
+        }
+    }
+
+    /// Brings messages of devices to the vCPU whose processor they reached.
+    fn take_messages(&self, vcpu: &mut Vcpu) {
+        let cpu = processor::current();
+        let tap = self.tap.as_ref().map(|tap| tap.lock());
+        while let Some(vector) = cpu.take_message() {
+            if tap.as_ref().is_none_or(|tap| tap.passes(vector)) {
+                vcpu.lapic.accept(&Ipi::message(vector));
+            }
+        }
+        for vector in tap.iter().flat_map(|tap| tap.extra_messages()) {
+            vcpu.lapic.accept(&Ipi::message(*vector));
         }
     }
 
@@ -139,6 +155,16 @@ impl Vm {
             // A VMSA says itself where it starts; the vector means nothing to it.
             Accepted::Startup(_) => vcpu.contexts[0].is_halted = false,
         }
+    }
+}
+
+/// A host that stands between devices and drivers looks often, for it is its hand that moves what they have done.
+fn look_again_soon(vcpu: &Vcpu) {
+    const OFTEN_NS: u64 = 1_000_000;
+    let soon = clock::tsc() + clock::ns_to_ticks(OFTEN_NS);
+    let deadline = vcpu.lapic.next_deadline_tsc();
+    if deadline.is_none_or(|deadline| deadline > soon) {
+        lapic::arm_timer(soon);
     }
 }
 

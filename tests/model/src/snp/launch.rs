@@ -12,7 +12,7 @@ use super::vm::{Host, MachineFrames, OWNER, Vm};
 use crate::host::ioapic::IoApic;
 use crate::host::lapic::{Role, Start};
 use crate::host::loader::{HostParameters, LoadError, Target, load};
-use crate::hostile;
+use crate::hostile::{self, Attack};
 use crate::igvm_file::{self, Directive, IgvmFile, PageKind};
 use crate::machine::exit::{Ending, fail};
 use crate::machine::{Boot, frames, interrupts, ioapic, processor, smp};
@@ -135,10 +135,7 @@ fn build(boot: &Boot) -> Result<Vm, BootError> {
         });
     }
     let seed = options.seed.unwrap_or(0);
-    let attack = match options.attack {
-        Some(name) => Some(hostile::find(name).ok_or(BootError::Attack(name))?),
-        None => None,
-    };
+    let attack = attack(options.attack)?;
     let ram = ram_ranges(options.memory.unwrap_or(DEFAULT_MEMORY) & !(PAGE_SIZE - 1));
     let mut memory = back(&ram, &image, seed)?;
     // Without restricted injection the image is an operating system that runs at VMPL0 by itself.
@@ -190,13 +187,19 @@ fn build(boot: &Boot) -> Result<Vm, BootError> {
         .collect();
     states[0].install(Vmpl::ZERO, Gpa::new(loaded.vmsa_gpa), features.bits());
     let mut vm = Vm::new(memory, host, states, cpuid);
-    vm.attack = attack;
+    vm.attack_by(attack);
     vm.view = options.view;
     log::info!(
         "{vcpus} vCPUs, {} MiB of guest RAM",
         ram.iter().map(|(_, len)| len).sum::<u64>() >> 20
     );
     Ok(vm)
+}
+
+/// The attack of that name; none without a name.
+pub(super) fn attack(name: Option<&'static str>) -> Result<Option<&'static dyn Attack>, BootError> {
+    let find = |name| hostile::find(name).ok_or(BootError::Attack(name));
+    name.map(find).transpose()
 }
 
 /// Guest RAM below and above the PCI hole.

@@ -20,6 +20,7 @@ pub mod report;
 pub mod rmp;
 pub mod run;
 pub mod stats;
+mod tapped;
 pub mod vcpu;
 pub mod vm;
 pub mod walk;

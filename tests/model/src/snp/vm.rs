@@ -17,6 +17,7 @@ use crate::machine::{clock, frames, lapic, processor};
 use crate::psp::chip::Chip;
 use crate::psp::cpuid;
 use crate::psp::message::GuestContext;
+use crate::tap::Tap;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use spin::{Mutex, MutexGuard};
@@ -53,6 +54,8 @@ pub struct Vm {
     pub cpuid: cpuid::Options,
     /// How this host misbehaves.
     pub attack: Option<&'static dyn Attack>,
+    /// What a host that lies about its virtio devices sees of them.
+    pub tap: Option<Mutex<Tap>>,
     /// Whether to tell at the end where guest memory lies.
     pub view: bool,
     /// The guest is the model's own [`probe`](super::probe).
@@ -94,10 +97,18 @@ impl Vm {
             counters: Counters::new(),
             cpuid,
             attack: None,
+            tap: None,
             view: false,
             is_probe: false,
             vcpus: vcpus.into_iter().map(slot).collect(),
         }
+    }
+
+    /// Makes the host misbehave.
+    pub fn attack_by(&mut self, attack: Option<&'static dyn Attack>) {
+        self.attack = attack;
+        let lie = attack.and_then(Attack::lie);
+        self.tap = lie.map(|lie| Mutex::new(Tap::new(lie, &self.host.lock().pci)));
     }
 
     /// How many vCPUs there are.

@@ -15,7 +15,7 @@ mod second;
 use super::addr::{C_BIT, Gpa, LARGE_PAGE_SIZE, PAGE_SIZE, Phys};
 use super::bus;
 use super::gpa_map::{MapError, RangeKind};
-use super::launch::{BootError, VM, rmp, run_here};
+use super::launch::{BootError, VM, attack, rmp, run_here};
 use super::memory::Memory;
 use super::rmp::{PageSize, Permissions, Vmpl};
 use super::vcpu::Vcpu;
@@ -25,7 +25,7 @@ use crate::host::lapic::{Role, Start};
 use crate::machine::exit::{Ending, fail};
 use crate::machine::memory::{HostPa, read};
 use crate::machine::paging::is_mapped;
-use crate::machine::{console, smp};
+use crate::machine::{Boot, console, smp};
 use crate::psp::chip::Chip;
 use crate::psp::cpuid;
 use crate::psp::launch::Launch;
@@ -73,9 +73,9 @@ impl Stack {
 }
 
 /// Makes the guest and runs it.
-pub fn start() -> ! {
+pub fn start(boot: &Boot) -> ! {
     let vcpus = smp::count().min(2);
-    match build(vcpus) {
+    match build(vcpus, boot) {
         Ok(vm) => VM.call_once(|| vm),
         Err(error) => fail(Ending::Refused, error),
     };
@@ -104,7 +104,7 @@ pub fn print(memory: &Memory) -> bool {
     lines.contains("done") && !lines.contains("FAIL")
 }
 
-fn build(vcpus: u32) -> Result<Vm, BootError> {
+fn build(vcpus: u32, boot: &Boot) -> Result<Vm, BootError> {
     let mut memory = Memory::new(rmp(), OWNER, 0x0F0E_0D0C_0B0A_0908);
     let mut add = |start, len, kind| {
         let result = memory
@@ -142,6 +142,7 @@ fn build(vcpus: u32) -> Result<Vm, BootError> {
     let features = features();
     states[0].install(Vmpl::ZERO, Gpa::new(BASE + LAUNCH_VMSA), features.bits());
     let mut vm = Vm::new(memory, host, states, options);
+    vm.attack_by(attack(boot.options.attack)?);
     vm.is_probe = true;
     Ok(vm)
 }

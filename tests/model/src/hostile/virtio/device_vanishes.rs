@@ -1,0 +1,63 @@
+//! `virtio-device-vanishes`: a device in use goes: all its registers read as ones, nothing is done any more.
+
+use crate::host::pci::Register;
+use crate::tap::{Count, Element, Exchange, Lie, Who};
+use alloc::vec::Vec;
+
+pub(in crate::hostile) struct DeviceVanishes {
+    count: Count,
+    seen: Count,
+}
+
+pub(in crate::hostile) static ATTACK: DeviceVanishes = DeviceVanishes {
+    count: Count::new(),
+    seen: Count::new(),
+};
+
+/// Completions before it goes.
+const LAST: u64 = 64;
+
+impl Lie for DeviceVanishes {
+    fn name(&self) -> &'static str {
+        "virtio-device-vanishes"
+    }
+
+    fn count(&self) -> &Count {
+        &self.count
+    }
+
+    fn config_read(&self, _who: Who, _register: u8, bytes: usize, value: u32) -> u32 {
+        if self.seen.get() < LAST {
+            return value;
+        }
+        self.lied(format_args!("configuration space is gone"));
+        u32::MAX >> (32 - 8 * bytes.clamp(1, 4))
+    }
+
+    fn register_read(&self, _who: Who, _register: Register, len: usize, value: u64) -> u64 {
+        if self.seen.get() < LAST {
+            return value;
+        }
+        self.lied(format_args!("registers are gone"));
+        u64::MAX >> (64 - 8 * len.clamp(1, 8))
+    }
+
+    fn register_write(
+        &self,
+        _who: Who,
+        _register: Register,
+        _len: usize,
+        value: u64,
+    ) -> Option<u64> {
+        (self.seen.get() < LAST).then_some(value)
+    }
+
+    fn completed(&self, exchange: &mut Exchange<'_>, element: Element, told: &mut Vec<Element>) {
+        let _ = exchange;
+        if self.seen.get() < LAST {
+            self.seen.next();
+            return told.push(element);
+        }
+        self.lied(format_args!("a completion is lost"));
+    }
+}

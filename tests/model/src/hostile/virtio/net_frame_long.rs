@@ -1,0 +1,45 @@
+//! `virtio-net-frame-long`: frames are said to be longer than the buffers they came in.
+
+use crate::host::pci::VirtioKind;
+use crate::tap::{Count, Element, Exchange, Lie};
+use alloc::vec::Vec;
+
+pub(in crate::hostile) struct NetFrameLong {
+    count: Count,
+    seen: Count,
+}
+
+pub(in crate::hostile) static ATTACK: NetFrameLong = NetFrameLong {
+    count: Count::new(),
+    seen: Count::new(),
+};
+
+/// One frame in so many.
+const PERIOD: u64 = 4;
+
+impl Lie for NetFrameLong {
+    fn name(&self) -> &'static str {
+        "virtio-net-frame-long"
+    }
+
+    fn count(&self) -> &Count {
+        &self.count
+    }
+
+    fn completed(&self, exchange: &mut Exchange<'_>, element: Element, told: &mut Vec<Element>) {
+        let chain = exchange.chain(element.id);
+        let is_received = chain.first().is_some_and(|segment| segment.is_writable);
+        if exchange.who.kind != VirtioKind::Net || !is_received {
+            return told.push(element);
+        }
+        if self.seen.next() % PERIOD != PERIOD - 1 {
+            return told.push(element);
+        }
+        let room: u32 = chain
+            .iter()
+            .fold(0, |sum, segment| sum.saturating_add(segment.len));
+        let len = room.saturating_add(64);
+        self.lied(format_args!("a frame of {len} bytes in {room}"));
+        told.push(Element { len, ..element });
+    }
+}
