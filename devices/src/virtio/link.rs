@@ -172,4 +172,19 @@ impl Link {
         }
         Ok(())
     }
+
+    /// Checks that what each queue has in flight is what the device holds of it. A broken device may have dropped some.
+    pub(super) fn check_in_flight(
+        &self,
+        queues: &[Option<Queue>],
+        held: &[u16],
+    ) -> Result<(), RestoreError> {
+        let in_flight = queues
+            .iter()
+            .map(|queue| queue.as_ref().map_or(0, Queue::in_flight));
+        if self.is_running() && !in_flight.eq(held.iter().copied()) {
+            return Err(RestoreError::Impossible("chains in flight"));
+        }
+        Ok(())
+    }
 }

@@ -109,9 +109,7 @@ impl<E: Entropy> Rng<E> {
         let link = Link::try_restore(&state.link, self.device_features())?;
         let mut queues = [None];
         link.try_restore_queues(&mut queues, &[state.queue], QUEUE_SIZE, memory)?;
-        if queues.iter().flatten().any(|queue| queue.in_flight() > 0) {
-            return Err(RestoreError::Impossible("chains in flight"));
-        }
+        link.check_in_flight(&queues, &[0])?;
         (self.link, self.queues) = (link, queues);
         Ok(())
     }

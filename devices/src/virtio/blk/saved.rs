@@ -130,15 +130,12 @@ impl Blk {
 
     /// Every chain in flight is that of a request.
     fn check_in_flight(&self, state: &BlkState) -> Result<(), RestoreError> {
-        for (index, queue) in (0..).zip(&self.queues) {
-            let requests = state.requests.iter().filter(|r| r.queue == index);
-            let descriptors: u32 = requests.map(|r| u32::from(r.head.descriptors)).sum();
-            let in_flight = queue.as_ref().map_or(0, Queue::in_flight);
-            if descriptors != in_flight.into() {
-                return Err(RestoreError::Impossible("chains in flight"));
-            }
-        }
-        Ok(())
+        let held = |queue: u16| {
+            let requests = state.requests.iter().filter(|r| r.queue == queue);
+            requests.fold(0_u16, |sum, r| sum.saturating_add(r.head.descriptors))
+        };
+        let held: Vec<u16> = (0..self.options.queues).map(held).collect();
+        self.link.check_in_flight(&self.queues, &held)
     }
 }
 

@@ -65,10 +65,7 @@ impl Console {
             taken = Some(*offset);
         }
         let held = taken.map_or(0, |_| open.head().descriptors);
-        let in_flight = |queue: &Option<Queue>| queue.as_ref().map_or(0, Queue::in_flight);
-        if queues.each_ref().map(in_flight) != [0, held] {
-            return Err(RestoreError::Impossible("chains in flight"));
-        }
+        link.check_in_flight(&queues, &[0, held])?;
         (self.link, self.queues, self.size) = (link, queues, state.size);
         (self.open, self.taken) = (open, taken);
         Ok(())

@@ -74,9 +74,7 @@ impl Net {
         }
         let mut queues = [None, None, None];
         link.try_restore_queues(&mut queues, &state.queues, QUEUE_SIZE, memory)?;
-        if queues.iter().flatten().any(|queue| queue.in_flight() > 0) {
-            return Err(RestoreError::Impossible("chains in flight"));
-        }
+        link.check_in_flight(&queues, &[0; 3])?;
         (self.link, self.queues) = (link, queues);
         (self.address, self.is_connected) = (state.address, state.is_connected);
         (self.filter, self.offloads) = (Filter(state.filter), state.offloads);
