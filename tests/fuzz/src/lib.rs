@@ -25,6 +25,8 @@ pub mod kernels;
 pub mod manifests;
 pub mod page_walks;
 pub mod saved_states;
+pub mod virtio_chains;
+pub mod virtio_states;
 
 mod input;
 mod machine;
@@ -77,4 +79,6 @@ targets! {
     apic_traffic: 3000,
     chip_traffic: 2000,
     saved_states: 3000,
+    virtio_chains: 50_000,
+    virtio_states: 50_000,
 }

@@ -63,4 +63,6 @@ tests! {
     apic_traffic
     chip_traffic
     saved_states
+    virtio_chains
+    virtio_states
 }
