@@ -31,7 +31,7 @@ impl IoId {
 }
 
 /// The caller's name for a request of the guest, and so for the buffer that comes with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(pub u64);
 
 /// What to do with the host's file.

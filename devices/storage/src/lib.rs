@@ -1,6 +1,6 @@
 //! Sealed disks and the sealed store: what a host keeps for a guest and can neither read nor change unnoticed.
 //!
-//! Both are state machines without I/O of their own. [`disk`] takes requests of a guest and says which blocks of the
+//! Both are state machines without I/O of their own. [`SealedDisk`] takes requests of a guest and says which blocks of the
 //! host's file to read and write; the store does the same for small records by name, among them the [`Anchor`] of each
 //! disk, by which an older copy of a whole disk is told from the newest. Keys come from a [`RootSecret`], one a purpose. The
 //! formats are in `docs/sealed-disk.md`.
@@ -26,7 +26,10 @@ pub mod disk;
 pub mod host;
 pub mod key;
 
-pub use disk::{Anchor, Completion, Event, Fault, Freshness, Kind, Request, RequestError, Trust};
+pub use disk::{
+    Access, Anchor, Anchoring, Completion, Config, ConfigError, Event, Fault, Freshness, Kind,
+    Request, RequestError, SealedDisk, State, Trust, Work,
+};
 pub use host::{
     BLOCK_BYTES, HostBlock, HostError, HostIo, HostOp, IoId, Memory, MemoryError, SECTOR_BYTES,
     Slot, Token,

@@ -45,7 +45,8 @@ impl Anchor {
 pub enum Trust {
     /// The store has no record of this disk: an empty one is formatted, any other accepted, its age unknown.
     FirstUse,
-    /// The store has this record. Only this generation or the next is accepted; an empty disk is not.
+    /// The store has this record. Only this generation or the next is accepted (or any newer one, if anchoring is lazy); an empty
+    /// disk is not.
     Anchored(Anchor),
 }
 
@@ -56,8 +57,8 @@ pub enum Freshness {
     Formatted,
     /// It is what the anchor says.
     Newest,
-    /// It is one commit newer than the anchor: the power went between the two.
-    OneAhead,
+    /// It is newer than the anchor, if anchoring is strict by one commit: the power went between the two.
+    Ahead,
     /// There was no anchor: it may be an older copy.
     Unknown,
 }

@@ -1,6 +1,5 @@
 //! What a guest asks of a disk and what it is told.
 
-use super::fault::Event;
 use crate::host::{BLOCK_BYTES, SECTOR_BYTES, Token};
 
 /// Sectors of a block.
@@ -73,14 +72,4 @@ pub enum RequestError {
     /// No block is free; only a damaged bitmap leads here.
     #[error("no block is free")]
     Full,
-}
-
-impl RequestError {
-    /// Returns the error a failed commit or load shows to requests.
-    pub(crate) fn of(event: Event) -> Self {
-        match event {
-            Event::NodeForged { .. } | Event::DataForged { .. } => Self::Forged,
-            _ => Self::Host,
-        }
-    }
 }
