@@ -33,6 +33,10 @@ pub const ECAM_LAST_BUS: u8 = 255;
 pub const PCI_WINDOW_BASE: u64 = 0xC000_0000;
 /// Bytes of the PCI window.
 pub const PCI_WINDOW_SIZE: u64 = 0x3EC0_0000;
+/// The window of PCI memory BARs above 4 GiB: beyond the most guest RAM and beyond the paravisor.
+pub const PCI_WINDOW64_BASE: u64 = 0x100_0000_0000;
+/// Bytes of [`PCI_WINDOW64_BASE`].
+pub const PCI_WINDOW64_SIZE: u64 = 0x100_0000_0000;
 /// The IOAPIC's registers.
 pub const IOAPIC_BASE: u64 = 0xFEC0_0000;
 /// The HPET's registers, on machines that have one.
@@ -159,6 +163,7 @@ const _: () = assert_ascending(&[
     (HIGH_RAM_START, HIGH_RAM_END),
     (paravisor::BASE, paravisor::END),
     (STAGING_BASE, STAGING_END),
+    (PCI_WINDOW64_BASE, PCI_WINDOW64_BASE + PCI_WINDOW64_SIZE),
     (VTOM, VTOM + 1),
     (LAUNCH_VMSA, LAUNCH_VMSA + PAGE_SIZE),
     (SHARED_GPA_BOUNDARY, SHARED_GPA_BOUNDARY + 1),

@@ -1,6 +1,7 @@
 //! The machine: what vCPUs share.
 //!
-//! The chips are behind one lock ([`Machine::with_chips`]); the `chips` module says which is plugged in where. What an exit may want to
+//! The chips are behind one lock ([`Machine::with_chips`]); the `chips` module says which is plugged in where. Functions in PCI slots have a
+//! lock each (`slots`). What an exit may want to
 //! know of them afterwards (when one is next due, whether the console has output, what was asked of the machine) is left in atomics, so that
 //! exits that touch no chip take no lock. What a vCPU has to itself (its local APIC, its MSRs) is in [`crate::vcpu`]; who runs and
 //! who sleeps in [`crate::crew`].
@@ -8,13 +9,15 @@
 mod chips;
 mod fittings;
 mod shared;
+mod slots;
 
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use spin::MutexGuard;
+use spin::{Mutex, MutexGuard};
 use stockade_apic::{Mailbox, Message, MessageSink, route};
 use stockade_bus::{AccessError, Clock, Deadline, Gpa, IrqLine, Level, Mmio};
+use stockade_devices::pci::PciFunction;
 
 use shared::Shared;
 #[cfg(test)]
@@ -22,6 +25,8 @@ pub(crate) use shared::taken as locks_taken;
 
 pub(crate) use chips::Chips;
 pub use fittings::{Fittings, Memory, TestFittings};
+pub use slots::{Functions, SLOTS, SlotFunction, SlotNumber};
+use slots::{PciSlots, Wires};
 
 use crate::crew::Crew;
 use crate::stats::Stats;
@@ -125,6 +130,7 @@ struct Notes {
 /// The machine all vCPUs share.
 pub struct Machine<C> {
     chips: Shared<Chips<C>>,
+    slots: Arc<PciSlots>,
     notes: Notes,
     mailboxes: Arc<[Mailbox]>,
     wake: Arc<AtomicU64>,
@@ -153,8 +159,13 @@ impl<C: Clock + Clone> Machine<C> {
             mailboxes: Arc::clone(&mailboxes),
             wake: Arc::new(AtomicU64::new(0)),
         };
+        let functions = fittings.functions.clone();
+        let slots = Arc::new(PciSlots::new(functions, router.clone()));
+        let on_bus = Arc::clone(&slots);
+        let chips = Chips::new(&clock, unix_seconds, &router, on_bus, &fittings);
         Self {
-            chips: Shared::new(Chips::new(&clock, unix_seconds, &router, fittings)),
+            chips: Shared::new(chips),
+            slots,
             notes: Notes {
                 due_ns: AtomicU64::new(u64::MAX),
                 output: AtomicU8::new(0),
@@ -288,8 +299,33 @@ impl<C: Clock + Clone> Machine<C> {
         });
     }
 
+    /// Works on the function in `slot` from its other side, by its own lock; then passes on what it has to say.
+    pub fn with_function<F: PciFunction, R>(
+        &self,
+        slot: SlotNumber,
+        function: &Mutex<F>,
+        work: impl FnOnce(&mut F) -> R,
+    ) -> R {
+        let mut function = function.lock();
+        let result = work(&mut function);
+        let wires = self.slots.hear(slot, &mut *function);
+        drop(function);
+        self.look_at(wires);
+        result
+    }
+
+    /// Has the chips look at the wires if a function moved one.
+    fn look_at(&self, wires: Wires) {
+        if wires == Wires::Moved {
+            self.with_chips(|_| ());
+        }
+    }
+
     /// Reads memory-mapped registers; ones where there are none.
     pub fn mmio_read(&self, gpa: Gpa, data: &mut [u8]) {
+        if let Some(place) = self.slots.find(gpa) {
+            return self.look_at(self.slots.read(place, data));
+        }
         self.with_chips(|chips| {
             let outcome = chips.with_mmio(gpa, |chip, offset| chip.mmio_read(offset, data));
             if outcome == Err(AccessError::Width) && data.len() > WORD {
@@ -308,6 +344,9 @@ impl<C: Clock + Clone> Machine<C> {
 
     /// Writes memory-mapped registers.
     pub fn mmio_write(&self, gpa: Gpa, data: &[u8]) {
+        if let Some(place) = self.slots.find(gpa) {
+            return self.look_at(self.slots.write(place, data));
+        }
         self.with_chips(|chips| {
             let outcome = chips.with_mmio(gpa, |chip, offset| chip.mmio_write(offset, data));
             if outcome == Err(AccessError::Width) && data.len() > WORD {

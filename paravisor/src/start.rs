@@ -14,7 +14,7 @@ use stockade_intercept::emulate;
 use stockade_paravisor::crew::End;
 use stockade_paravisor::guest::{self, Plan};
 use stockade_paravisor::life::{self, Post};
-use stockade_paravisor::machine::{Fittings, Machine, TestFittings};
+use stockade_paravisor::machine::{Fittings, Functions, Machine, TestFittings};
 use stockade_paravisor::vcpu::Vcpu;
 use stockade_platform::cpuid::CpuidTable;
 use stockade_platform::ghcb::IoWidth;
@@ -162,6 +162,7 @@ fn fittings(flags: GuestFlags, vcpus: u32, ram: &'static GuestRam) -> Fittings {
     };
     Fittings {
         hpet: flags.contains(GuestFlags::HPET),
+        functions: Functions::default(),
         test_devices: flags
             .contains(GuestFlags::TEST_DEVICES)
             .then_some(test_devices),

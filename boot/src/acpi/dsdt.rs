@@ -7,29 +7,20 @@ use alloc::vec::Vec;
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, And, Arg, CreateDWordField, Device, EISAName, Else, Equal,
-    IO, If, Interrupt, Local, Memory32Fixed, Method, Name, NotEqual, ONE, Or, Package,
-    PackageBuilder, Path, ResourceTemplate, Return, Scope, Store, Uuid, ZERO,
+    Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, ResourceTemplate, Scope, ZERO,
 };
 use acpi_tables::sdt::Sdt;
 
 use super::{Devices, Machine, OEM_ID, OEM_REVISION, OEM_TABLE_ID, ports};
-use crate::layout::{
-    ECAM_BASE, ECAM_SIZE, HPET_BASE, IOAPIC_BASE, LAPIC_BASE, PCI_WINDOW_BASE, PCI_WINDOW_SIZE,
-    TPM_CRB_BASE,
-};
+use crate::layout::{ECAM_BASE, ECAM_SIZE, HPET_BASE, IOAPIC_BASE, LAPIC_BASE, TPM_CRB_BASE};
+
+mod pci;
 
 /// Revision 2: integers have 64 bits.
 const REVISION: u8 = 2;
 const HEADER_BYTES: u32 = 36;
 /// The ISA bridge is device 31, function 0, as on every ICH9.
 const ISA_BRIDGE: u32 = 0x001F_0000;
-/// Devices on a PCI bus.
-const PCI_DEVICES: u8 = 32;
-/// PCI host bridges' `_OSC` (PCI Firmware 3.3, 4.5.1).
-const PCI_OSC: &str = "33DB4D5B-1FF7-401C-9657-7441C03DD766";
-/// What the guest may control itself: hot-plug, PME, errors, the PCI Express capability.
-const OSC_GRANTED: u8 = 0x1F;
 
 type Object = Box<dyn Aml>;
 
@@ -38,7 +29,7 @@ pub(super) fn dsdt(machine: &Machine) -> Vec<u8> {
     let mut aml = Vec::new();
     let mut devices = processors(machine);
     devices.push(motherboard());
-    devices.push(pci_root(machine));
+    devices.push(pci::root(machine, vec![isa_bridge(machine)]));
     if machine.devices.contains(Devices::HPET) {
         devices.push(device(
             "HPET",
@@ -51,6 +42,9 @@ pub(super) fn dsdt(machine: &Machine) -> Vec<u8> {
             "TPM0",
             &[Box::new(name), memory_resource(TPM_CRB_BASE, 0x1000)],
         ));
+    }
+    for object in pci::interrupt_model() {
+        object.to_aml_bytes(&mut aml);
     }
     Scope::new("_SB_".into(), borrow(&devices)).to_aml_bytes(&mut aml);
     let sleep = ports::S5_SLEEP_TYPE;
@@ -96,37 +90,6 @@ fn motherboard() -> Object {
     device("MBRD", &[hid("PNP0C02"), uid(0), resources(&crs)])
 }
 
-fn pci_root(machine: &Machine) -> Object {
-    let windows: Vec<Object> = vec![
-        Box::new(AddressSpace::new_bus_number(0_u16, machine.last_bus.into())),
-        io(0xCF8, 8),
-        Box::new(AddressSpace::new_io(0_u16, 0xCF7, None)),
-        Box::new(AddressSpace::new_io(0xD00_u16, 0xFFFF, None)),
-        Box::new(AddressSpace::new_memory(
-            AddressSpaceCacheable::NotCacheable,
-            true,
-            dword(PCI_WINDOW_BASE),
-            dword(PCI_WINDOW_BASE + PCI_WINDOW_SIZE - 1),
-            None,
-        )),
-    ];
-    let cid = Name::new("_CID".into(), &EISAName::new("PNP0A03"));
-    device(
-        "PCI0",
-        &[
-            hid("PNP0A08"),
-            Box::new(cid),
-            uid(0),
-            Box::new(Name::new("_SEG".into(), &ZERO)),
-            Box::new(Name::new("_BBN".into(), &ZERO)),
-            resources(&windows),
-            interrupt_routes(),
-            operating_system_capabilities(),
-            isa_bridge(machine),
-        ],
-    )
-}
-
 fn isa_bridge(machine: &Machine) -> Object {
     let mut children: Vec<Object> = vec![
         Box::new(Name::new("_ADR".into(), &ISA_BRIDGE)),
@@ -144,52 +107,8 @@ fn isa_bridge(machine: &Machine) -> Object {
         children.push(legacy("KBD_", "PNP0303", &[(0x60, 1), (0x64, 1)], Some(1)));
         children.push(legacy("MOU_", "PNP0F13", &[], Some(12)));
     }
+    children.extend(pci::links());
     device("ISA_", &children)
-}
-
-/// INTx of each device on bus 0, straight to IOAPIC pins (ACPI 6.5, 6.2.13).
-fn interrupt_routes() -> Object {
-    let mut routes = PackageBuilder::new();
-    for device in 0..PCI_DEVICES {
-        for pin in 0..4_u8 {
-            let address = u32::from(device) << 16 | 0xFFFF;
-            let gsi = ports::pci_interrupt(device, pin);
-            routes.add_element(&Package::new(vec![&address, &pin, &ZERO, &gsi]));
-        }
-    }
-    Box::new(Name::new("_PRT".into(), &routes))
-}
-
-/// `_OSC` of a PCI host bridge (ACPI 6.5, 6.2.11.3).
-fn operating_system_capabilities() -> Object {
-    let (status, control) = (Path::new("CDW1"), Path::new("CDW3"));
-    let granted = Local(0);
-    let grant = And::new(&granted, &control, &OSC_GRANTED);
-    let (revision, masked) = (0x08_u8, 0x10_u8);
-    let add_revision = Or::new(&status, &status, &revision);
-    let add_masked = Or::new(&status, &status, &masked);
-    let unrecognized = Or::new(&status, &status, &0x04_u8);
-    let uuid = Uuid::new(PCI_OSC);
-    encoded(&Method::new(
-        "_OSC".into(),
-        4,
-        true,
-        vec![
-            &CreateDWordField::new(&status, &Arg(3), &ZERO),
-            &If::new(
-                &Equal::new(&Arg(0), &uuid),
-                vec![
-                    &CreateDWordField::new(&control, &Arg(3), &8_u8),
-                    &grant,
-                    &If::new(&NotEqual::new(&Arg(1), &ONE), vec![&add_revision]),
-                    &If::new(&NotEqual::new(&control, &granted), vec![&add_masked]),
-                    &Store::new(&control, &granted),
-                ],
-            ),
-            &Else::new(vec![&unrecognized]),
-            &Return::new(&Arg(3)),
-        ],
-    ))
 }
 
 /// A device on the ISA bus with its ports and its interrupt.

@@ -25,8 +25,14 @@ pub const SCI: u8 = 9;
 /// The only IOAPIC's id.
 pub const IOAPIC_ID: u8 = 0;
 
-/// Returns the IOAPIC pin of a PCI function's interrupt pin (0 is INTA#): four pins from 16 on, turned by the device number.
+/// Returns the wire (0 to 7, for PIRQA to PIRQH) of a PCI function's interrupt pin (0 is INTA#): turned by the device number.
+#[must_use]
+pub const fn pci_wire(device: u8, pin: u8) -> u8 {
+    device.wrapping_add(pin) & 7
+}
+
+/// Returns the IOAPIC pin of a PCI function's interrupt pin: its wire's, eight pins from 16 on.
 #[must_use]
 pub const fn pci_interrupt(device: u8, pin: u8) -> u8 {
-    16 + (device.wrapping_add(pin) & 3)
+    16 + pci_wire(device, pin)
 }

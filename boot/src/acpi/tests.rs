@@ -293,3 +293,39 @@ fn interpreter_reads_every_resource_template() {
         );
     }
 }
+
+/// `_PRT` follows what the guest said by `_PIC`. (The interpreter has no room to print the longer table, that of links.)
+#[test]
+fn pci_interrupts_are_routed_by_the_guests_model() {
+    let Some(directory) = disassemble(&ALL) else {
+        return;
+    };
+    let dsdt = source(&directory, "DSDT");
+    for link in [
+        "LNKA", "LNKB", "LNKC", "LNKD", "LNKE", "LNKF", "LNKG", "LNKH",
+    ] {
+        let uses = dsdt.matches(&format!("\\_SB.PCI0.ISA.{link},")).count();
+        assert_eq!(uses, 16, "{link}: {dsdt}");
+    }
+    let by_apic = execute("evaluate \\_PIC 1; evaluate \\_SB.PCI0._PRT").unwrap();
+    for pin in 16..24 {
+        assert!(by_apic.contains(&format!("{pin:016X}")), "{pin}: {by_apic}");
+    }
+    assert!(!by_apic.contains(&format!("{:016X}", 24)), "{by_apic}");
+}
+
+#[test]
+fn interpreter_sets_and_reads_a_link() {
+    let status = "evaluate \\_SB.PCI0.ISA_.LNKC._STA";
+    let disable = "evaluate \\_SB.PCI0.ISA_.LNKC._DIS";
+    let Some(text) = execute(&format!("{disable}; {status}")) else {
+        return;
+    };
+    assert!(text.contains("0000000000000009"), "{text}");
+    let choose = "evaluate \\_SB.PCI0.ISA_.LNKC._SRS (89 06 00 0D 01 0B 00 00 00 79 00)";
+    let text = execute(&format!("{disable}; {choose}; {status}")).unwrap();
+    assert!(text.contains("000000000000000B"), "{text}");
+    let current = "evaluate \\_SB.PCI0.ISA_.LNKC._CRS";
+    let text = execute(&format!("{choose}; {current}")).unwrap();
+    assert!(text.contains("89 06 00 0D 01 0B 00 00 00"), "{text}");
+}

@@ -104,6 +104,10 @@ impl DecodeMap {
     /// Replaces the windows of `slot`; more functions than the table was made for are not answered.
     pub fn set(&self, slot: u8, ranges: &[Option<BarRange>; BARS]) {
         let version = self.begin();
+        if self.has_already(slot, ranges) {
+            self.version.store(version, Ordering::Release);
+            return;
+        }
         let kept = self.remove(slot);
         self.len.store(kept, Ordering::Relaxed);
         for (bar, range) in (0_u8..).zip(ranges) {
@@ -143,6 +147,21 @@ impl DecodeMap {
             .iter()
             .any(is_allowed)
             .then_some((range.base, last))
+    }
+
+    fn has_already(&self, slot: u8, ranges: &[Option<BarRange>; BARS]) -> bool {
+        let len = self.len.load(Ordering::Relaxed);
+        let mut known = [None; BARS];
+        for window in self.entries.iter().take(len).map(Entry::load) {
+            let [bar, owner, ..] = window.owner.to_le_bytes();
+            if let Some(place) = known.get_mut(usize::from(bar))
+                && owner == slot
+            {
+                *place = Some((window.base, window.last));
+            }
+        }
+        let wanted = ranges.map(|range| range.as_ref().and_then(|range| self.window(range)));
+        known == wanted
     }
 
     /// Closes the gaps the windows of `slot` leave; returns how many entries stay.

@@ -18,6 +18,7 @@ use stockade_devices::serial::Serial;
 use stockade_devices::test_devices;
 
 use super::fittings::{Fittings, TestDevices};
+use super::slots::PciSlots;
 use super::{Request, Router};
 use crate::wires::{Wire, Wires};
 
@@ -36,6 +37,8 @@ const HPET_CLOCK: u8 = 25;
 /// Pins of the IOAPIC; the first 16 are the ISA interrupts.
 const PINS: u8 = 24;
 const ISA_INTERRUPTS: u8 = 16;
+/// Interrupts 10 and 11, which firmware connects the PCI wires to.
+const LEVEL_TRIGGERED: u16 = 1 << 10 | 1 << 11;
 
 /// Bytes of the IOAPIC's register window.
 const IOAPIC_SIZE: u64 = 0x1000;
@@ -43,8 +46,10 @@ const IOAPIC_SIZE: u64 = 0x1000;
 /// The chips of a Q35 PC.
 pub(crate) struct Chips<C> {
     wires: Arc<Wires>,
-    /// The levels the controllers were last given.
+    slots: Arc<PciSlots>,
+    /// The levels the controllers were last given; on the 8259s besides those by number, those of connected PCI wires.
     shown: u32,
+    shown_isa: u16,
 
     pub(crate) pic: Pic<Router>,
     pub(crate) ioapic: IoApic<Router>,
@@ -52,7 +57,7 @@ pub(crate) struct Chips<C> {
     pub(crate) rtc: Rtc<Wire, C>,
     pub(crate) power: Power<Wire, C>,
     pub(crate) com1: Serial<Wire>,
-    pub(crate) pci: PciRoot,
+    pub(crate) pci: PciRoot<Arc<PciSlots>>,
     pub(crate) keyboard: Keyboard8042,
     pub(crate) reset: ResetControl,
     hpet: Option<Hpet<Wire, C>>,
@@ -60,7 +65,13 @@ pub(crate) struct Chips<C> {
 }
 
 impl<C: Clock + Clone> Chips<C> {
-    pub(super) fn new(clock: &C, unix_seconds: u64, router: &Router, fittings: Fittings) -> Self {
+    pub(super) fn new(
+        clock: &C,
+        unix_seconds: u64,
+        router: &Router,
+        slots: Arc<PciSlots>,
+        fittings: &Fittings,
+    ) -> Self {
         let wires = Arc::new(Wires::default());
         let wire = |irq| Wire::new(&wires, irq);
         let hpet_lines = hpet::Lines {
@@ -69,7 +80,7 @@ impl<C: Clock + Clone> Chips<C> {
             irq11: wire(IRQ_HPET),
             pins: [0, 1, 2, 3].map(|pin| wire(PIN_HPET + pin)),
         };
-        Self {
+        let mut chips = Self {
             hpet: fittings.hpet.then(|| Hpet::new(hpet_lines, clock.clone())),
             test_devices: fittings
                 .test_devices
@@ -80,11 +91,26 @@ impl<C: Clock + Clone> Chips<C> {
             rtc: Rtc::new(wire(IRQ_RTC), clock.clone(), unix_seconds),
             power: Power::new(wire(IRQ_SCI), clock.clone()),
             com1: Serial::new(wire(IRQ_COM1)),
-            pci: PciRoot::default(),
+            pci: PciRoot::new(Arc::clone(&slots)),
             keyboard: Keyboard8042::new(),
             reset: ResetControl::new(),
             wires,
+            slots,
             shown: 0,
+            shown_isa: 0,
+        };
+        chips.set_up_slots();
+        chips
+    }
+
+    /// Does for the functions in the slots what firmware would.
+    fn set_up_slots(&mut self) {
+        let mut windows = PciSlots::windows();
+        for slot in self.slots.taken() {
+            self.pci.configure(slot.address(), &mut windows);
+            // The 8259s' inputs the wires are connected to are level-triggered.
+            let levels = &LEVEL_TRIGGERED.to_le_bytes()[1..];
+            let _ = self.pic.ports(Ports::EdgeLevel).port_write(1, levels);
         }
     }
 
@@ -104,6 +130,8 @@ impl<C: Clock + Clone> Chips<C> {
         if let Some(devices) = &mut self.test_devices {
             devices.reset();
         }
+        self.slots.reset();
+        self.set_up_slots();
         self.settle();
     }
 
@@ -160,7 +188,9 @@ impl<C: Clock + Clone> Chips<C> {
     /// Hands what changed on the wires to both interrupt controllers.
     pub(super) fn settle(&mut self) {
         let raw = self.wires.take();
-        let (levels, rises) = (self.by_pin(raw.levels), self.by_pin(raw.rises));
+        let routed = self.pci.route(self.slots.asserted());
+        let levels = self.by_pin(raw.levels) | routed.pins;
+        let rises = self.by_pin(raw.rises);
         let mut moved = rises | (levels ^ self.shown);
         while moved != 0 {
             let irq = moved.trailing_zeros().to_le_bytes()[0];
@@ -176,6 +206,16 @@ impl<C: Clock + Clone> Chips<C> {
             self.drive(irq, Level::from(levels & bit != 0));
         }
         self.shown = levels;
+        self.settle_isa(routed.isa);
+    }
+
+    /// Hands the PCI wires that are connected to the 8259s to them, each together with the wire of its number.
+    fn settle_isa(&mut self, isa: u16) {
+        let moved = isa ^ core::mem::replace(&mut self.shown_isa, isa);
+        for irq in (0..ISA_INTERRUPTS).filter(|irq| moved >> irq & 1 != 0) {
+            let level = isa >> irq & 1 != 0 || self.shown >> irq & 1 != 0;
+            self.pic.set_irq(irq, Level::from(level));
+        }
     }
 
     /// Puts the wires of PIT and RTC, or in legacy replacement those of the HPET, at their interrupts (HPET 1.0a, 2.3.5).
@@ -198,7 +238,7 @@ impl<C: Clock + Clone> Chips<C> {
         // The MADT says: ISA interrupt 0 is pin 2, all others are the pin of their number.
         let pin = if irq == 0 { 2 } else { usize::from(irq) };
         self.ioapic.set_pin(pin, level);
-        if irq < ISA_INTERRUPTS {
+        if irq < ISA_INTERRUPTS && self.shown_isa >> irq & 1 == 0 {
             self.pic.set_irq(irq, level);
         }
     }

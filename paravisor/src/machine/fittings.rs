@@ -1,4 +1,4 @@
-//! What a machine may have beyond the least: an HPET, and the small devices that test kernels expect of QEMU.
+//! What a machine may have beyond the least: an HPET, PCI functions, and the small devices that test kernels expect of QEMU.
 
 use core::fmt;
 
@@ -6,18 +6,21 @@ use stockade_bus::{AccessError, GuestMemory, PortIo};
 use stockade_devices::fw_cfg::{Facts, FwCfg};
 use stockade_devices::test_devices::{DebugExit, LATCH_PORT, LINES, PcTestdev};
 
+use super::slots::Functions;
 use crate::wires::Wire;
 
 /// Guest memory for a device that reads its commands from it.
 pub type Memory = &'static (dyn GuestMemory + Sync);
 
 /// What is fitted.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Fittings {
     /// An HPET.
     pub hpet: bool,
     /// The test devices, and what they tell.
     pub test_devices: Option<TestFittings>,
+    /// The functions on the PCI bus besides the chipset's.
+    pub functions: Functions,
 }
 
 /// What the test devices need.
