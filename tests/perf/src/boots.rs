@@ -13,14 +13,14 @@ use stockade_rig::{Slot, Stockade, command_line, workshop};
 /// Guest memory of both.
 const MEMORY: &str = "256M";
 /// The processor of both: the model needs the last two features, the kernel does not use them.
-const PROCESSOR: &str = "EPYC-Milan,+la57,phys-bits=52";
+pub(crate) const PROCESSOR: &str = "EPYC-Milan,+la57,phys-bits=52";
 const CHECK: &str = "stockade.mode=check";
 
 /// What a boot cost.
 #[derive(Clone, Copy, Debug)]
-struct Cost {
-    cpu: f64,
-    wall: f64,
+pub(crate) struct Cost {
+    pub(crate) cpu: f64,
+    pub(crate) wall: f64,
 }
 
 /// Boots by turns and returns medians, ratio and exits.
@@ -94,7 +94,7 @@ fn boot_confidentially() -> (Cost, Value) {
     (cost, figures)
 }
 
-fn measure(run: impl FnOnce()) -> Cost {
+pub(crate) fn measure(run: impl FnOnce()) -> Cost {
     let (before, begun) = (children(), Instant::now());
     run();
     Cost {

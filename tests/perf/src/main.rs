@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod boots;
+mod disks;
 mod footprint;
 mod per_exit;
 
@@ -30,6 +31,8 @@ enum Table {
     PerExit,
     /// Memory, image, pages at launch.
     Footprint,
+    /// Disks: directly, plain, mapped in the guest, sealed.
+    Disks,
 }
 
 fn main() {
@@ -43,5 +46,8 @@ fn main() {
     }
     if wants(Table::Boots) {
         println!("{}", boots::table(arguments.rounds));
+    }
+    if wants(Table::Disks) {
+        println!("{}", disks::table());
     }
 }

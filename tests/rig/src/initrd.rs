@@ -11,7 +11,7 @@ use stockade::setup::{Archive, Cache, busybox, package};
 
 /// What every script finds done.
 const PREFACE: &str = "#!/bin/busybox sh
-export PATH=/bin:/usr/bin:/usr/sbin
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t sysfs sys /sys
 /bin/busybox mount -t devtmpfs dev /dev
@@ -80,6 +80,11 @@ impl Initrd {
         self.archive.file(LOADER, &read(&loader));
         self.libraries(&needed(&loader, program, &[]));
         self
+    }
+
+    /// Returns the archive, to put more into.
+    pub(crate) fn archive(&mut self) -> &mut Archive {
+        &mut self.archive
     }
 
     fn libraries(&mut self, libraries: &[PathBuf]) {

@@ -20,6 +20,7 @@ mod running;
 mod slot;
 mod stream;
 pub mod tamper;
+mod tools;
 mod workshop;
 
 pub use command::{Stockade, appended, command_line};

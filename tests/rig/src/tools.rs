@@ -1,0 +1,96 @@
+//! Programs and drivers of the distribution that several tests put into their initramfs, with the packages each needs.
+
+use stockade::setup::Modules;
+
+use crate::Initrd;
+use crate::workshop;
+
+/// The packages of every library `fio` is linked with, most of them for storage that no guest here has.
+const FIO_LIBRARIES: [&str; 52] = [
+    "libaio1",
+    "libacl1",
+    "libblkid1",
+    "libboost-iostreams1.74.0",
+    "libboost-thread1.74.0",
+    "libbz2-1.0",
+    "libcom-err2",
+    "libcryptsetup12",
+    "libargon2-1",
+    "libdaxctl1",
+    "libdevmapper1.02.1",
+    "libffi8",
+    "libfmt9",
+    "libgcc-s1",
+    "libgfapi0",
+    "libgfrpc0",
+    "libgfxdr0",
+    "libglusterfs0",
+    "libgmp10",
+    "libgnutls30",
+    "libgssapi-krb5-2",
+    "libhogweed6",
+    "libibverbs1",
+    "libicu72",
+    "libidn2-0",
+    "libjson-c5",
+    "libk5crypto3",
+    "libkeyutils1",
+    "libkmod2",
+    "libkrb5-3",
+    "libkrb5support0",
+    "liblzma5",
+    "libnbd0",
+    "libndctl6",
+    "libnettle8",
+    "libnl-3-200",
+    "libnl-route-3-200",
+    "libnuma1",
+    "libp11-kit0",
+    "libpcre2-8-0",
+    "libpmem1",
+    "libpmemblk1",
+    "librados2",
+    "librbd1",
+    "librdmacm1",
+    "libselinux1",
+    "libssl3",
+    "libstdc++6",
+    "libtasn1-6",
+    "libtirpc3",
+    "libudev1",
+    "zlib1g",
+];
+const MORE_FIO_LIBRARIES: [&str; 4] = ["libunistring2", "libuuid1", "libxml2", "libzstd1"];
+const EXT4_LIBRARIES: [&str; 5] = [
+    "libblkid1",
+    "libcom-err2",
+    "libext2fs2",
+    "libss2",
+    "libuuid1",
+];
+
+impl Initrd {
+    /// Adds kernel modules of the distribution's kernel and what they depend on, for `modprobe`.
+    #[must_use]
+    pub fn modules(mut self, names: &[&str]) -> Self {
+        let modules = Modules::of_kernel(&workshop().kernel);
+        let modules = modules.expect("the kernel's package has them beside it");
+        let added = modules.add_to(self.archive(), names);
+        added.expect("the package is whole");
+        self
+    }
+
+    /// Adds `fio`.
+    #[must_use]
+    pub fn fio(self) -> Self {
+        let libraries = [&FIO_LIBRARIES[..], &MORE_FIO_LIBRARIES].concat();
+        self.program("fio", "usr/bin/fio", &libraries)
+    }
+
+    /// Adds `mkfs.ext4` (as `mke2fs`) and `e2fsck`.
+    #[must_use]
+    pub fn ext4(self) -> Self {
+        self.program("e2fsprogs", "sbin/mke2fs", &EXT4_LIBRARIES)
+            .program("e2fsprogs", "sbin/e2fsck", &EXT4_LIBRARIES)
+    }
+}
