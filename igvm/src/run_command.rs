@@ -142,6 +142,7 @@ pub(crate) fn program(cache: &Cache, program: Program, voice: &Voice) -> Result<
     voice.working(match program {
         Program::Paravisor => "building the paravisor",
         Program::Model => "building the SNP model",
+        Program::Guests => "building the test guests",
     });
     Ok(setup::build_program(cache, program)?)
 }

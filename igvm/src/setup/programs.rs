@@ -12,6 +12,8 @@ pub enum Program {
     Paravisor,
     /// The SNP model.
     Model,
+    /// The bare-metal test guests.
+    Guests,
 }
 
 impl Program {
@@ -19,6 +21,7 @@ impl Program {
         match self {
             Self::Paravisor => "stockade-paravisor",
             Self::Model => "stockade-model",
+            Self::Guests => "stockade-guests",
         }
     }
 
@@ -26,6 +29,7 @@ impl Program {
         match self {
             Self::Paravisor => "paravisor",
             Self::Model => "model",
+            Self::Guests => "guests",
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::machine::options::Options;
 use crate::machine::processor::cpuid;
 use crate::machine::{apic, smp, x2apic};
 
-use operations::{Mode, OTHERS, WITH_MODE, WITHOUT_MODE};
+use operations::{Mode, OTHERS, WITH_MODE, WITHOUT_MODE, start_other};
 use timing::Samples;
 
 /// How often each operation is done.
@@ -54,7 +54,7 @@ pub(crate) fn run(options: &Options) -> Ending {
         for operation in WITH_MODE {
             each(operation, mode);
         }
-        if options.cpus().is_some_and(|cpus| cpus > 1) {
+        if options.cpus().is_some_and(|cpus| cpus > 1) && start_other(mode) {
             for operation in OTHERS {
                 each(operation, mode);
             }

@@ -194,24 +194,31 @@ fn timer_count(samples: &mut Samples, mode: Mode) {
 static ARRIVED: AtomicU64 = AtomicU64::new(0);
 static IS_X2APIC: AtomicBool = AtomicBool::new(false);
 
-/// The other processor runs with interrupts on and takes each.
-fn command_to_other(samples: &mut Samples, mode: Mode) {
+/// Has another processor run with interrupts on.
+pub(super) fn start_other(mode: Mode) -> bool {
     IS_X2APIC.store(mode == Mode::X2apic, Ordering::SeqCst);
     ARRIVED.store(0, Ordering::SeqCst);
     if smp::start(1, listen).is_none() {
-        return;
+        return false;
     }
-    let arrived = || ARRIVED.load(Ordering::SeqCst);
-    while arrived() == 0 {
+    while ARRIVED.load(Ordering::SeqCst) == 0 {
         pause();
     }
+    if mode == Mode::Xapic {
+        apic::write(apic::ICR_HIGH, 1 << 24);
+    }
+    true
+}
+
+/// The other processor takes each before the next is sent.
+fn command_to_other(samples: &mut Samples, mode: Mode) {
+    let arrived = || ARRIVED.load(Ordering::SeqCst);
     let command = ASSERT | u32::from(OTHERS_VECTOR);
     times(|| {
         let before = arrived();
         if mode == Mode::X2apic {
             samples.time(|| wrmsr(0x830, 1 << 32 | u64::from(command)));
         } else {
-            apic::write(apic::ICR_HIGH, 1 << 24);
             samples.time(|| write32(apic::BASE + u64::from(apic::ICR), command));
         }
         while arrived() == before {
