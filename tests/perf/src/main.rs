@@ -1,13 +1,16 @@
 //! Figures of a run, printed as tables in Markdown for `docs/performance.md`.
 //!
 //! `cargo run --release -p stockade-perf` measures everything, which takes some minutes on an idle machine; `--only` picks one
-//! table. [`boots`] compares a boot with and without us, [`per_exit`] counts instructions, [`footprint`] memory and pages.
+//! table. [`boots`] compares a boot with and without us, [`per_exit`] counts the instructions of its exits, [`operations`] those of single
+//! operations, also on KVM, [`footprint`] memory and pages.
 
 #![forbid(unsafe_code)]
 
 mod boots;
 mod disks;
 mod footprint;
+mod nested;
+mod operations;
 mod per_exit;
 
 use clap::{Parser, ValueEnum};
@@ -29,6 +32,10 @@ enum Table {
     Boots,
     /// Instructions at VMPL0 for each kind of exit.
     PerExit,
+    /// Instructions at VMPL0 for single operations.
+    Operations,
+    /// Instructions of single operations as the guest sees them, here and on KVM.
+    Kvm,
     /// Memory, image, pages at launch.
     Footprint,
     /// Disks: directly, plain, mapped in the guest, sealed.
@@ -43,6 +50,12 @@ fn main() {
     }
     if wants(Table::PerExit) {
         println!("{}", per_exit::table());
+    }
+    if wants(Table::Operations) {
+        println!("{}", operations::table());
+    }
+    if wants(Table::Kvm) {
+        println!("{}", operations::comparison());
     }
     if wants(Table::Boots) {
         println!("{}", boots::table(arguments.rounds));

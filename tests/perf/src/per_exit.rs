@@ -3,10 +3,8 @@
 use std::fmt::Write;
 
 use serde_json::Value;
+use stockade_perf::bench::TICKS_PER_INSTRUCTION;
 use stockade_rig::Stockade;
-
-/// `-icount shift=1`: each instruction takes two virtual nanoseconds, and the counter runs at 1 GHz.
-const TICKS_PER_INSTRUCTION: u64 = 2;
 
 /// Rows of the table by the model's names for them.
 const ROWS: [(&str, &str); 10] = [
