@@ -31,7 +31,7 @@ const CONTROL: usize = 2;
 /// Frames of the guest's dropped in one call.
 const DROPS_A_TURN: usize = 32;
 /// Destination, source and type: no frame is shorter.
-const LEAST_FRAME: u64 = 14;
+const LEAST_FRAME: usize = 14;
 
 /// What [`Net::take_frame`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,7 +164,7 @@ fn read_frame<M: GuestMemory + ?Sized>(
     let place = usize::try_from(len)
         .ok()
         .and_then(|len| frame.get_mut(..len));
-    let Some(place) = place.filter(|_| len >= LEAST_FRAME) else {
+    let Some(place) = place.filter(|place| place.len() >= LEAST_FRAME) else {
         return Ok(None);
     };
     chain.read(memory, HEADER_BYTES as u64, place)?;

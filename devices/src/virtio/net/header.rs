@@ -102,6 +102,11 @@ impl Header {
         self.checked(len, gso, flags)
     }
 
+    /// Returns whether the frame is to be split.
+    pub(super) fn is_split(self) -> bool {
+        self.gso_type & !GSO_ECN != GSO_NONE
+    }
+
     fn checked(self, len: usize, agreed: Agreed, flags: u8) -> Option<Self> {
         let flags = self.flags & flags;
         let needs_checksum = flags & NEEDS_CSUM != 0;

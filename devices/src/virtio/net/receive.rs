@@ -4,11 +4,13 @@ use stockade_bus::{Gpa, GuestMemory};
 
 use super::config::{Address, features};
 use super::header::{HEADER_BYTES, Header, NUM_BUFFERS};
-use super::{Net, RECEIVE};
+use super::{LEAST_FRAME, Net, RECEIVE};
 use crate::virtio::queue::{Chain, Head, Queue, Used, Violation, pieces, total};
 
 /// Buffers one frame may lie in: 64 KiB in buffers of 1 KiB.
 const MAX_BUFFERS: usize = 64;
+/// Bytes of a VLAN tag.
+const TAG: usize = 4;
 
 /// What became of a frame from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +39,8 @@ impl Net {
         if !target.is_some_and(|target| self.filter.wants(target, self.address)) {
             return Given::Dropped;
         }
-        let Some(header) = header.checked_for_guest(frame.len(), self.offloads) else {
+        let checked = header.checked_for_guest(frame.len(), self.offloads);
+        let Some(header) = checked.filter(|header| self.is_sized_well(*header, frame)) else {
             self.dropped = self.dropped.saturating_add(1);
             return Given::Dropped;
         };
@@ -58,6 +61,17 @@ impl Net {
             self.dropped = self.dropped.saturating_add(1);
         }
         self.link.check(outcome.map(Some)).unwrap_or(Given::Dropped)
+    }
+
+    /// A driver that was told the largest packet gets none that is larger, but for what it splits itself (Virtio 1.2, 5.1.4.1).
+    fn is_sized_well(&self, header: Header, frame: &[u8]) -> bool {
+        let is_tagged = matches!(frame.get(12..14), Some([0x81, 0x00] | [0x88, 0xA8]));
+        let around = LEAST_FRAME + if is_tagged { TAG } else { 0 };
+        let limit = match self.options.mtu {
+            Some(mtu) if self.link.features.contains(features::MTU) => usize::from(mtu) + around,
+            _ => usize::MAX,
+        };
+        frame.len() >= LEAST_FRAME && (frame.len() <= limit || header.is_split())
     }
 }
 

@@ -277,6 +277,23 @@ fn a_frame_lies_in_as_many_buffers_as_it_needs() {
     }
 }
 
+#[test]
+fn frames_from_outside_have_a_least_and_a_largest_length() {
+    let memory = FakeMemory::new(RAM);
+    let mut rig = Rig::new(&memory, MTU | GUEST_OFFLOADS);
+    rig.offer(0x1000, 8);
+    assert_eq!(rig.give(&frame_to(OWN, 13)), Given::Dropped);
+    assert_eq!(rig.give(&frame_to(OWN, 14)), Given::Delivered);
+    assert_eq!(rig.give(&frame_to(OWN, 1514)), Given::Delivered);
+    assert_eq!(rig.give(&frame_to(OWN, 1515)), Given::Dropped);
+    let mut tagged = frame_to(OWN, 1518);
+    tagged[12..14].copy_from_slice(&[0x81, 0]);
+    assert_eq!(rig.give(&tagged), Given::Delivered);
+    let large = rig.net.give_frame(&memory, LARGE, &frame_to(OWN, 3000));
+    assert_eq!(large, Given::Delivered);
+    assert_eq!(rig.net.dropped(), 2);
+}
+
 /// A driver that takes part of a frame for a whole one would read what is not there.
 #[test]
 fn a_frame_without_room_changes_nothing_and_comes_later() {
