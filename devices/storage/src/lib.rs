@@ -1,7 +1,7 @@
 //! Sealed disks and the sealed store: what a host keeps for a guest and can neither read nor change unnoticed.
 //!
 //! Both are state machines without I/O of their own. [`SealedDisk`] takes requests of a guest and says which blocks of the
-//! host's file to read and write; the store does the same for small records by name, among them the [`Anchor`] of each
+//! host's file to read and write; [`SealedStore`] does the same for small records by name, among them the [`Anchor`] of each
 //! disk, by which an older copy of a whole disk is told from the newest. Keys come from a [`RootSecret`], one a purpose. The
 //! formats are in `docs/sealed-disk.md`.
 //!
@@ -10,7 +10,6 @@
 
 #![no_std]
 #![forbid(unsafe_code)]
-#![expect(dead_code, reason = "the state machine over these parts follows")]
 #![cfg_attr(
     test,
     expect(
@@ -25,6 +24,9 @@ extern crate alloc;
 pub mod disk;
 pub mod host;
 pub mod key;
+pub mod store;
+
+mod nonce;
 
 pub use disk::{
     Access, Anchor, Anchoring, Completion, Config, ConfigError, Event, Fault, Freshness, Kind,
@@ -35,3 +37,6 @@ pub use host::{
     Slot, Token,
 };
 pub use key::{DiskKey, RootSecret, StoreKey};
+pub use store::{
+    SealedStore, StoreError, StoreFault, StoreFreshness, StoreState, StoreTrust, Ticket,
+};

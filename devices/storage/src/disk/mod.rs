@@ -16,6 +16,7 @@ mod volume;
 mod writing;
 
 pub mod cache;
+pub mod check;
 pub mod config;
 pub mod entry;
 pub mod fault;

@@ -9,3 +9,4 @@
 mod crashes;
 mod requests;
 mod rig;
+mod store;

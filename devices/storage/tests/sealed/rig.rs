@@ -68,6 +68,36 @@ impl Host {
         }
     }
 
+    /// Is given a transfer.
+    pub(crate) fn begin(&mut self, io: &HostIo, ram: &Ram) {
+        if io.op == HostOp::Write {
+            for (block, slot) in (io.block.0..).zip(io.slots()) {
+                self.writes += 1;
+                let data = ram.slots[usize::from(slot.0)];
+                self.cached.push((block, data, false));
+            }
+        }
+    }
+
+    /// Does a transfer.
+    pub(crate) fn end(&mut self, io: &HostIo, ram: &mut Ram) {
+        let blocks = io.block.0..io.block.0 + io.slots().len() as u64;
+        match io.op {
+            HostOp::Read => {
+                self.reads += 1;
+                for (block, slot) in blocks.zip(io.slots()) {
+                    ram.slots[usize::from(slot.0)] = self.read(block);
+                }
+            }
+            HostOp::Write => {
+                for (at, _, done) in &mut self.cached {
+                    *done |= blocks.contains(at);
+                }
+            }
+            HostOp::Flush => self.flush(),
+        }
+    }
+
     fn flush(&mut self) {
         self.flushes += 1;
         let (done, rest): (Vec<_>, Vec<_>) = self.cached.drain(..).partition(|(.., done)| *done);
@@ -77,7 +107,7 @@ impl Host {
         self.cached = rest;
     }
 
-    /// Loses power: of each sector in the cache any version, or none, is on the disk.
+    /// Loses power: of each sector in the cache any version, or none, or a part, is on the disk.
     pub(crate) fn cut(&mut self, dice: &mut Dice) {
         for (block, data, _) in std::mem::take(&mut self.cached) {
             let kept = self.blocks.entry(block).or_insert([0; BLOCK_BYTES]);
@@ -85,6 +115,10 @@ impl Host {
             for (old, new) in kept.chunks_mut(512).zip(data.chunks(512)) {
                 if all == 0 || (all > 1 && dice.below(2) == 0) {
                     old.copy_from_slice(new);
+                } else if all == 2 && dice.below(4) == 0 {
+                    // Not even a sector is whole.
+                    let bytes = dice.below(512) as usize;
+                    old[..bytes].copy_from_slice(&new[..bytes]);
                 }
             }
         }
@@ -228,13 +262,7 @@ impl Rig {
     }
 
     fn begin(&mut self, io: HostIo) {
-        if io.op == HostOp::Write {
-            for (block, slot) in (io.block.0..).zip(io.slots()) {
-                self.host.writes += 1;
-                let data = self.ram.slots[usize::from(slot.0)];
-                self.host.cached.push((block, data, false));
-            }
-        }
+        self.host.begin(&io, &self.ram);
         self.in_flight.push(io);
     }
 
@@ -244,21 +272,7 @@ impl Rig {
         } else {
             Ok(())
         };
-        let blocks = io.block.0..io.block.0 + io.slots().len() as u64;
-        match io.op {
-            HostOp::Read => {
-                self.host.reads += 1;
-                for (block, slot) in blocks.zip(io.slots()) {
-                    self.ram.slots[usize::from(slot.0)] = self.host.read(block);
-                }
-            }
-            HostOp::Write => {
-                for (at, _, done) in &mut self.host.cached {
-                    *done |= blocks.contains(at);
-                }
-            }
-            HostOp::Flush => self.host.flush(),
-        }
+        self.host.end(io, &mut self.ram);
         assert!(self.disk.complete(io.id, result));
     }
 
