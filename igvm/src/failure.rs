@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use stockade::disk::DiskError;
 use stockade::image::ImageError;
 use stockade::run::RunError;
 use stockade::setup::SetupError;
@@ -16,6 +17,9 @@ pub(crate) enum Failure {
     /// The image.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// A disk's file.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// The run itself.
     #[error(transparent)]
     Run(#[from] RunError),

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
 
+pub mod disk;
 pub mod image;
 pub mod inspect;
 pub mod measure;

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod build_command;
+mod disk_command;
 mod failure;
 mod guest_arguments;
 mod run_command;
@@ -18,6 +19,7 @@ use stockade::image::Image;
 use stockade::{inspect, measure};
 
 use build_command::Build;
+use disk_command::Disk;
 use failure::Failure;
 use run_command::Run;
 
@@ -40,6 +42,9 @@ enum Command {
     Measure(Measure),
     /// Prints what is in an image.
     Inspect(Inspect),
+    /// Makes and checks the files of disks.
+    #[command(subcommand)]
+    Disk(Disk),
 }
 
 #[derive(Debug, Args)]
@@ -64,6 +69,10 @@ fn main() -> ExitCode {
         Some(Command::Build(arguments)) => build_command::build(&arguments).map(|()| 0),
         Some(Command::Measure(arguments)) => print_measurement(&arguments).map(|()| 0),
         Some(Command::Inspect(arguments)) => print_content(&arguments).map(|()| 0),
+        Some(Command::Disk(command)) => disk_command::disk(&command).map(|text| {
+            show(&text);
+            0
+        }),
     };
     match result {
         Ok(code) => ExitCode::from(code),

@@ -3,6 +3,11 @@
 use stockade_boot::layout::MINIMUM_RAM;
 use stockade_boot::ram::RamMap;
 
+/// The smallest disk.
+const LEAST_DISK: u64 = 1 << 20;
+/// The largest disk: its blocks and the spare ones have numbers of 32 bits.
+const MOST_DISK: u64 = 15 << 40;
+
 /// The most vCPUs a guest can have.
 pub(crate) const MAX_CPUS: u32 = 16;
 
@@ -16,18 +21,7 @@ pub(crate) fn parse_cpus(text: &str) -> Result<u32, String> {
 }
 
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
-    let (digits, shift) = match text.as_bytes() {
-        [.., b'K' | b'k'] => (&text[..text.len() - 1], 10),
-        [.., b'M' | b'm'] => (&text[..text.len() - 1], 20),
-        [.., b'G' | b'g'] => (&text[..text.len() - 1], 30),
-        _ => (text, 0),
-    };
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| "give bytes, or a number with K, M or G, such as 512M".to_owned())?;
-    let bytes = number
-        .checked_mul(1 << shift)
-        .ok_or("that is more than there can be")?;
+    let bytes = parse_bytes(text)?;
     if bytes < MINIMUM_RAM {
         return Err(format!("a guest needs at least {}M", MINIMUM_RAM >> 20));
     }
@@ -37,10 +31,34 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     Ok(rounded)
 }
 
+/// The size of a disk.
+pub(crate) fn parse_disk_size(text: &str) -> Result<u64, String> {
+    match parse_bytes(text)? {
+        bytes @ LEAST_DISK..=MOST_DISK => Ok(bytes),
+        _ => Err("a disk has 1M to 15T".to_owned()),
+    }
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.as_bytes() {
+        [.., b'K' | b'k'] => (&text[..text.len() - 1], 10),
+        [.., b'M' | b'm'] => (&text[..text.len() - 1], 20),
+        [.., b'G' | b'g'] => (&text[..text.len() - 1], 30),
+        [.., b'T' | b't'] => (&text[..text.len() - 1], 40),
+        _ => (text, 0),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "give bytes, or a number with K, M, G or T, such as 512M".to_owned())?;
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| "that is more than there can be".to_owned())
+}
+
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use super::{parse_cpus, parse_size};
+    use super::{parse_cpus, parse_disk_size, parse_size};
 
     #[test]
     fn sizes_are_bytes_or_have_a_unit() {
@@ -58,6 +76,15 @@ mod tests {
             "1000000G",
         ] {
             assert!(parse_size(nonsense).is_err(), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn disks_have_a_mebibyte_at_least_and_fifteen_tebibytes_at_most() {
+        assert_eq!(parse_disk_size("1M"), Ok(1 << 20));
+        assert_eq!(parse_disk_size("15T"), Ok(15 << 40));
+        for nonsense in ["0", "1023K", "16T", "1P", "", "-1G"] {
+            assert!(parse_disk_size(nonsense).is_err(), "{nonsense}");
         }
     }
 

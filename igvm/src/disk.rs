@@ -1,0 +1,442 @@
+//! Disk files and stores: made empty, and checked as far as one can without, or with, their key.
+
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use stockade_storage::disk::check::{CheckError, Problem, ReadBlocks, Report, check as check_tree};
+use stockade_storage::disk::entry::Entry;
+use stockade_storage::disk::format::{Header, Superblock};
+use stockade_storage::disk::geometry::Geometry;
+use stockade_storage::disk::seals::Seals;
+use stockade_storage::store::format::Header as StoreHeader;
+use stockade_storage::{BLOCK_BYTES, DiskKey, Fault, HostBlock, StoreFault};
+
+/// Blocks of a store's area: 128 KiB.
+pub const STORE_AREA_BLOCKS: u32 = 32;
+
+/// Why a disk could not be made or checked.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// A file could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file could not be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is a file of that name.
+    #[error("{} exists; remove it first, or take another name", path.display())]
+    Exists {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// No disk has this size.
+    #[error("a sealed disk cannot have {0} bytes; take 1M to 15T")]
+    Size(u64),
+    /// A key file with anything else in it.
+    #[error("{} is no key: it must have 32 bytes, or 64 hexadecimal digits", path.display())]
+    Key {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The disk cannot be opened.
+    #[error("{}: {fault}", path.display())]
+    Fault {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        fault: Fault,
+    },
+    /// The store cannot be opened.
+    #[error("{}: {fault}", path.display())]
+    Store {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        fault: StoreFault,
+    },
+    /// The disk has errors.
+    #[error("{} is damaged: {count} errors, the first: {first}", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// How many.
+        count: u64,
+        /// The first.
+        first: Problem,
+    },
+}
+
+/// Makes a plain disk: a file of zeros that takes no room yet.
+pub fn create_plain(path: &Path, bytes: u64) -> Result<(), DiskError> {
+    let file = create(path)?;
+    finish(path, file.set_len(bytes).and_then(|()| file.sync_all()))
+}
+
+/// Makes a sealed disk. With a key it is formatted, without one the paravisor does that when it opens the disk first.
+pub fn create_sealed(path: &Path, bytes: u64, key: Option<&DiskKey>) -> Result<(), DiskError> {
+    let blocks = bytes.div_ceil(BLOCK_BYTES as u64);
+    let geometry = Geometry::try_new(blocks).ok_or(DiskError::Size(bytes))?;
+    let header = Header::new(&geometry, rand::random());
+    let file = create(path)?;
+    let written = write_sealed(&file, &geometry, &header, key);
+    finish(path, written)
+}
+
+/// Makes an empty sealed store.
+pub fn create_store(path: &Path) -> Result<(), DiskError> {
+    let header = StoreHeader::try_new(STORE_AREA_BLOCKS, rand::random());
+    let header = header.expect("this number of blocks is within the limits");
+    let file = create(path)?;
+    let length = header.total_blocks() * BLOCK_BYTES as u64;
+    let written = file
+        .set_len(length)
+        .and_then(|()| file.write_all_at(&header.to_block(), 0))
+        .and_then(|()| file.sync_all());
+    finish(path, written)
+}
+
+/// Reads a key: 32 bytes, or 64 hexadecimal digits.
+pub fn read_key(path: &Path) -> Result<DiskKey, DiskError> {
+    let content = std::fs::read(path).map_err(|source| DiskError::Read {
+        path: path.into(),
+        source,
+    })?;
+    let key = <[u8; 32]>::try_from(&content[..])
+        .ok()
+        .or_else(|| from_digits(content.trim_ascii()));
+    key.map(DiskKey::new)
+        .ok_or_else(|| DiskError::Key { path: path.into() })
+}
+
+/// Checks a disk or a store and says what it is; an error if anything is wrong with it.
+pub fn check(path: &Path, key: Option<&DiskKey>) -> Result<String, DiskError> {
+    let failed = |source| DiskError::Read {
+        path: path.into(),
+        source,
+    };
+    let file = File::open(path).map_err(failed)?;
+    let length = file.metadata().map_err(failed)?.len();
+    let mut first = [0; BLOCK_BYTES];
+    let mut blocks = Blocks { file: &file };
+    if length >= BLOCK_BYTES as u64 {
+        blocks.read(HostBlock(0), &mut first).map_err(failed)?;
+    }
+    match Header::read(&first) {
+        Ok((header, geometry)) => describe_sealed(path, &file, &header, &geometry, key),
+        Err(Fault::NotSealed) => describe_other(path, &first, length, key),
+        Err(fault) => Err(DiskError::Fault {
+            path: path.into(),
+            fault,
+        }),
+    }
+}
+
+fn describe_sealed(
+    path: &Path,
+    file: &File,
+    header: &Header,
+    geometry: &Geometry,
+    key: Option<&DiskKey>,
+) -> Result<String, DiskError> {
+    let failed = |source| DiskError::Read {
+        path: path.into(),
+        source,
+    };
+    let of = |fault| DiskError::Fault {
+        path: path.into(),
+        fault,
+    };
+    let metadata = file.metadata().map_err(failed)?;
+    let host_blocks = metadata.len() / BLOCK_BYTES as u64;
+    if host_blocks < geometry.total_blocks() {
+        return Err(of(Fault::Truncated {
+            found: host_blocks,
+            expected: geometry.total_blocks(),
+        }));
+    }
+    let mut text = String::new();
+    let identity = header
+        .disk()
+        .iter()
+        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+    let size = geometry.logical_blocks() * BLOCK_BYTES as u64;
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "sealed disk    format 1, identity {identity}");
+    let _ = writeln!(
+        text,
+        "size           {size} bytes; the file takes {}",
+        metadata.blocks() * 512
+    );
+    let mut blocks = Blocks { file };
+    let Some(key) = key else {
+        let generation = claimed_generation(&mut blocks).map_err(failed)?;
+        let _ = writeln!(
+            text,
+            "generation     {generation}, as the file claims: without its key nothing else can be checked"
+        );
+        return Ok(text);
+    };
+    let report = match check_tree(&mut blocks, key, host_blocks) {
+        Ok(report) => report,
+        Err(CheckError::Fault(fault)) => return Err(of(fault)),
+        Err(CheckError::Read(source)) => return Err(failed(source)),
+    };
+    write_report(&mut text, &report);
+    match report.problems.first() {
+        None => Ok(text),
+        Some(first) => Err(DiskError::Damaged {
+            path: path.into(),
+            count: report.problem_count,
+            first: *first,
+        }),
+    }
+}
+
+fn write_report(text: &mut String, report: &Report) {
+    let Report {
+        generation,
+        nodes,
+        blocks,
+        leaked,
+        ..
+    } = report;
+    let _ = if *generation == 0 {
+        writeln!(text, "generation     0: never opened, empty")
+    } else {
+        writeln!(
+            text,
+            "generation     {generation}, authentic; whether it is the newest only the store knows"
+        )
+    };
+    let _ = writeln!(
+        text,
+        "contents       {blocks} blocks of data and {nodes} nodes, all authentic; {leaked} blocks lost"
+    );
+}
+
+fn describe_other(
+    path: &Path,
+    first: &[u8; BLOCK_BYTES],
+    length: u64,
+    key: Option<&DiskKey>,
+) -> Result<String, DiskError> {
+    let fault = |fault| DiskError::Store {
+        path: path.into(),
+        fault,
+    };
+    match StoreHeader::read(first) {
+        Ok(header) => {
+            let (found, expected) = (length / BLOCK_BYTES as u64, header.total_blocks());
+            if found < expected {
+                return Err(fault(StoreFault::Truncated { found, expected }));
+            }
+            Ok(format!(
+                "sealed store   format 1, two areas of {} blocks\n",
+                header.area_blocks()
+            ))
+        }
+        Err(StoreFault::NotAStore) if key.is_some() => Err(DiskError::Fault {
+            path: path.into(),
+            fault: Fault::NotSealed,
+        }),
+        Err(StoreFault::NotAStore) => {
+            Ok(format!("plain disk     {length} bytes, nothing to check\n"))
+        }
+        Err(error) => Err(fault(error)),
+    }
+}
+
+/// Returns the higher generation of the two superblocks, whatever made them.
+fn claimed_generation(blocks: &mut Blocks<'_>) -> io::Result<u64> {
+    let mut generation = 0;
+    let mut bytes = [0; BLOCK_BYTES];
+    for at in [1, 2] {
+        blocks.read(HostBlock(at), &mut bytes)?;
+        let claimed = Superblock::read_unverified(&bytes);
+        generation = generation.max(claimed.map_or(0, |superblock| superblock.generation.get()));
+    }
+    Ok(generation)
+}
+
+fn write_sealed(
+    file: &File,
+    geometry: &Geometry,
+    header: &Header,
+    key: Option<&DiskKey>,
+) -> io::Result<()> {
+    let offset = |block: HostBlock| block.0 * BLOCK_BYTES as u64;
+    file.set_len(offset(HostBlock(geometry.total_blocks())))?;
+    if let Some(key) = key {
+        let seals = Seals::new(key, header.disk(), &rand::random());
+        let superblock = Superblock::new(&seals, header, 1, Entry::default(), 0);
+        let mut block = [0; BLOCK_BYTES];
+        superblock.write(&mut block);
+        file.write_all_at(&block, offset(superblock.place()))?;
+    }
+    file.write_all_at(&header.to_block(), 0)?;
+    file.sync_all()
+}
+
+fn create(path: &Path) -> Result<File, DiskError> {
+    let opened = OpenOptions::new().write(true).create_new(true).open(path);
+    opened.map_err(|source| match source.kind() {
+        io::ErrorKind::AlreadyExists => DiskError::Exists { path: path.into() },
+        _ => DiskError::Write {
+            path: path.into(),
+            source,
+        },
+    })
+}
+
+/// Removes a file that could not be finished.
+fn finish(path: &Path, written: io::Result<()>) -> Result<(), DiskError> {
+    written.map_err(|source| {
+        let _ = std::fs::remove_file(path);
+        DiskError::Write {
+            path: path.into(),
+            source,
+        }
+    })
+}
+
+fn from_digits(digits: &[u8]) -> Option<[u8; 32]> {
+    let mut key = [0; 32];
+    if digits.len() != 64 {
+        return None;
+    }
+    for (byte, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
+        let digit = |digit: u8| {
+            char::from(digit)
+                .to_digit(16)
+                .and_then(|digit| u8::try_from(digit).ok())
+        };
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(key)
+}
+
+/// The blocks of a file.
+struct Blocks<'a> {
+    file: &'a File,
+}
+
+impl ReadBlocks for Blocks<'_> {
+    type Error = io::Error;
+
+    fn read(&mut self, block: HostBlock, into: &mut [u8; BLOCK_BYTES]) -> io::Result<()> {
+        self.file.read_exact_at(into, block.0 * BLOCK_BYTES as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use stockade_storage::DiskKey;
+
+    use super::{
+        DiskError, check, create_plain, create_sealed, create_store, from_digits, read_key,
+    };
+
+    #[test]
+    fn a_new_disk_checks_out_with_and_without_its_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        let key = || DiskKey::new([1; 32]);
+        create_sealed(&path, 10_000_000, Some(&key())).unwrap();
+        assert!(check(&path, None).unwrap().contains("generation     1"));
+        let text = check(&path, Some(&key())).unwrap();
+        assert!(
+            text.contains("10002432 bytes") && text.contains("0 blocks of data"),
+            "{text}"
+        );
+        let error = check(&path, Some(&DiskKey::new([2; 32]))).unwrap_err();
+        assert!(error.to_string().contains("D06"), "{error}");
+    }
+
+    #[test]
+    fn a_disk_made_without_a_key_is_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        create_sealed(&path, 10_000_000, None).unwrap();
+        let text = check(&path, Some(&DiskKey::new([1; 32]))).unwrap();
+        assert!(text.contains("never opened"), "{text}");
+    }
+
+    #[test]
+    fn nothing_is_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        fs::write(&path, "mine").unwrap();
+        for result in [
+            create_plain(&path, 1),
+            create_sealed(&path, 1, None),
+            create_store(&path),
+        ] {
+            assert!(matches!(result, Err(DiskError::Exists { .. })));
+        }
+        assert_eq!(fs::read(&path).unwrap(), b"mine");
+    }
+
+    #[test]
+    fn a_truncated_or_damaged_disk_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        create_sealed(&path, 10_000_000, None).unwrap();
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+        assert!(
+            check(&path, None)
+                .unwrap_err()
+                .to_string()
+                .contains("truncated")
+        );
+        let mut damaged = whole.clone();
+        damaged[30] ^= 1;
+        fs::write(&path, &damaged).unwrap();
+        assert!(check(&path, None).unwrap_err().to_string().contains("D04"));
+        damaged[0] ^= 1;
+        fs::write(&path, &damaged).unwrap();
+        assert!(check(&path, None).unwrap().contains("plain disk"));
+        assert!(check(&path, Some(&DiskKey::new([1; 32]))).is_err());
+    }
+
+    #[test]
+    fn a_store_is_told_from_a_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store");
+        create_store(&path).unwrap();
+        assert!(check(&path, None).unwrap().contains("sealed store"));
+        assert_eq!(fs::metadata(&path).unwrap().len(), 65 * 4096);
+    }
+
+    #[test]
+    fn keys_are_bytes_or_digits() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        fs::write(&path, [7; 32]).unwrap();
+        assert!(read_key(&path).is_ok());
+        fs::write(&path, format!("{}\n", "0aF9".repeat(16))).unwrap();
+        assert!(read_key(&path).is_ok());
+        fs::write(&path, "too short").unwrap();
+        assert!(matches!(read_key(&path), Err(DiskError::Key { .. })));
+        assert_eq!(from_digits(&[b'g'; 64]), None);
+        assert_eq!(
+            from_digits("0aF9".repeat(16).as_bytes()).unwrap()[..2],
+            [0x0A, 0xF9]
+        );
+    }
+}
