@@ -46,6 +46,32 @@ enum Expect {
     Mouse,
 }
 
+impl Expect {
+    /// Returns what a command expects behind it, if it expects anything.
+    const fn after(command: u8) -> Option<Self> {
+        Some(match command {
+            0x60 => Self::CommandByte,
+            0xD1 => Self::OutputPort,
+            0xD2 => Self::Echo(Status::empty()),
+            0xD3 => Self::Echo(Status::AUX_OUTPUT),
+            0xD4 => Self::Mouse,
+            _ => return None,
+        })
+    }
+
+    /// Returns the command that expects this.
+    const fn command(self) -> Option<u8> {
+        Some(match self {
+            Self::Keyboard => return None,
+            Self::CommandByte => 0x60,
+            Self::OutputPort => 0xD1,
+            Self::Echo(kind) if kind.is_empty() => 0xD2,
+            Self::Echo(_) => 0xD3,
+            Self::Mouse => 0xD4,
+        })
+    }
+}
+
 /// The controller. A reset pulse is taken out by the machine with [`Keyboard8042::take_reset`].
 #[derive(Debug)]
 pub struct Keyboard8042 {
@@ -100,10 +126,9 @@ impl Keyboard8042 {
 
     fn command(&mut self, command: u8) {
         self.was_command = true;
-        self.expect = Expect::Keyboard;
+        self.expect = Expect::after(command).unwrap_or(Expect::Keyboard);
         match command {
             0x20 => self.answer(self.command_byte),
-            0x60 => self.expect = Expect::CommandByte,
             0xA7 => self.command_byte |= 0x20,
             0xA8 => self.command_byte &= !0x20,
             // Interface tests pass; the controller's own answers 55h.
@@ -113,10 +138,6 @@ impl Keyboard8042 {
             0xAE => self.command_byte &= !0x10,
             0xC0 => self.answer(0x80),
             0xD0 => self.answer(OUTPUT_PORT),
-            0xD1 => self.expect = Expect::OutputPort,
-            0xD2 => self.expect = Expect::Echo(Status::empty()),
-            0xD3 => self.expect = Expect::Echo(Status::AUX_OUTPUT),
-            0xD4 => self.expect = Expect::Mouse,
             // F0h to FFh pulse the output port's low bits that are zero; bit 0 is reset.
             0xF0..=0xFF => self.is_reset_asked |= command & 1 == 0,
             _ => {}
@@ -163,7 +184,7 @@ impl PortIo for Keyboard8042 {
     }
 }
 
-/// The controller's state, version 1. A command in flight is not part of it: its sender sees a time-out and repeats it.
+/// The controller's state, version 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyboardState {
     /// Format version: 1.
@@ -172,6 +193,10 @@ pub struct KeyboardState {
     pub command_byte: u8,
     /// An unread answer and its status bits.
     pub output: Option<(u8, u8)>,
+    /// A command that waits for its data byte.
+    pub command: Option<u8>,
+    /// Whether the last byte written was a command.
+    pub was_command: bool,
 }
 
 impl Keyboard8042 {
@@ -180,23 +205,33 @@ impl Keyboard8042 {
     pub fn save(&self) -> KeyboardState {
         let Self {
             command_byte,
-            expect: _,
+            expect,
             output,
-            was_command: _,
+            was_command,
+            // The machine asks for it after each access.
             is_reset_asked: _,
         } = self;
         KeyboardState {
             version: 1,
             command_byte: *command_byte,
             output: output.map(|(byte, kind)| (byte, kind.bits())),
+            command: expect.command(),
+            was_command: *was_command,
         }
     }
 
     /// Takes a saved state.
     pub fn restore(&mut self, state: &KeyboardState) -> Result<(), RestoreError> {
         check_version(state.version, 1)?;
+        let expect = match state.command {
+            None => Expect::Keyboard,
+            Some(command) => {
+                Expect::after(command).ok_or(RestoreError::Impossible("keyboard command"))?
+            }
+        };
         self.reset();
         self.command_byte = state.command_byte;
+        (self.expect, self.was_command) = (expect, state.was_command);
         self.output = state
             .output
             .map(|(byte, kind)| (byte, Status::from_bits_truncate(kind)));

@@ -204,6 +204,8 @@ fn keyboard(input: &mut Input<'_>) {
         version: 1,
         command_byte: input.u8(),
         output: input.bool().then(|| (input.u8(), input.u8())),
+        command: input.bool().then(|| input.u8()),
+        was_command: input.bool(),
     };
     let mut keyboard = Keyboard8042::new();
     if keyboard.restore(&state).is_ok() {

@@ -45,6 +45,7 @@ tests! {
     page_fault_onto_an_absent_stack_is_double, "#PF onto an absent stack is #DF(0).";
     protection_fault_onto_an_absent_stack_is_page_fault, "#GP onto an absent stack is #PF, one after the other.";
     cut_short_delivery_leaves_no_event, "After a delivery that faulted, nothing is delivered twice.";
+    interrupt_waits_out_a_faulting_delivery, "A vector pending while the delivery of INT n faults comes once, and INT n runs again.";
     non_canonical_access_faults, "A non-canonical address is #GP(0).";
 }
 
@@ -330,6 +331,20 @@ fn cut_short_delivery_leaves_no_event(_: &mut Context) -> Outcome {
     send_self(VECTOR);
     open();
     taken("vector sent again", &[VECTOR])
+}
+
+fn interrupt_waits_out_a_faulting_delivery(_: &mut Context) -> Outcome {
+    // In the page-fault handler, with interrupts off, a vector below the one being delivered is asked for; its gate is there.
+    const PENDING: u8 = 0x61;
+    trap::hook(PAGE_FAULT, |frame| {
+        send_self(PENDING);
+        map_second_page(frame);
+    });
+    trap::hook(VECTOR, trap::record_only);
+    across_pages(|| unsafe { asm!("sti", "nop", "int 0x90", "nop", "cli") });
+    equal("page faults", noted(2), 1_u64)?;
+    // It comes at INT n, which is to run again, before that does.
+    taken("vectors", &[PENDING, VECTOR])
 }
 
 fn non_canonical_access_faults(_: &mut Context) -> Outcome {
