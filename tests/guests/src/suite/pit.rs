@@ -292,9 +292,9 @@ fn bcd_counts_in_decimal(_: &mut Context) -> Outcome {
     outb(COMMAND, 2 << 6 | 3 << 4 | 1);
     outb(0x42, 0x00);
     outb(0x42, 0x90);
+    let start = rdtsc();
     open_gate();
     wait_loaded(2);
-    let start = rdtsc();
     let mut last = 0x9000;
     for _ in 0..20 {
         let now = count(2);
