@@ -5,11 +5,13 @@
 
 use std::collections::BTreeSet;
 
-use stockade_guests::report::{Report, Totals, Verdict};
+use stockade_guests::report::{Check, Report, Totals, Verdict};
 use stockade_rig::conformance::{Start, on_plain_qemu, on_the_model};
 
 /// The requirement; there are some hundred more.
 const LEAST: usize = 150;
+/// How many checks of clocks a run may miss on a busy machine.
+const MISSED: usize = 4;
 
 /// Checks that TCG's processor fails beneath us, where no exit tells anybody, and why.
 const PROCESSOR: &[(&str, &str)] = &[
@@ -45,8 +47,8 @@ const PROCESSOR: &[(&str, &str)] = &[
 ];
 
 /// Runs the guest and judges all but the list of failures.
-fn run(start: Start, cpus: usize, arguments: &[&str]) -> (Report, Totals) {
-    let finished = on_the_model(start, cpus, "").args(arguments).finish();
+fn run(start: Start, cpus: usize, words: &str, arguments: &[&str]) -> (Report, Totals) {
+    let finished = on_the_model(start, cpus, words).args(arguments).finish();
     let report = Report::parse(&finished.stdout);
     let complete = report.check_complete();
     assert!(complete.is_ok(), "{complete:?}\n{}", finished.transcript());
@@ -59,13 +61,26 @@ fn run(start: Start, cpus: usize, arguments: &[&str]) -> (Report, Totals) {
 }
 
 fn conforms(start: Start, cpus: usize, arguments: &[&str]) {
-    let (report, totals) = run(start, cpus, arguments);
+    let (report, totals) = run(start, cpus, "", arguments);
     let foreseen: BTreeSet<&str> = PROCESSOR.iter().map(|(name, _)| *name).collect();
-    let wrong: Vec<_> = report
-        .failures()
-        .filter(|check| !foreseen.contains(check.name.as_str()))
-        .collect();
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    let wrong = |report: &Report| -> Vec<Check> {
+        let failures = report.failures();
+        let unforeseen = failures.filter(|check| !foreseen.contains(check.name.as_str()));
+        unforeseen.cloned().collect()
+    };
+    let again = wrong(&report);
+    if !again.is_empty() {
+        // A machine busy with other things misses moments of the guest's clocks: what failed must hold when it is tried alone.
+        println!("tried again: {again:#?}");
+        assert!(again.len() <= MISSED, "{again:#?}");
+        let words: Vec<_> = again
+            .iter()
+            .map(|check| format!("test={}", check.name))
+            .collect();
+        let (report, _) = run(start, cpus, &words.join(" "), arguments);
+        let wrong = wrong(&report);
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    }
     for name in &foreseen {
         let holds = report
             .check(name)
