@@ -12,6 +12,7 @@
 extern crate alloc;
 
 pub mod acpi;
+mod bios_data;
 pub mod format;
 pub mod kernel;
 pub mod launch;

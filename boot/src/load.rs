@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 
 use stockade_bus::{Gpa, GuestMemory, MemoryError};
 
+use crate::bios_data;
 use crate::format::{Format, FormatError};
 use crate::kernel::{
     KernelFile, KernelPlan, Module, PlaceError, PrivateFile, Protocol, Segment, Told, scratch,
@@ -65,6 +66,7 @@ where
     let mut words = command_line(manifest, source)?;
     let without_appended = words.len();
     words.extend_from_slice(appended);
+    bios_data::write(memory)?;
     match receive_kernel(manifest, ram, words.len() as u64, source, memory)? {
         Arrival::Linux(plan) => linux::finish(*plan, manifest, acpi_rsdp, &words, source, memory),
         Arrival::Whole { format, file } => {

@@ -96,6 +96,16 @@ fn pvh() -> Vec<u8> {
     elf(Class::ELF64, 0xFFFF_8000_0000_0000, &parts)
 }
 
+/// Xen puts its start-up code below the end of conventional memory as it is here, whatever else it is told.
+#[test]
+fn bios_data_area_says_where_conventional_memory_ends() {
+    let mut world = World::new(&[(PayloadKind::KERNEL, &multiboot(Class::ELF32))]);
+    world.load().unwrap();
+    assert_eq!(world.bytes(0x40E, 2), 0x9FC0_u16.to_le_bytes());
+    assert_eq!(world.bytes(0x413, 2), 639_u16.to_le_bytes());
+    assert_eq!(world.bytes(0x9_FC00, 1), [1], "KiB of the extended area");
+}
+
 const MODULE: &[u8] = &[0x11; 70_000];
 const INITRD: &[u8] = &[0x22; 5000];
 
@@ -258,6 +268,7 @@ fn bzimage_is_started_as_by_its_own_loader() {
     let state = world.load().unwrap();
     let other = World::new(&parts);
     let ram = RamMap::of_size(RAM).unwrap();
+    bios_data::write(&other.memory).unwrap();
     let mut staging = other.staging;
     let expected = linux::load(
         &other.manifest,
