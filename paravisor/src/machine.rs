@@ -33,6 +33,8 @@ use crate::stats::Stats;
 
 /// Console output that is handed over even without the end of a line.
 const MUCH_OUTPUT: usize = 512;
+/// How long the start of a line waits for the rest of it.
+const OUTPUT_PATIENCE_NS: u64 = 20_000_000;
 /// Bytes of the widest register most chips have.
 const WORD: usize = 4;
 /// The vCPU whose timer is set for the chips.
@@ -123,6 +125,8 @@ pub(crate) enum Output {
 struct Notes {
     /// When a chip is next due, in nanoseconds; `u64::MAX` while none is.
     due_ns: AtomicU64,
+    /// When output without the end of a line is handed over, likewise; written with the chips' lock held.
+    output_due_ns: AtomicU64,
     output: AtomicU8,
     request: AtomicU32,
 }
@@ -168,6 +172,7 @@ impl<C: Clock + Clone> Machine<C> {
             slots,
             notes: Notes {
                 due_ns: AtomicU64::new(u64::MAX),
+                output_due_ns: AtomicU64::new(u64::MAX),
                 output: AtomicU8::new(0),
                 request: AtomicU32::new(0),
             },
@@ -237,12 +242,28 @@ impl<C: Clock + Clone> Machine<C> {
             request => notes.request.store(request.to_word(), Ordering::Relaxed),
         }
         let due = chips.deadline().unwrap_or(u64::MAX);
+        let due = due.min(self.output_due_ns(output));
         let before = notes.due_ns.load(Ordering::Relaxed);
         notes.due_ns.store(due, Ordering::SeqCst);
         if due < before {
             self.crew.call(TIMEKEEPER);
             self.wake.fetch_or(1 << TIMEKEEPER, Ordering::SeqCst);
         }
+    }
+
+    /// Output that no end of a line follows leaves with a timer's tick. What is due leaves at once.
+    fn output_due_ns(&self, output: Output) -> u64 {
+        let noted = &self.notes.output_due_ns;
+        let before = noted.load(Ordering::Relaxed);
+        let due = match output {
+            Output::Some if before != u64::MAX => before,
+            Output::Some => self.clock.now_ns().saturating_add(OUTPUT_PATIENCE_NS),
+            Output::None | Output::Due => u64::MAX,
+        };
+        if due != before {
+            noted.store(due, Ordering::Relaxed);
+        }
+        due
     }
 
     /// Returns when a chip is next due, to the vCPU that sets its timer for it.

@@ -33,6 +33,22 @@ fn a_word_to_two_byte_wide_registers_reaches_both() {
     assert_eq!(read(&machine, 0x71), 0x77);
 }
 
+/// A guest that computes without timers of its own (memtest86+) writes no ends of lines: its screen must not lag by minutes.
+#[test]
+fn output_without_the_end_of_a_line_makes_a_tick_due_once() {
+    let clock = FakeClock::default();
+    let machine = Machine::new(1, &clock, 0);
+    assert_eq!(machine.deadline(0), None);
+    machine.port_write(0x3F8, b"a");
+    assert_eq!(machine.deadline(0), Some(20_000_000));
+    clock.advance(5_000_000);
+    machine.port_write(0x3F8, b"b");
+    assert_eq!(machine.deadline(0), Some(20_000_000));
+    let mut batch = [0; 8];
+    let taken = machine.with_chips(|chips| chips.com1.take_output(&mut batch));
+    assert_eq!((taken, machine.deadline(0)), (2, None));
+}
+
 #[test]
 fn acpi_power_off_is_asked_of_the_machine() {
     let clock = FakeClock::default();
