@@ -36,6 +36,51 @@ fn a_kernel_that_is_missing_is_named() {
     run_with("--kernel", "/nonexistent/vmlinuz").assert_refused(&["/nonexistent/vmlinuz"]);
 }
 
+/// An ELF file's header (ELF 1.2, figure 1-3) of a program for `machine`, and nothing behind it.
+fn elf_header(machine: u16) -> Vec<u8> {
+    let mut header = vec![0; 64];
+    header[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    header[16..18].copy_from_slice(&2_u16.to_le_bytes());
+    header[18..20].copy_from_slice(&machine.to_le_bytes());
+    header
+}
+
+#[test]
+fn a_kernel_for_another_processor_is_named_with_its_machine() {
+    const AARCH64: u16 = 183;
+    let folder = folder();
+    let kernel = file(folder.path(), "arm-kernel", &elf_header(AARCH64));
+    run_with("--kernel", &kernel).assert_refused(&["arm-kernel", "183"]);
+}
+
+#[test]
+fn an_elf_program_that_is_no_kernel_is_named() {
+    run_with("--kernel", "/bin/true").assert_refused(&["/bin/true"]);
+}
+
+#[test]
+fn garbage_and_nothing_for_a_kernel_are_named() {
+    let folder = folder();
+    let noise: Vec<u8> = (0..0x8000_u32)
+        .map(|i| ((i * i) >> 7).to_le_bytes()[0])
+        .collect();
+    for (name, content) in [("noise", &noise[..]), ("empty", &[])] {
+        let kernel = file(folder.path(), name, content);
+        run_with("--kernel", &kernel).assert_refused(&[name]);
+    }
+}
+
+#[test]
+fn a_module_for_a_bzimage_is_refused_with_what_to_do() {
+    let finished = run_with("--module", workshop().initramfs.as_os_str());
+    finished.assert_refused(&["--module", "--initrd"]);
+}
+
+#[test]
+fn a_module_that_is_missing_is_named() {
+    run_with("--module", "/nonexistent/module and words").assert_refused(&["/nonexistent/module"]);
+}
+
 #[test]
 fn a_kernel_cut_short_is_named() {
     let folder = folder();
@@ -69,7 +114,7 @@ fn nonsense_for_memory_is_named() {
 
 #[test]
 fn a_number_of_processors_out_of_range_is_named() {
-    for value in ["0", "1000", "two"] {
+    for value in ["0", "17", "1000", "two"] {
         run_with("--cpus", value).assert_refused(&[value]);
     }
 }
