@@ -8,11 +8,12 @@
 
 mod chips;
 mod fittings;
+mod notes;
 mod shared;
 mod slots;
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use spin::{Mutex, MutexGuard};
 use stockade_apic::{Mailbox, Message, MessageSink, route};
@@ -25,16 +26,15 @@ pub(crate) use shared::taken as locks_taken;
 
 pub(crate) use chips::Chips;
 pub use fittings::{Fittings, Memory, TestFittings};
+pub(crate) use notes::Output;
+pub use notes::Request;
+use notes::{Due, Notes};
 pub use slots::{Functions, SLOTS, SlotFunction, SlotNumber};
 use slots::{PciSlots, Wires};
 
 use crate::crew::Crew;
 use crate::stats::Stats;
 
-/// Console output that is handed over even without the end of a line.
-const MUCH_OUTPUT: usize = 512;
-/// How long the start of a line waits for the rest of it.
-const OUTPUT_PATIENCE_NS: u64 = 20_000_000;
 /// Bytes of the widest register most chips have.
 const WORD: usize = 4;
 /// The vCPU whose timer is set for the chips.
@@ -72,63 +72,6 @@ impl IrqLine for Router {
             self.wake(0);
         }
     }
-}
-
-/// What the guest asked of the whole machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Request {
-    /// Nothing.
-    None,
-    /// Switch off.
-    PowerOff,
-    /// Start over.
-    Reset,
-    /// End with this status, as a test kernel asks for.
-    Exit(u8),
-}
-
-impl Request {
-    const EXIT: u32 = 0x100;
-
-    fn to_word(self) -> u32 {
-        match self {
-            Self::None => 0,
-            Self::PowerOff => 1,
-            Self::Reset => 2,
-            Self::Exit(status) => Self::EXIT | u32::from(status),
-        }
-    }
-
-    fn from_word(word: u32) -> Self {
-        match word {
-            0 => Self::None,
-            1 => Self::PowerOff,
-            2 => Self::Reset,
-            _ => Self::Exit(word.to_le_bytes()[0]),
-        }
-    }
-}
-
-/// How urgent the console's output is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Output {
-    /// There is none.
-    None,
-    /// There is some.
-    Some,
-    /// A line is complete, or there is much of it.
-    Due,
-}
-
-/// What the chips last had to say, for those who do not want their lock.
-#[derive(Debug)]
-struct Notes {
-    /// When a chip is next due, in nanoseconds; `u64::MAX` while none is.
-    due_ns: AtomicU64,
-    /// When output without the end of a line is handed over, likewise; written with the chips' lock held.
-    output_due_ns: AtomicU64,
-    output: AtomicU8,
-    request: AtomicU32,
 }
 
 /// The machine all vCPUs share.
@@ -170,12 +113,7 @@ impl<C: Clock + Clone> Machine<C> {
         Self {
             chips: Shared::new(chips),
             slots,
-            notes: Notes {
-                due_ns: AtomicU64::new(u64::MAX),
-                output_due_ns: AtomicU64::new(u64::MAX),
-                output: AtomicU8::new(0),
-                request: AtomicU32::new(0),
-            },
+            notes: Notes::new(),
             wake: router.wake,
             mailboxes,
             crew: Crew::new(vcpus),
@@ -217,7 +155,7 @@ impl<C: Clock + Clone> Machine<C> {
     /// Puts every chip back to power-on.
     pub fn reset(&self) {
         self.with_chips(Chips::reset_all);
-        self.notes.request.store(0, Ordering::Relaxed);
+        self.notes.forget_request();
     }
 
     /// Works on the chips, then passes on what their wires say.
@@ -225,45 +163,11 @@ impl<C: Clock + Clone> Machine<C> {
         let mut chips = self.chips.lock();
         let result = work(&mut chips);
         chips.settle();
-        self.take_notes(&mut chips);
-        result
-    }
-
-    fn take_notes(&self, chips: &mut Chips<C>) {
-        let notes = &self.notes;
-        let output = match chips.com1.output_len() {
-            0 => Output::None,
-            len if len >= MUCH_OUTPUT || chips.com1.has_line() => Output::Due,
-            _ => Output::Some,
-        };
-        notes.output.store(output as u8, Ordering::Relaxed);
-        match chips.take_request() {
-            Request::None => {}
-            request => notes.request.store(request.to_word(), Ordering::Relaxed),
-        }
-        let due = chips.deadline().unwrap_or(u64::MAX);
-        let due = due.min(self.output_due_ns(output));
-        let before = notes.due_ns.load(Ordering::Relaxed);
-        notes.due_ns.store(due, Ordering::SeqCst);
-        if due < before {
+        if self.notes.take(&mut chips, &self.clock) == Due::Sooner {
             self.crew.call(TIMEKEEPER);
             self.wake.fetch_or(1 << TIMEKEEPER, Ordering::SeqCst);
         }
-    }
-
-    /// Output that no end of a line follows leaves with a timer's tick. What is due leaves at once.
-    fn output_due_ns(&self, output: Output) -> u64 {
-        let noted = &self.notes.output_due_ns;
-        let before = noted.load(Ordering::Relaxed);
-        let due = match output {
-            Output::Some if before != u64::MAX => before,
-            Output::Some => self.clock.now_ns().saturating_add(OUTPUT_PATIENCE_NS),
-            Output::None | Output::Due => u64::MAX,
-        };
-        if due != before {
-            noted.store(due, Ordering::Relaxed);
-        }
-        due
+        result
     }
 
     /// Returns when a chip is next due, to the vCPU that sets its timer for it.
@@ -272,7 +176,7 @@ impl<C: Clock + Clone> Machine<C> {
         if vcpu != TIMEKEEPER {
             return None;
         }
-        let due = self.notes.due_ns.load(Ordering::SeqCst);
+        let due = self.notes.due_ns();
         (due != u64::MAX).then_some(due)
     }
 
@@ -381,11 +285,7 @@ impl<C: Clock + Clone> Machine<C> {
 
     /// Returns what the guest asked of the machine as a whole since the last call.
     pub fn take_request(&self) -> Request {
-        let asked = &self.notes.request;
-        if asked.load(Ordering::Relaxed) == 0 {
-            return Request::None;
-        }
-        Request::from_word(asked.swap(0, Ordering::Relaxed))
+        self.notes.take_request()
     }
 
     /// Works on what vCPUs have counted that no longer run.
@@ -395,11 +295,7 @@ impl<C: Clock + Clone> Machine<C> {
 
     /// Returns how urgent the console's output is.
     pub(crate) fn output(&self) -> Output {
-        match self.notes.output.load(Ordering::Relaxed) {
-            0 => Output::None,
-            some if some == Output::Some as u8 => Output::Some,
-            _ => Output::Due,
-        }
+        self.notes.output()
     }
 
     /// Returns the right to speak with the host's console. Taken before the chips, never after.
