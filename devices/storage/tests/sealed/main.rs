@@ -10,3 +10,4 @@ mod crashes;
 mod requests;
 mod rig;
 mod store;
+mod tampering;

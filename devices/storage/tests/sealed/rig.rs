@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use stockade_storage::disk::check::ReadBlocks;
 use stockade_storage::disk::format::Header;
 use stockade_storage::disk::geometry::Geometry;
 use stockade_storage::host::MemoryError;
 use stockade_storage::{
-    Anchor, BLOCK_BYTES, Completion, Config, DiskKey, Event, HostError, HostIo, HostOp, Kind,
-    Memory, Request, RequestError, SealedDisk, Slot, State, Token, Trust, Work,
+    Anchor, BLOCK_BYTES, Completion, Config, DiskKey, Event, HostBlock, HostError, HostIo, HostOp,
+    Kind, Memory, Request, RequestError, SealedDisk, Slot, State, Token, Trust, Work,
 };
 
 pub(crate) type Block = [u8; BLOCK_BYTES];
@@ -334,5 +335,17 @@ impl Rig {
     /// Runs until nothing is left to do.
     pub(crate) fn rest(&mut self) {
         while self.step() {}
+    }
+}
+
+/// A host's file, to be checked.
+pub(crate) struct File<'a>(pub(crate) &'a Host);
+
+impl ReadBlocks for File<'_> {
+    type Error = ();
+
+    fn read(&mut self, block: HostBlock, into: &mut [u8; BLOCK_BYTES]) -> Result<(), ()> {
+        *into = self.0.read(block.0);
+        Ok(())
     }
 }
