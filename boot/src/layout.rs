@@ -49,9 +49,16 @@ pub const LAPIC_BASE: u64 = 0xFEE0_0000;
 /// Payload files as shared pages: the host sees and may change them at any time.
 pub const STAGING_BASE: u64 = 0x80_4000_0000;
 /// Bytes of the staging range.
-pub const STAGING_SIZE: u64 = 0x4000_0000;
+pub const STAGING_SIZE: u64 = 0x4000_0000 - BOUNCE_MAX_SIZE;
 /// One past the last address of the staging range.
 pub const STAGING_END: u64 = STAGING_BASE + STAGING_SIZE;
+
+/// Shared memory that devices' data is bounced through. An image has as much of it as its manifest says, from the start.
+pub const BOUNCE_BASE: u64 = STAGING_END;
+/// The most there can be.
+pub const BOUNCE_MAX_SIZE: u64 = 64 << 20;
+/// One past the last address there can be.
+pub const BOUNCE_END: u64 = BOUNCE_BASE + BOUNCE_MAX_SIZE;
 
 /// The guest's virtual top of memory: everything below is private to it (APM vol. 2, 15.36.8).
 pub const VTOM: u64 = 1 << 46;
@@ -163,6 +170,7 @@ const _: () = assert_ascending(&[
     (HIGH_RAM_START, HIGH_RAM_END),
     (paravisor::BASE, paravisor::END),
     (STAGING_BASE, STAGING_END),
+    (BOUNCE_BASE, BOUNCE_END),
     (PCI_WINDOW64_BASE, PCI_WINDOW64_BASE + PCI_WINDOW64_SIZE),
     (VTOM, VTOM + 1),
     (LAUNCH_VMSA, LAUNCH_VMSA + PAGE_SIZE),

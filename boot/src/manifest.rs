@@ -4,16 +4,20 @@
 //! SHA-384 digests stand here. Start from [`Manifest::parse`]; the image builder writes [`Manifest::new`].
 //! Although the page is measured, it is checked in full: an image of another version must end in a named error.
 
+mod devices;
+
 use bitflags::bitflags;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::layout;
 
+pub use devices::{Devices, DiskAccess, DiskEntry, DiskMode, MAX_DISKS, MAX_NETS, NetEntry};
+
 /// The first bytes of a manifest.
 pub const MAGIC: [u8; 8] = *b"STOCKADE";
 /// The version this code writes and reads.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// How many payload entries a manifest has room for.
 pub const MAX_PAYLOADS: usize = 24;
 /// The most vCPUs a guest may be given (8-bit APIC ids, 255 is broadcast).
@@ -172,9 +176,12 @@ pub struct Manifest {
     max_vcpus: U32,
     flags: U64,
     payloads: [Payload; MAX_PAYLOADS],
+    devices: Devices,
+    /// Zero.
+    reserved: U32,
 }
 
-const _: () = assert!(size_of::<Manifest>() == 32 + 72 * MAX_PAYLOADS);
+const _: () = assert!(size_of::<Manifest>() == 36 + 72 * MAX_PAYLOADS + size_of::<Devices>());
 const _: () = assert!(size_of::<Manifest>() as u64 <= layout::PAGE_SIZE);
 
 /// Why a page is not a manifest this code can follow.
@@ -234,6 +241,15 @@ pub enum ManifestError {
     /// Nothing to start.
     #[error("no kernel")]
     NoKernel,
+    /// A disk of no known kind, at no place or at another device's.
+    #[error("a disk of the image makes no sense")]
+    Disk,
+    /// A network card at no place or at another device's, or with the address of a group.
+    #[error("a network card of the image makes no sense")]
+    Net,
+    /// Shared memory that is too much, not whole, or missing.
+    #[error("{0} bytes of shared memory for devices")]
+    Bounce(u64),
     /// More entries than [`MAX_PAYLOADS`].
     #[error("more than {MAX_PAYLOADS} payload files")]
     TooMany,
@@ -264,9 +280,23 @@ impl Manifest {
             max_vcpus: max_vcpus.into(),
             flags: flags.bits().into(),
             payloads,
+            devices: Devices::default(),
+            reserved: U32::ZERO,
         };
         manifest.check()?;
         Ok(manifest)
+    }
+
+    /// Returns the manifest with these devices.
+    #[must_use]
+    pub fn with_devices(self, devices: Devices) -> Self {
+        Self { devices, ..self }
+    }
+
+    /// Returns the host's devices.
+    #[must_use]
+    pub fn devices(&self) -> &Devices {
+        &self.devices
     }
 
     /// Reads the manifest at the start of `page` and checks it in full.
@@ -340,6 +370,7 @@ impl Manifest {
         if !(1..=MAX_VCPUS).contains(&self.max_vcpus()) {
             return Err(ManifestError::Vcpus(self.max_vcpus()));
         }
+        self.devices.check()?;
         self.check_payloads()
     }
 

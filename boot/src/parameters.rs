@@ -187,7 +187,7 @@ impl Ends {
         } else if start == self.high && end <= layout::HIGH_RAM_END {
             self.high = end;
         } else if !is_ours(paravisor::BASE, paravisor::END)
-            && !is_ours(layout::STAGING_BASE, layout::STAGING_END)
+            && !is_ours(layout::STAGING_BASE, layout::BOUNCE_END)
         {
             return Err(ParameterError::Placement { start, end });
         }

@@ -5,7 +5,7 @@ use stockade_abi::vmsa::SevFeatures;
 use stockade_boot::format;
 use stockade_boot::launch::{Encryption, LaunchState, TableState};
 use stockade_boot::layout::{self, PAGE_SIZE, paravisor};
-use stockade_boot::manifest::{GuestFlags, Manifest, Payload, PayloadKind};
+use stockade_boot::manifest::{Devices, GuestFlags, Manifest, Payload, PayloadKind};
 use zerocopy::IntoBytes;
 
 use super::elf::Paravisor;
@@ -36,6 +36,8 @@ pub struct BuildOptions {
     pub max_vcpus: u32,
     /// Options of the guest's machine.
     pub flags: GuestFlags,
+    /// The host's devices the guest gets.
+    pub devices: Devices,
     /// The guest policy the PSP enforces.
     pub policy: u64,
     /// The C-bit's position.
@@ -54,6 +56,7 @@ impl BuildOptions {
             command_line: String::new(),
             max_vcpus: 1,
             flags: GuestFlags::VMWARE_IDENTITY,
+            devices: Devices::default(),
             policy: DEFAULT_POLICY,
             c_bit: layout::C_BIT,
         }
@@ -70,7 +73,8 @@ pub fn build(options: &BuildOptions) -> Result<Vec<u8>, ImageError> {
     let program = Paravisor::parse(&options.paravisor)?;
     let staged = stage(options)?;
     let files: Vec<Payload> = staged.iter().map(|file| file.payload).collect();
-    let manifest = Manifest::new(options.c_bit, options.max_vcpus, options.flags, &files)?;
+    let manifest = Manifest::new(options.c_bit, options.max_vcpus, options.flags, &files)?
+        .with_devices(options.devices);
 
     let mut launch = Directives::default();
     launch.required_memory(paravisor::BASE, constant(paravisor::SIZE));
@@ -94,6 +98,10 @@ pub fn build(options: &BuildOptions) -> Result<Vec<u8>, ImageError> {
             let gpa = file.payload.gpa.get() + index as u64 * PAGE_SIZE;
             launch.page(gpa, PageKind::Shared, page.to_vec());
         }
+    }
+    let bounce = layout::BOUNCE_BASE..layout::BOUNCE_BASE + options.devices.bounce_bytes();
+    for gpa in bounce.step_by(PAGE_BYTES) {
+        launch.page(gpa, PageKind::Shared, Vec::new());
     }
     launch.vcpu(vmsa(
         &launch_state(program.entry, options.c_bit),

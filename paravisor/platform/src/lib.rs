@@ -28,6 +28,7 @@ extern crate std;
 
 #[cfg(feature = "image")]
 pub mod boot;
+mod bounce;
 #[cfg(feature = "image")]
 pub mod console;
 #[cfg(feature = "image")]
@@ -53,6 +54,7 @@ mod stop;
 pub mod time;
 pub mod vmsa;
 
+pub use bounce::SharedRegion;
 pub use error::HostError;
 pub use ghcb::Ghcb;
 pub use machine::{Cpu, Launch, Platform};

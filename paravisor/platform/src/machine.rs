@@ -5,6 +5,7 @@ use stockade_abi::vmsa::SevFeatures;
 use stockade_boot::manifest::Manifest;
 use stockade_boot::parameters::Parameters;
 
+use crate::bounce::SharedRegion;
 use crate::cpuid::CpuidTable;
 use crate::doorbell::Doorbell;
 use crate::ghcb::Ghcb;
@@ -26,6 +27,8 @@ pub struct Platform {
     pub psp: Psp,
     /// What the launch left for us.
     pub launch: Launch,
+    /// Memory shared with the host's devices, if the image has any.
+    pub bounce: Option<SharedRegion>,
     /// The other processors, to be started.
     #[cfg(feature = "image")]
     pub processors: crate::boot::Processors,

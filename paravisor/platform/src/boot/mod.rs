@@ -122,6 +122,9 @@ fn start(mut space: AddressSpace, cpuid: &'static CpuidTable) -> Platform {
     let parameters = launch::parameters(manifest.max_vcpus());
     let clock = start_clock(sev_features, cpuid);
     let ram = accept_ram(&mut space, &parameters.ram);
+    let bounce = space
+        .map_bounce(manifest.devices().bounce_bytes())
+        .unwrap_or_else(|error| out_of_pages(error));
     let features = guest_features(sev_features);
     let vmsa = processors::guest_vmsa(&mut space, features)
         .unwrap_or_else(|error| refuse(StopReason::VMSA_CREATE_FAILED, &error));
@@ -130,6 +133,7 @@ fn start(mut space: AddressSpace, cpuid: &'static CpuidTable) -> Platform {
         ram,
         clock,
         psp,
+        bounce,
         launch: Launch {
             cpuid,
             manifest,

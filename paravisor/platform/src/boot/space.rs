@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `paravisor::BASE` … | image, launch pages and memory, one to one; guards and the launch's page tables are not mapped |
 //! | `STAGING_BASE` … | staging, one to one, shared, read-only |
+//! | `BOUNCE_BASE` … | memory shared with the host's devices, one to one |
 //! | [`RAM_WINDOW`] … | guest RAM at its address plus the window, private, not executable |
 //!
 //! Page-granular memory is of two kinds. *Small* pages lie in the first 2 MiB, which the RMP holds as 4 KiB entries: what the
@@ -13,10 +14,13 @@ use core::ops::Range;
 use core::ptr::{self, NonNull};
 
 use stockade_abi::rmp::PageSize;
-use stockade_boot::layout::{LARGE_PAGE_SIZE, PAGE_SIZE, STAGING_BASE, STAGING_END, paravisor};
+use stockade_boot::layout::{
+    BOUNCE_BASE, LARGE_PAGE_SIZE, PAGE_SIZE, STAGING_BASE, STAGING_END, paravisor,
+};
 use stockade_boot::ram::RamMap;
 
 use super::image;
+use crate::bounce::SharedRegion;
 use crate::paging::{Access, LargestPage, OutOfPages, PagePool, PageTables, Secrecy};
 use crate::processor::{self, RmpFailure, Validation};
 use crate::shared::SharedPage;
@@ -102,6 +106,23 @@ impl AddressSpace {
         let shared = shared_page(page);
         shared.zero();
         Ok(shared)
+    }
+
+    /// Maps the first `bytes` of the memory shared with the host's devices, which is so from the launch on.
+    pub(super) fn map_bounce(&mut self, bytes: u64) -> Result<Option<SharedRegion>, OutOfPages> {
+        if bytes == 0 {
+            return Ok(None);
+        }
+        let range = BOUNCE_BASE..BOUNCE_BASE + bytes;
+        let (tables, pages) = (&mut self.tables, &mut self.pages);
+        let access = Access::ReadWrite;
+        tables.map(pages, range, BOUNCE_BASE, access, Secrecy::Shared)?;
+        let address = usize::try_from(BOUNCE_BASE).expect("addresses are 64 bits");
+        let len = usize::try_from(bytes).expect("sizes are 64 bits");
+        let start = NonNull::new(ptr::with_exposed_provenance_mut(address));
+        let start = start.expect("the layout does not begin at 0");
+        // SAFETY: 1. just mapped so, and never unmapped. 2. nothing of ours lies there; a second call would have found the range mapped.
+        Ok(Some(unsafe { SharedRegion::new(start, len, BOUNCE_BASE) }))
     }
 
     /// Maps the staging range and the guest's RAM.

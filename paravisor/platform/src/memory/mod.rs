@@ -86,7 +86,7 @@ impl GuestRam {
 
     /// Returns where the RAM at `gpa` is mapped, if all of it is accepted RAM.
     #[inline]
-    fn locate(&self, gpa: Gpa, len: u64) -> Result<(*mut u8, usize), MemoryError> {
+    pub(crate) fn locate(&self, gpa: Gpa, len: u64) -> Result<(*mut u8, usize), MemoryError> {
         let refused = MemoryError::NotMemory(gpa);
         let is_low = gpa
             .0

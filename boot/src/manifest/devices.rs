@@ -1,0 +1,268 @@
+//! Which of the host's devices the guest gets, and as what.
+//!
+//! The host decides what is behind them; that there is a disk, that it is sealed, and where it is looked for are measured.
+
+use zerocopy::little_endian::U32;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::ManifestError;
+use crate::layout::{BOUNCE_MAX_SIZE, LARGE_PAGE_SIZE};
+
+/// How many disks a manifest has room for.
+pub const MAX_DISKS: usize = 14;
+/// How many network cards a manifest has room for.
+pub const MAX_NETS: usize = 8;
+
+/// What becomes of a disk's content on its way to the host. Whoever writes the image chooses the number.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Default,
+)]
+#[repr(transparent)]
+pub struct DiskMode(pub u8);
+
+impl DiskMode {
+    /// No disk.
+    pub const NONE: Self = Self(0);
+    /// It goes as the guest wrote it.
+    pub const PLAIN: Self = Self(1);
+    /// It is encrypted, and any change is noticed.
+    pub const SEALED: Self = Self(2);
+    /// It is not the guest's: our own sealed records.
+    pub const STORE: Self = Self(3);
+}
+
+/// What the guest may do with a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskAccess {
+    /// Everything.
+    ReadWrite,
+    /// Read it.
+    ReadOnly,
+}
+
+/// A disk.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Default,
+)]
+#[repr(C)]
+pub struct DiskEntry {
+    mode: DiskMode,
+    is_read_only: u8,
+    host_device: u8,
+    reserved: u8,
+}
+
+impl DiskEntry {
+    /// Returns the entry of the disk that is device `host_device` on bus 0 of the host.
+    #[must_use]
+    pub fn new(mode: DiskMode, access: DiskAccess, host_device: u8) -> Self {
+        Self {
+            mode,
+            is_read_only: u8::from(access == DiskAccess::ReadOnly),
+            host_device,
+            reserved: 0,
+        }
+    }
+
+    /// Returns what becomes of its content.
+    #[must_use]
+    pub fn mode(&self) -> DiskMode {
+        self.mode
+    }
+
+    /// Returns what the guest may do with it.
+    #[must_use]
+    pub fn access(&self) -> DiskAccess {
+        match self.is_read_only {
+            0 => DiskAccess::ReadWrite,
+            _ => DiskAccess::ReadOnly,
+        }
+    }
+
+    /// Returns its device number on bus 0 of the host.
+    #[must_use]
+    pub fn host_device(&self) -> u8 {
+        self.host_device
+    }
+
+    fn check(self) -> Result<(), ManifestError> {
+        let is_known = matches!(
+            self.mode,
+            DiskMode::PLAIN | DiskMode::SEALED | DiskMode::STORE
+        );
+        if !is_known || self.is_read_only > 1 || self.host_device > 31 || self.reserved != 0 {
+            return Err(ManifestError::Disk);
+        }
+        Ok(())
+    }
+}
+
+/// A network card.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Default,
+)]
+#[repr(C)]
+pub struct NetEntry {
+    is_present: u8,
+    host_device: u8,
+    mac: [u8; 6],
+}
+
+impl NetEntry {
+    /// Returns the entry of the card that is device `host_device` on bus 0 of the host.
+    #[must_use]
+    pub fn new(host_device: u8, mac: [u8; 6]) -> Self {
+        Self {
+            is_present: 1,
+            host_device,
+            mac,
+        }
+    }
+
+    /// Returns its device number on bus 0 of the host.
+    #[must_use]
+    pub fn host_device(&self) -> u8 {
+        self.host_device
+    }
+
+    /// Returns the address the guest sees.
+    #[must_use]
+    pub fn mac(&self) -> [u8; 6] {
+        self.mac
+    }
+
+    fn check(self) -> Result<(), ManifestError> {
+        let is_group = self.mac[0] & 1 != 0;
+        if self.is_present != 1 || self.host_device > 31 || is_group {
+            return Err(ManifestError::Net);
+        }
+        Ok(())
+    }
+}
+
+/// All of the host's devices.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Default,
+)]
+#[repr(C)]
+pub struct Devices {
+    /// Bytes of shared memory their data is bounced through.
+    bounce_bytes: U32,
+    disks: [DiskEntry; MAX_DISKS],
+    nets: [NetEntry; MAX_NETS],
+}
+
+const _: () = assert!(size_of::<Devices>() == 4 + 4 * MAX_DISKS + 8 * MAX_NETS);
+
+impl Devices {
+    /// Returns these devices, checked.
+    pub fn try_new(
+        disks: &[DiskEntry],
+        nets: &[NetEntry],
+        bounce_bytes: u32,
+    ) -> Result<Self, ManifestError> {
+        let mut devices = Self {
+            bounce_bytes: bounce_bytes.into(),
+            ..Self::default()
+        };
+        let disk_places = devices.disks.get_mut(..disks.len());
+        disk_places
+            .ok_or(ManifestError::Disk)?
+            .copy_from_slice(disks);
+        let net_places = devices.nets.get_mut(..nets.len());
+        net_places.ok_or(ManifestError::Net)?.copy_from_slice(nets);
+        devices.check()?;
+        Ok(devices)
+    }
+
+    /// Returns how many bytes their data is bounced through.
+    #[must_use]
+    pub fn bounce_bytes(&self) -> u64 {
+        u64::from(self.bounce_bytes.get())
+    }
+
+    /// Returns the disks in the guest's order.
+    pub fn disks(&self) -> impl Iterator<Item = &DiskEntry> {
+        self.disks.iter().filter(|disk| disk.mode != DiskMode::NONE)
+    }
+
+    /// Returns the network cards in the guest's order.
+    pub fn nets(&self) -> impl Iterator<Item = &NetEntry> {
+        self.nets.iter().filter(|net| net.is_present != 0)
+    }
+
+    pub(super) fn check(&self) -> Result<(), ManifestError> {
+        let bytes = self.bounce_bytes();
+        if bytes > BOUNCE_MAX_SIZE || !bytes.is_multiple_of(LARGE_PAGE_SIZE) {
+            return Err(ManifestError::Bounce(bytes));
+        }
+        let used = self
+            .disks
+            .iter()
+            .filter(|disk| **disk != DiskEntry::default());
+        let mut seen = 0_u32;
+        for disk in used {
+            disk.check()?;
+            seen = claim(seen, disk.host_device, ManifestError::Disk)?;
+        }
+        for net in self.nets.iter().filter(|net| **net != NetEntry::default()) {
+            net.check()?;
+            seen = claim(seen, net.host_device, ManifestError::Net)?;
+        }
+        if seen != 0 && bytes == 0 {
+            return Err(ManifestError::Bounce(bytes));
+        }
+        Ok(())
+    }
+}
+
+/// One device cannot be two.
+fn claim(seen: u32, host_device: u8, error: ManifestError) -> Result<u32, ManifestError> {
+    let bit = 1_u32.checked_shl(host_device.into()).ok_or(error)?;
+    if seen & bit != 0 {
+        return Err(error);
+    }
+    Ok(seen | bit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNCE: u32 = 4 << 20;
+
+    fn disk(mode: DiskMode, place: u8) -> DiskEntry {
+        DiskEntry::new(mode, DiskAccess::ReadWrite, place)
+    }
+
+    #[test]
+    fn devices_come_back_in_their_order() {
+        let disks = [
+            disk(DiskMode::PLAIN, 2),
+            DiskEntry::new(DiskMode::SEALED, DiskAccess::ReadOnly, 3),
+        ];
+        let nets = [NetEntry::new(16, [0x52, 0x54, 0, 1, 2, 3])];
+        let devices = Devices::try_new(&disks, &nets, BOUNCE).unwrap();
+        assert!(devices.disks().eq(&disks) && devices.nets().eq(&nets));
+        assert_eq!(devices.bounce_bytes(), 4 << 20);
+        assert_eq!(disks[1].access(), DiskAccess::ReadOnly);
+    }
+
+    #[test]
+    fn impossible_devices_are_refused_by_name() {
+        let two = [disk(DiskMode::PLAIN, 2), disk(DiskMode::PLAIN, 2)];
+        let cases: [(&[DiskEntry], &[NetEntry], u32); 7] = [
+            (&[disk(DiskMode(9), 2)], &[], BOUNCE),
+            (&[disk(DiskMode::PLAIN, 32)], &[], BOUNCE),
+            (&two, &[], BOUNCE),
+            (&[], &[NetEntry::new(2, [1, 0, 0, 0, 0, 0])], BOUNCE),
+            (&two[..1], &[NetEntry::new(2, [2; 6])], BOUNCE),
+            (&two[..1], &[], 0),
+            (&two[..1], &[], BOUNCE + 4096),
+        ];
+        for (disks, nets, bounce) in cases {
+            assert!(Devices::try_new(disks, nets, bounce).is_err());
+        }
+        assert_eq!(Devices::default().check(), Ok(()));
+    }
+}
