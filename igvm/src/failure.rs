@@ -45,6 +45,12 @@ pub(crate) enum Failure {
         /// Why.
         source: std::io::Error,
     },
+    /// Somebody else has the disk.
+    #[error("{}: in use by another program", .0.display())]
+    Locked(PathBuf),
+    /// More disks or cards than there are places.
+    #[error("too many disks or network cards; there can be 14 disks and 8 cards")]
+    TooManyDevices,
     /// The machine launched something else than was measured.
     #[error(
         "the launch digest is {launched}, but the image measures {measured}: the image was tampered with"

@@ -7,10 +7,10 @@ use std::time::Duration;
 use clap::Args;
 use stockade::image::{self, Image};
 use stockade::measure;
-use stockade::run::devices::HostDevices;
 use stockade::run::{self, Outcome, Report, RunOptions};
 use stockade::setup::{self, Cache, Mode, Program, Qemu};
 
+use crate::device_arguments::DeviceArguments;
 use crate::failure::Failure;
 use crate::guest_arguments::{self, Guest};
 use crate::values;
@@ -21,6 +21,8 @@ use crate::voice::Voice;
 pub(crate) struct Run {
     #[command(flatten)]
     guest: Guest,
+    #[command(flatten)]
+    devices: DeviceArguments,
     /// vCPUs of the guest
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = values::parse_cpus)]
     cpus: u32,
@@ -60,6 +62,7 @@ impl Default for Run {
     fn default() -> Self {
         Self {
             guest: Guest::default(),
+            devices: DeviceArguments::default(),
             cpus: 1,
             memory: 512 << 20,
             image: None,
@@ -78,6 +81,7 @@ impl Default for Run {
 /// Runs, reports, returns the exit code.
 pub(crate) fn run(arguments: &Run) -> Result<u8, Failure> {
     let mut voice = Voice::new(arguments.host_log.as_deref())?;
+    let devices = arguments.devices.host()?;
     let cache = Cache::open()?;
     let qemu = Qemu::find(arguments.qemu.as_deref(), &mut |text| voice.say(text))?;
     let paravisor = program(&cache, Program::Paravisor, &voice)?;
@@ -102,7 +106,10 @@ pub(crate) fn run(arguments: &Run) -> Result<u8, Failure> {
         "launch digest {} ({} measured pages)",
         measurement.launch_digest, measurement.measured_pages
     ));
-    let options = options(arguments, path, model, paravisor);
+    let options = RunOptions {
+        devices,
+        ..options(arguments, path, model, paravisor)
+    };
     voice.say(&format!("starting the SNP model on QEMU {}", qemu.version));
     voice.working("launching");
     let report = run::run(&qemu, &options, &mut || voice.fall_silent())?;
@@ -156,7 +163,8 @@ fn build_image(
 ) -> Result<(), Failure> {
     voice.working("building the image");
     let guest = &arguments.guest;
-    let options = guest.collect(arguments.cpus, mode(), cache, paravisor, voice)?;
+    let mut options = guest.collect(arguments.cpus, mode(), cache, paravisor, voice)?;
+    options.devices = arguments.devices.measured()?;
     guest_arguments::check_memory(&options, arguments.memory)?;
     Ok(image::write(output, &image::build(&options)?)?)
 }
@@ -182,7 +190,7 @@ fn options(arguments: &Run, image: PathBuf, model: PathBuf, paravisor: PathBuf) 
         stats: arguments.stats.clone(),
         host_view: arguments.host_view.clone(),
         icount: arguments.icount,
-        devices: HostDevices::default(),
+        devices: run::devices::HostDevices::default(),
         qemu_arguments: arguments.qemu_arg.clone(),
         model_words: arguments.model_arg.clone(),
     }

@@ -3,12 +3,15 @@
 use stockade_abi::terminate::StopReason;
 use stockade_abi::vmsa::Vmsa;
 use stockade_apic::Time as Moment;
+use stockade_backend::{Function, HostBus, HostFault};
 use stockade_boot::payload::{PayloadSource, Unreadable};
 use stockade_bus::{Clock, Nanoseconds};
 use stockade_paravisor::host::{Entered, Host, Processor, Signals, Timekeeper};
 use stockade_platform::cpuid::CpuidTable;
 use stockade_platform::doorbell::Doorbell;
-use stockade_platform::ghcb::{CONSOLE_VECTOR, IoWidth, KICK_VECTOR, TIMER_VECTOR};
+use stockade_platform::ghcb::{
+    CONSOLE_VECTOR, DEVICE_VECTOR, IoWidth, KICK_VECTOR, LAST_DEVICE_VECTOR, TIMER_VECTOR,
+};
 use stockade_platform::memory::GuestRam;
 use stockade_platform::time::{TscClock, read_tsc};
 use stockade_platform::vmsa::{HostReturn, prediction_barrier};
@@ -127,13 +130,22 @@ impl Host for PlatformHost {
             return Ok(Signals::default());
         }
         let pending = self.doorbell.drain(&self.ghcb).map_err(reason)?;
+        let devices = (DEVICE_VECTOR..=LAST_DEVICE_VECTOR)
+            .filter(|vector| pending.contains(*vector))
+            .fold(0_u16, |devices, vector| {
+                devices | 1 << (vector - DEVICE_VECTOR)
+            });
         let mut signals = Signals {
+            devices,
             timer: pending.contains(TIMER_VECTOR),
             console: pending.contains(CONSOLE_VECTOR),
             dropped: pending.denied + u32::from(pending.nmi) + u32::from(pending.machine_check),
         };
         let is_kicked = pending.contains(KICK_VECTOR);
-        let expected = u32::from(signals.timer) + u32::from(signals.console) + u32::from(is_kicked);
+        let expected = u32::from(signals.timer)
+            + u32::from(signals.console)
+            + u32::from(is_kicked)
+            + signals.devices.count_ones();
         let all = pending.count();
         signals.dropped += all - expected;
         Ok(signals)
@@ -174,6 +186,53 @@ impl Host for PlatformHost {
             *slot = byte.to_le_bytes()[0];
         }
         Ok(buffer.len())
+    }
+}
+
+/// The address register of configuration space (PCI Local Bus 3.0, 3.2.2.3.2).
+const CONFIG_ADDRESS: u16 = 0xCF8;
+const CONFIG_DATA: u16 = 0xCFC;
+
+impl PlatformHost {
+    fn select(&self, function: Function, offset: u8) -> Result<(), HostFault> {
+        let address = 1 << 31
+            | u32::from(function.device & 31) << 11
+            | u32::from(function.function & 7) << 8
+            | u32::from(offset & 0xFC);
+        fault(self.ghcb.io_out(CONFIG_ADDRESS, IoWidth::Double, address))
+    }
+}
+
+/// What a failed access to a device ends in: the device is the host's, and lost.
+fn fault<T>(outcome: Result<T, HostError>) -> Result<T, HostFault> {
+    outcome.map_err(|error| {
+        log::warn!("{error}");
+        HostFault
+    })
+}
+
+impl HostBus for PlatformHost {
+    fn config_read(&mut self, function: Function, offset: u8) -> Result<u32, HostFault> {
+        self.select(function, offset)?;
+        fault(self.ghcb.io_in(CONFIG_DATA, IoWidth::Double))
+    }
+
+    fn config_write(
+        &mut self,
+        function: Function,
+        offset: u8,
+        value: u32,
+    ) -> Result<(), HostFault> {
+        self.select(function, offset)?;
+        fault(self.ghcb.io_out(CONFIG_DATA, IoWidth::Double, value))
+    }
+
+    fn register_read(&mut self, address: u64, bytes: &mut [u8]) -> Result<(), HostFault> {
+        fault(self.ghcb.mmio_read(address, bytes))
+    }
+
+    fn register_write(&mut self, address: u64, bytes: &[u8]) -> Result<(), HostFault> {
+        fault(self.ghcb.mmio_write(address, bytes))
     }
 }
 

@@ -3,6 +3,7 @@
 use stockade_abi::terminate::StopReason;
 use stockade_abi::vmsa::Vmsa;
 use stockade_apic::Time;
+use stockade_backend::HostBus;
 use stockade_bus::Clock;
 
 /// Why the host gave the processor back.
@@ -35,12 +36,14 @@ pub struct Signals {
     pub timer: bool,
     /// The console has input.
     pub console: bool,
+    /// Devices have something, a bit a vector.
+    pub devices: u16,
     /// Signals nobody had asked for.
     pub dropped: u32,
 }
 
 /// The host as one vCPU sees it.
-pub trait Host {
+pub trait Host: HostBus {
     /// Takes what the doorbell holds and ends the interrupts in it.
     fn drain(&mut self) -> Result<Signals, StopReason>;
     /// Sleeps until the doorbell is signalled.

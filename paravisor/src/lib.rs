@@ -30,6 +30,7 @@ pub mod crew;
 pub mod machine;
 pub mod stats;
 pub mod vcpu;
+pub mod virtio;
 pub mod wires;
 
 pub mod host;

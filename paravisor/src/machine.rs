@@ -9,6 +9,7 @@
 mod chips;
 mod fittings;
 mod notes;
+mod router;
 mod shared;
 mod slots;
 
@@ -16,8 +17,9 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use spin::{Mutex, MutexGuard};
-use stockade_apic::{Mailbox, Message, MessageSink, route};
-use stockade_bus::{AccessError, Clock, Deadline, Gpa, IrqLine, Level, Mmio};
+use stockade_apic::Mailbox;
+use stockade_backend::HostBus;
+use stockade_bus::{AccessError, Clock, Deadline, Gpa, Mmio};
 use stockade_devices::pci::PciFunction;
 
 use shared::Shared;
@@ -29,55 +31,24 @@ pub use fittings::{Fittings, Memory, TestFittings};
 pub(crate) use notes::Output;
 pub use notes::Request;
 use notes::{Due, Notes};
+pub use router::Router;
 pub use slots::{Functions, SLOTS, SlotFunction, SlotNumber};
 use slots::{PciSlots, Wires};
 
 use crate::crew::Crew;
 use crate::stats::Stats;
+use crate::virtio::Bays;
 
 /// Bytes of the widest register most chips have.
 const WORD: usize = 4;
 /// The vCPU whose timer is set for the chips.
 const TIMEKEEPER: usize = 0;
 
-/// Sends messages of the IOAPIC to the vCPUs' mailboxes and notes whose they were.
-#[derive(Clone, Debug)]
-pub struct Router {
-    mailboxes: Arc<[Mailbox]>,
-    wake: Arc<AtomicU64>,
-}
-
-impl MessageSink for Router {
-    fn send(&self, message: Message) {
-        route::send_message(&self.mailboxes, &message, |vcpu| self.wake(vcpu));
-    }
-}
-
-impl Router {
-    /// Up to 64 vCPUs can be woken one by one; the bit of any other is not there to take.
-    fn wake(&self, vcpu: usize) {
-        let bit = u32::try_from(vcpu)
-            .ok()
-            .and_then(|vcpu| 1_u64.checked_shl(vcpu));
-        self.wake.fetch_or(bit.unwrap_or(0), Ordering::Relaxed);
-    }
-}
-
-/// INTR of the 8259 pair goes to LINT0 of the first vCPU.
-impl IrqLine for Router {
-    fn set(&self, level: Level) {
-        if let Some(first) = self.mailboxes.first()
-            && first.set_lint0(level)
-        {
-            self.wake(0);
-        }
-    }
-}
-
 /// The machine all vCPUs share.
 pub struct Machine<C> {
     chips: Shared<Chips<C>>,
     slots: Arc<PciSlots>,
+    bays: Bays,
     notes: Notes,
     mailboxes: Arc<[Mailbox]>,
     wake: Arc<AtomicU64>,
@@ -113,6 +84,7 @@ impl<C: Clock + Clone> Machine<C> {
         Self {
             chips: Shared::new(chips),
             slots,
+            bays: fittings.bays,
             notes: Notes::new(),
             wake: router.wake,
             mailboxes,
@@ -237,6 +209,22 @@ impl<C: Clock + Clone> Machine<C> {
         drop(function);
         self.look_at(wires);
         result
+    }
+
+    /// Returns the virtio devices.
+    pub(crate) fn bays(&self) -> &Bays {
+        &self.bays
+    }
+
+    /// Lets virtio devices that have something to do carry it to the host and back.
+    pub(crate) fn serve_bays(&self, bus: &mut dyn HostBus) {
+        let mut wires = Wires::Still;
+        self.bays.serve(bus, |slot, function| {
+            if self.slots.hear(slot, function) == Wires::Moved {
+                wires = Wires::Moved;
+            }
+        });
+        self.look_at(wires);
     }
 
     /// Has the chips look at the wires if a function moved one.

@@ -10,6 +10,7 @@
 extern crate alloc;
 
 mod adapters;
+mod fit;
 mod start;
 
 use stockade_platform::Platform;

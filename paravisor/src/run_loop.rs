@@ -22,7 +22,8 @@ use crate::vcpu::{Activity, Vcpu};
 
 pub use crate::crew::End;
 
-/// How soon a guest is brought back that could not be given all there is: an NMI behind an event, a shadow or another NMI.
+/// How soon a guest is brought back that could not be given all there is: an NMI behind an event, a shadow or another NMI, or a device
+/// that has more to do.
 const BACKLOG_NS: u64 = 200_000;
 
 /// Runs the guest on this vCPU until its life ends, here or on another vCPU.
@@ -65,7 +66,9 @@ fn turn<P: Processor, H: Host, C: Timekeeper + Clone>(
         return Ok(());
     }
     // 1. Interrupts are written and the gate is open; busy is cleared by the entry itself.
-    if inject::prepare(vcpu, processor.vmsa_mut(), machine) == Backlog::Waits {
+    if inject::prepare(vcpu, processor.vmsa_mut(), machine) == Backlog::Waits
+        || machine.bays().want_attention()
+    {
         let soon = machine.clock().now_ns() + BACKLOG_NS;
         arm_for(machine.clock().tsc_at(soon), vcpu, host)?;
     }
@@ -81,7 +84,7 @@ fn turn<P: Processor, H: Host, C: Timekeeper + Clone>(
     match visited? {
         Visit::Cancelled => return Ok(()),
         Visit::Answered => {
-            vcpu.is_settled = vcpu.work.leaves_deadlines();
+            vcpu.is_settled = still_holds(vcpu, machine);
             return Ok(());
         }
         Visit::Exit => {}
@@ -94,6 +97,11 @@ fn turn<P: Processor, H: Host, C: Timekeeper + Clone>(
     vcpu.work = Work::of_exit(&exit);
     // 6. Dispatch advances RIP as the kind of exit demands.
     answer(vcpu, machine, processor, host, memory, exit)
+}
+
+/// Returns whether the last look at time and devices still holds after the exit that was just answered.
+fn still_holds<C: Timekeeper + Clone>(vcpu: &Vcpu, machine: &Machine<C>) -> bool {
+    vcpu.work.leaves_deadlines() && !machine.bays().want_attention()
 }
 
 /// How a visit of the guest ended.
@@ -156,6 +164,9 @@ fn settle<P: Processor, H: Host, C: Timekeeper + Clone>(
         return Err(end);
     }
     listen(vcpu, machine, host)?;
+    if machine.bays().want_attention() {
+        machine.serve_bays(host);
+    }
     vcpu.catch_up(machine, processor.vmsa_mut());
     match vcpu.activity {
         Activity::Running => {}
@@ -215,7 +226,7 @@ fn answer<P: Processor, H: Host, C: Timekeeper + Clone>(
 ) -> Result<(), End> {
     match dispatch(vcpu, machine, processor.vmsa_mut(), memory, exit) {
         Next::Resume => {
-            vcpu.is_settled = vcpu.work.leaves_deadlines();
+            vcpu.is_settled = still_holds(vcpu, machine);
             Ok(())
         }
         Next::Wait => {
@@ -254,6 +265,9 @@ pub(crate) fn listen<H: Host, C: Timekeeper + Clone>(
         vcpu.armed_tsc = u64::MAX;
         console::flush(machine, host)?;
     }
+    if signals.devices != 0 {
+        machine.bays().signal(signals.devices);
+    }
     if signals.console {
         console::receive(machine, host)?;
     }
@@ -284,7 +298,8 @@ fn sleep<H: Host, C: Timekeeper + Clone>(
 ) -> Result<(), End> {
     console::flush(machine, host)?;
     arm_timer(vcpu, machine, host)?;
-    if depart(vcpu, machine, host)? {
+    // Devices that have more to do are not slept over.
+    if !machine.bays().want_attention() && depart(vcpu, machine, host)? {
         host.wait()?;
         vcpu.work = Work::Wake;
         come_back(vcpu, machine);

@@ -16,6 +16,7 @@ use stockade_paravisor::guest::{self, Plan};
 use stockade_paravisor::life::{self, Post};
 use stockade_paravisor::machine::{Fittings, Functions, Machine, TestFittings};
 use stockade_paravisor::vcpu::Vcpu;
+use stockade_paravisor::virtio::Bays;
 use stockade_platform::cpuid::CpuidTable;
 use stockade_platform::ghcb::IoWidth;
 use stockade_platform::memory::GuestRam;
@@ -23,6 +24,7 @@ use stockade_platform::{Cpu, Ghcb, Launch, Platform, console, stop};
 use zerocopy::FromZeros;
 
 use crate::adapters::{GuestProcessor, PlatformHost, Staging, Time, open_console};
+use crate::fit;
 
 /// What every processor finds when it starts.
 struct Shared {
@@ -43,6 +45,7 @@ pub(crate) fn run(platform: Platform) -> ! {
         ram,
         clock,
         launch,
+        bounce,
         mut processors,
         ..
     } = platform;
@@ -57,6 +60,7 @@ pub(crate) fn run(platform: Platform) -> ! {
         vcpus,
         tsc_khz: clock.0.frequency_hz() / 1000,
     };
+    let devices = fit::devices(&launch.manifest, bounce, &mut PlatformHost::new(&cpu), ram);
     let shared = SHARED.call_once(|| Shared {
         policy: cpuid_policy(&launch, &clock),
         features: features(launch.manifest.flags()),
@@ -65,7 +69,7 @@ pub(crate) fn run(platform: Platform) -> ! {
             count(vcpus),
             clock,
             wall_clock(&cpu.ghcb),
-            fittings(launch.manifest.flags(), vcpus, ram),
+            fitted(fittings(launch.manifest.flags(), vcpus, ram), devices),
         ),
         ram,
     });
@@ -163,9 +167,18 @@ fn fittings(flags: GuestFlags, vcpus: u32, ram: &'static GuestRam) -> Fittings {
     Fittings {
         hpet: flags.contains(GuestFlags::HPET),
         functions: Functions::default(),
+        bays: Bays::default(),
         test_devices: flags
             .contains(GuestFlags::TEST_DEVICES)
             .then_some(test_devices),
+    }
+}
+
+fn fitted(fittings: Fittings, (functions, bays): (Functions, Bays)) -> Fittings {
+    Fittings {
+        functions,
+        bays,
+        ..fittings
     }
 }
 

@@ -3,72 +3,53 @@
 //! [`FakeHost`] answers configuration space and registers as a modern virtio function does and, told to, serves its disk
 //! from the rings; a test that wants a liar writes the rings itself through [`FakeMemory`].
 
+mod memory;
+
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::vec;
 use std::vec::Vec;
 
 use crate::host::{Function, HostBus, HostFault};
-use crate::shared::SharedMemory;
+
+pub use memory::FakeMemory;
+
+/// Makes a type a host bus without devices.
+#[macro_export]
+macro_rules! no_devices {
+    ($host:ty) => {
+        impl $crate::HostBus for $host {
+            fn config_read(
+                &mut self,
+                _: $crate::Function,
+                _: u8,
+            ) -> Result<u32, $crate::HostFault> {
+                Err($crate::HostFault)
+            }
+
+            fn config_write(
+                &mut self,
+                _: $crate::Function,
+                _: u8,
+                _: u32,
+            ) -> Result<(), $crate::HostFault> {
+                Err($crate::HostFault)
+            }
+
+            fn register_read(&mut self, _: u64, _: &mut [u8]) -> Result<(), $crate::HostFault> {
+                Err($crate::HostFault)
+            }
+
+            fn register_write(&mut self, _: u64, _: &[u8]) -> Result<(), $crate::HostFault> {
+                Err($crate::HostFault)
+            }
+        }
+    };
+}
 
 /// Where fake shared memory lies on the fake bus.
 pub const MEMORY_BASE: u64 = 0x80_0100_0000;
 const BAR: u64 = 0xFE00_0000;
 const COMMON_LEN: u64 = 0x1000;
-
-/// Shared memory in ordinary memory. Clones are the same memory.
-#[derive(Clone, Debug)]
-pub struct FakeMemory(Arc<Mutex<Vec<u8>>>);
-
-impl FakeMemory {
-    /// Returns `len` zeroed bytes.
-    #[must_use]
-    pub fn new(len: usize) -> Self {
-        Self(Arc::new(Mutex::new(vec![0; len])))
-    }
-
-    fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Reads as the device does, by bus address.
-    #[must_use]
-    pub fn device_read(&self, address: u64, len: usize) -> Vec<u8> {
-        let start = usize::try_from(address - MEMORY_BASE).expect("in the memory");
-        self.bytes()[start..start + len].to_vec()
-    }
-
-    /// Writes as the device does.
-    pub fn device_write(&self, address: u64, bytes: &[u8]) {
-        let start = usize::try_from(address - MEMORY_BASE).expect("in the memory");
-        self.bytes()[start..start + bytes.len()].copy_from_slice(bytes);
-    }
-}
-
-impl SharedMemory for FakeMemory {
-    fn len_bytes(&self) -> usize {
-        self.bytes().len()
-    }
-    fn bus_address(&self, offset: usize) -> u64 {
-        MEMORY_BASE + offset as u64
-    }
-    fn read(&self, offset: usize, bytes: &mut [u8]) {
-        bytes.copy_from_slice(&self.bytes()[offset..offset + bytes.len()]);
-    }
-    fn write(&self, offset: usize, bytes: &[u8]) {
-        self.bytes()[offset..offset + bytes.len()].copy_from_slice(bytes);
-    }
-    fn zero(&self, offset: usize, len: usize) {
-        self.bytes()[offset..offset + len].fill(0);
-    }
-    fn load(&self, offset: usize) -> u16 {
-        let bytes = self.bytes();
-        u16::from_le_bytes([bytes[offset], bytes[offset + 1]])
-    }
-    fn store(&self, offset: usize, value: u16) {
-        self.write(offset, &value.to_le_bytes());
-    }
-}
 
 /// One queue as its device was told.
 #[derive(Clone, Copy, Debug, Default)]

@@ -32,3 +32,23 @@ pub trait HostBus {
     /// Writes the register of 1, 2, 4 or 8 bytes at an address of a device.
     fn register_write(&mut self, address: u64, bytes: &[u8]) -> Result<(), HostFault>;
 }
+
+impl<T: HostBus + ?Sized> HostBus for &mut T {
+    fn config_read(&mut self, function: Function, offset: u8) -> Result<u32, HostFault> {
+        (**self).config_read(function, offset)
+    }
+    fn config_write(
+        &mut self,
+        function: Function,
+        offset: u8,
+        value: u32,
+    ) -> Result<(), HostFault> {
+        (**self).config_write(function, offset, value)
+    }
+    fn register_read(&mut self, address: u64, bytes: &mut [u8]) -> Result<(), HostFault> {
+        (**self).register_read(address, bytes)
+    }
+    fn register_write(&mut self, address: u64, bytes: &[u8]) -> Result<(), HostFault> {
+        (**self).register_write(address, bytes)
+    }
+}

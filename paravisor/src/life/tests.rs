@@ -74,6 +74,8 @@ struct ThreadHost {
     own: usize,
 }
 
+stockade_backend::no_devices!(ThreadHost);
+
 impl Host for ThreadHost {
     fn drain(&mut self) -> Result<Signals, StopReason> {
         *self.bells[self.own].is_rung.lock().unwrap() = false;

@@ -7,6 +7,7 @@ use stockade_devices::fw_cfg::{Facts, FwCfg};
 use stockade_devices::test_devices::{DebugExit, LATCH_PORT, LINES, PcTestdev};
 
 use super::slots::Functions;
+use crate::virtio::Bays;
 use crate::wires::Wire;
 
 /// Guest memory for a device that reads its commands from it.
@@ -21,6 +22,8 @@ pub struct Fittings {
     pub test_devices: Option<TestFittings>,
     /// The functions on the PCI bus besides the chipset's.
     pub functions: Functions,
+    /// Those of them that are virtio devices.
+    pub bays: Bays,
 }
 
 /// What the test devices need.

@@ -121,6 +121,8 @@ pub(crate) struct FakeHost {
     pub(crate) kicked: Vec<usize>,
 }
 
+stockade_backend::no_devices!(FakeHost);
+
 impl Host for FakeHost {
     fn drain(&mut self) -> Result<Signals, StopReason> {
         Ok(self.signals.pop().unwrap_or_default())

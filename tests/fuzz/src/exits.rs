@@ -131,6 +131,8 @@ struct FuzzedHost<'a, 'i> {
     turns: &'i Cell<usize>,
 }
 
+stockade_backend::no_devices!(FuzzedHost<'_, '_>);
+
 impl Host for FuzzedHost<'_, '_> {
     fn drain(&mut self) -> Result<Signals, StopReason> {
         let turns = self.turns.get() + 1;
@@ -141,6 +143,7 @@ impl Host for FuzzedHost<'_, '_> {
         Ok(Signals {
             timer: bits & 1 != 0,
             console: bits & 2 != 0,
+            devices: u16::from(bits >> 4),
             dropped: u32::from(bits >> 2),
         })
     }

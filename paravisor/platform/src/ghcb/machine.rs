@@ -19,6 +19,11 @@ pub const CONSOLE_VECTOR: u8 = 0xE1;
 /// The doorbell vector by which one of our processors calls another out of its guest.
 pub const KICK_VECTOR: u8 = 0xE2;
 
+/// The first of the doorbell vectors by which the host's devices signal; the last is 0xEF.
+pub const DEVICE_VECTOR: u8 = 0xE3;
+/// The last of them.
+pub const LAST_DEVICE_VECTOR: u8 = 0xEF;
+
 const IA32_APIC_BASE: u32 = 0x1B;
 const APIC_BASE_ENABLE_X2APIC: u64 = 1 << 10 | 1 << 11;
 const X2APIC_EOI: u32 = 0x80B;

@@ -11,7 +11,7 @@ mod machine;
 
 pub use gate::{Gate, Processor};
 pub use io::IoWidth;
-pub use machine::{CONSOLE_VECTOR, KICK_VECTOR, TIMER_VECTOR};
+pub use machine::{CONSOLE_VECTOR, DEVICE_VECTOR, KICK_VECTOR, LAST_DEVICE_VECTOR, TIMER_VECTOR};
 
 use stockade_abi::ghcb::{
     self, ExitResult, GhcbField, NaeExit, PROTOCOL_VERSION_2, SHARED_BUFFER_SIZE, USAGE_GHCB,

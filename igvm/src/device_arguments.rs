@@ -1,0 +1,286 @@
+//! Disks and network cards, as arguments: what QEMU is given, and what of it is measured.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Args;
+use stockade::run::devices::{
+    self, Disk, DiskCache, DiskFormat, FIRST_DISK_SLOT, FIRST_NET_SLOT, HostDevices, MAX_DISKS,
+    MAX_NETS, Net, NetPeer,
+};
+use stockade_boot::layout::{BOUNCE_MAX_SIZE, LARGE_PAGE_SIZE};
+use stockade_boot::manifest::{Devices, DiskAccess, DiskEntry, DiskMode, NetEntry};
+
+use crate::failure::Failure;
+
+/// Shared memory for the devices, unless `--bounce` says otherwise.
+const DEFAULT_BOUNCE: u32 = 4 << 20;
+/// Locally administered addresses, as QEMU's own.
+const MAC_PREFIX: [u8; 5] = [0x52, 0x54, 0x00, 0x57, 0xAD];
+
+/// What the guest has of the host.
+#[derive(Debug, Default, Args)]
+pub(crate) struct DeviceArguments {
+    /// A disk: a file, then after commas mode=plain or mode=sealed, readonly, format=raw or format=qcow2; repeatable
+    #[arg(long, value_name = "FILE[,WORDS]")]
+    disk: Vec<DiskArgument>,
+    /// A network card: user, or tap=INTERFACE; repeatable
+    #[arg(long, value_name = "PEER")]
+    net: Vec<NetArgument>,
+    /// Memory shared with the host that disks and cards go through [default: 4M if there are any]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bounce)]
+    bounce: Option<u32>,
+}
+
+/// One disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct DiskArgument {
+    path: PathBuf,
+    mode: DiskMode,
+    access: DiskAccess,
+    format: Option<DiskFormat>,
+}
+
+/// One network card.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct NetArgument(NetPeer);
+
+impl FromStr for DiskArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut words = text.split(',');
+        let path = words.next().unwrap_or_default();
+        if path.is_empty() {
+            return Err("give a file, such as disk.img".to_owned());
+        }
+        let mut disk = Self {
+            path: path.into(),
+            mode: DiskMode::PLAIN,
+            access: DiskAccess::ReadWrite,
+            format: None,
+        };
+        for word in words {
+            match word.split_once('=').unwrap_or((word, "")) {
+                ("readonly", "") => disk.access = DiskAccess::ReadOnly,
+                ("mode", "plain") => disk.mode = DiskMode::PLAIN,
+                ("mode", "sealed") => disk.mode = DiskMode::SEALED,
+                ("mode", other) => {
+                    return Err(format!("there is no mode {other:?}; take plain or sealed"));
+                }
+                ("format", "raw") => disk.format = Some(DiskFormat::Raw),
+                ("format", "qcow2") => disk.format = Some(DiskFormat::Qcow2),
+                ("format", other) => {
+                    return Err(format!("there is no format {other:?}; take raw or qcow2"));
+                }
+                _ => {
+                    return Err(format!(
+                        "{word:?} says nothing of a disk; there are mode=plain, mode=sealed, readonly, format=raw, format=qcow2"
+                    ));
+                }
+            }
+        }
+        Ok(disk)
+    }
+}
+
+impl FromStr for NetArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=').unwrap_or((text, "")) {
+            ("user", "") => Ok(Self(NetPeer::User {
+                forwards: Vec::new(),
+            })),
+            ("tap", interface) if !interface.is_empty() => {
+                Ok(Self(NetPeer::Tap(interface.to_owned())))
+            }
+            _ => Err("give user, or tap= and the name of an interface".to_owned()),
+        }
+    }
+}
+
+fn parse_bounce(text: &str) -> Result<u32, String> {
+    let words = format!(
+        "give a multiple of 2M up to {}M, such as 4M",
+        BOUNCE_MAX_SIZE >> 20
+    );
+    let digits = text.strip_suffix(['M', 'm']).ok_or(words.clone())?;
+    let number: u32 = digits.parse().map_err(|_| words.clone())?;
+    let bytes = number.checked_mul(1 << 20).ok_or(words.clone())?;
+    let is_whole = u64::from(bytes).is_multiple_of(LARGE_PAGE_SIZE);
+    if bytes == 0 || !is_whole || u64::from(bytes) > BOUNCE_MAX_SIZE {
+        return Err(words);
+    }
+    Ok(bytes)
+}
+
+impl DeviceArguments {
+    fn is_empty(&self) -> bool {
+        self.disk.is_empty() && self.net.is_empty()
+    }
+
+    /// Returns what the manifest says of the devices.
+    pub(crate) fn measured(&self) -> Result<Devices, Failure> {
+        if self.is_empty() {
+            return Ok(Devices::default());
+        }
+        let disks: Vec<DiskEntry> = (FIRST_DISK_SLOT..)
+            .zip(&self.disk)
+            .map(|(place, disk)| DiskEntry::new(disk.mode, disk.access, place))
+            .collect();
+        let nets: Vec<NetEntry> = (FIRST_NET_SLOT..)
+            .zip(0..)
+            .zip(&self.net)
+            .map(|((place, index), _)| NetEntry::new(place, mac(index)))
+            .collect();
+        let bounce = self.bounce.unwrap_or(DEFAULT_BOUNCE);
+        if disks.len() > MAX_DISKS || nets.len() > MAX_NETS {
+            return Err(Failure::TooManyDevices);
+        }
+        Devices::try_new(&disks, &nets, bounce).map_err(|_| Failure::TooManyDevices)
+    }
+
+    /// Returns what QEMU is given, after a look at the files.
+    pub(crate) fn host(&self) -> Result<HostDevices, Failure> {
+        let disks = self.disk.iter().map(DiskArgument::open);
+        let nets = (0..).zip(&self.net).map(|(index, net)| Net {
+            peer: net.0.clone(),
+            mac: Some(mac(index)),
+        });
+        Ok(HostDevices {
+            disks: disks.collect::<Result<_, _>>()?,
+            nets: nets.collect(),
+        })
+    }
+}
+
+fn mac(index: u8) -> [u8; 6] {
+    let [a, b, c, d, e] = MAC_PREFIX;
+    [a, b, c, d, e, index]
+}
+
+impl DiskArgument {
+    /// Sees that the file is there, can be used as asked, and is nobody else's now.
+    fn open(&self) -> Result<Disk, Failure> {
+        let failed = |source| Failure::File {
+            path: self.path.clone(),
+            source,
+        };
+        let is_writable = self.access == DiskAccess::ReadWrite;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(is_writable)
+            .open(&self.path)
+            .map_err(failed)?;
+        self.check_lock(&file)?;
+        let format = match self.format {
+            Some(format) => format,
+            None => detect(&file).map_err(failed)?,
+        };
+        let path = self.path.canonicalize().map_err(failed)?;
+        Ok(Disk {
+            format,
+            access: match self.access {
+                DiskAccess::ReadWrite => devices::DiskAccess::ReadWrite,
+                DiskAccess::ReadOnly => devices::DiskAccess::ReadOnly,
+            },
+            cache: DiskCache::Writeback,
+            ..Disk::new(path)
+        })
+    }
+
+    fn check_lock(&self, file: &File) -> Result<(), Failure> {
+        let locked = match self.access {
+            DiskAccess::ReadWrite => file.try_lock(),
+            DiskAccess::ReadOnly => file.try_lock_shared(),
+        };
+        match locked {
+            // QEMU takes the locks it needs itself; ours goes with the file.
+            Ok(()) => Ok(()),
+            Err(TryLockError::WouldBlock) => Err(Failure::Locked(self.path.clone())),
+            Err(TryLockError::Error(source)) => Err(Failure::File {
+                path: self.path.clone(),
+                source,
+            }),
+        }
+    }
+}
+
+/// A file that begins as QEMU's format does is that, unless somebody says otherwise.
+fn detect(mut file: &File) -> std::io::Result<DiskFormat> {
+    use std::io::Read;
+    let mut magic = [0; 4];
+    let len = file.read(&mut magic)?;
+    Ok(if magic[..len] == *b"QFI\xFB" {
+        DiskFormat::Qcow2
+    } else {
+        DiskFormat::Raw
+    })
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_a_file_and_words() {
+        let disk: DiskArgument = "a.img,mode=sealed,readonly,format=qcow2".parse().unwrap();
+        assert_eq!(disk.path, PathBuf::from("a.img"));
+        assert_eq!(disk.mode, DiskMode::SEALED);
+        assert_eq!(disk.access, DiskAccess::ReadOnly);
+        assert_eq!(disk.format, Some(DiskFormat::Qcow2));
+        for (nonsense, words) in [
+            ("", "give a file"),
+            (",readonly", "give a file"),
+            ("a,mode=open", "plain or sealed"),
+            ("a,format=vmdk", "raw or qcow2"),
+            ("a,readonly=1", "says nothing"),
+            ("a,", "says nothing"),
+        ] {
+            let error = nonsense.parse::<DiskArgument>().unwrap_err();
+            assert!(error.contains(words), "{nonsense}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_card_is_on_a_network_of_qemus_or_an_interface() {
+        let tap: NetArgument = "tap=tap0".parse().unwrap();
+        assert_eq!(tap, NetArgument(NetPeer::Tap("tap0".to_owned())));
+        assert!("user".parse::<NetArgument>().is_ok());
+        for nonsense in ["", "tap", "tap=", "user=1", "bridge"] {
+            assert!(nonsense.parse::<NetArgument>().is_err(), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn shared_memory_is_in_large_pages() {
+        assert_eq!(parse_bounce("4M"), Ok(4 << 20));
+        for nonsense in ["", "M", "0M", "3M", "4", "66M", "4096M", "4G"] {
+            assert!(parse_bounce(nonsense).is_err(), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn the_manifest_and_qemu_agree_on_places_and_addresses() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        let arguments = DeviceArguments {
+            disk: vec![path.parse().unwrap(); 1],
+            net: vec!["user".parse().unwrap(); 2],
+            bounce: None,
+        };
+        let measured = arguments.measured().unwrap();
+        let host = arguments.host().unwrap();
+        assert!(measured.disks().map(|disk| disk.host_device()).eq([2]));
+        assert!(measured.nets().map(|net| net.host_device()).eq([16, 17]));
+        let macs = host.nets.iter().filter_map(|net| net.mac);
+        assert!(measured.nets().map(|net| net.mac()).eq(macs));
+        assert_eq!(host.disks[0].format, DiskFormat::Raw);
+        assert_eq!(measured.bounce_bytes(), 4 << 20);
+        let none = DeviceArguments::default().measured().unwrap();
+        assert_eq!(none, Devices::default());
+    }
+}

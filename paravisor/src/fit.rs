@@ -1,0 +1,215 @@
+//! The guest's virtio devices, put together from the manifest and what the host has.
+//!
+//! A device the host does not have, or that cannot be driven, is left out and said in the log: the guest misses it, as it would miss
+//! a disk somebody pulled.
+
+use alloc::boxed::Box;
+
+use stockade_backend::block::{self, Block};
+use stockade_backend::net::Net;
+use stockade_backend::shared::AnyShared;
+use stockade_backend::transport::Doorbell;
+use stockade_backend::{BackendError, Function, SharedMemory};
+use stockade_boot::manifest::{DiskEntry, DiskMode, Manifest};
+use stockade_bus::{Gpa, GuestMemory, MemoryError};
+use stockade_devices::virtio::rng::{Entropy, NoEntropy};
+use stockade_paravisor::machine::Functions;
+use stockade_paravisor::virtio::{Bays, Card, Fitted, Frames, OwnEntropy, Plain};
+use stockade_platform::ghcb::DEVICE_VECTOR;
+use stockade_platform::memory::GuestRam;
+use stockade_platform::{SharedRegion, random};
+
+use crate::adapters::PlatformHost;
+
+/// Shared memory of a network card: both queues, and 128 frames either way.
+const NET_BYTES: usize = (8 << 10) + (512 << 10);
+/// The processor devices signal.
+const SIGNALLED: u8 = 0;
+
+/// Returns the devices of the manifest.
+pub(crate) fn devices(
+    manifest: &Manifest,
+    bounce: Option<SharedRegion>,
+    host: &mut PlatformHost,
+    ram: &'static GuestRam,
+) -> (Functions, Bays) {
+    let (mut functions, mut bays) = (Functions::default(), Bays::default());
+    let Some(mut bounce) = bounce else {
+        return (functions, bays);
+    };
+    let devices = manifest.devices();
+    for (index, net) in (0..).zip(devices.nets()) {
+        let place = Place::new(net.host_device(), &bays);
+        let opened = cut(&mut bounce, NET_BYTES, ram)
+            .and_then(|memory| Net::open(host, place.function, memory, place.doorbell));
+        match opened {
+            Ok(wire) => {
+                log::info!("network card {index}: host device {}", place.function);
+                let card = Card::new(Frames::new(wire, net.mac()), ram);
+                fit(Box::new(card), &mut bays, &mut functions);
+            }
+            Err(error) => report("network card", index, place.function, error),
+        }
+    }
+    let share = bounce.len_bytes() / devices.disks().count().max(1);
+    for (index, disk) in (0..).zip(devices.disks()) {
+        let place = Place::new(disk.host_device(), &bays);
+        let opened = cut(&mut bounce, share, ram)
+            .and_then(|memory| open_disk(disk, index, memory, place, host, ram));
+        match opened {
+            Ok(card) => fit(card, &mut bays, &mut functions),
+            Err(error) => report("disk", index, place.function, error),
+        }
+    }
+    let entropy = Card::new(OwnEntropy::new(Processor), ram);
+    fit(Box::new(entropy), &mut bays, &mut functions);
+    (functions, bays)
+}
+
+/// Where a device of the host is, and how it signals.
+#[derive(Clone, Copy)]
+struct Place {
+    function: Function,
+    doorbell: Doorbell,
+}
+
+impl Place {
+    fn new(device: u8, bays: &Bays) -> Self {
+        Self {
+            function: Function {
+                device,
+                function: 0,
+            },
+            doorbell: Doorbell {
+                apic_id: SIGNALLED,
+                vector: DEVICE_VECTOR + bays.vector_of_next(),
+            },
+        }
+    }
+}
+
+/// Cuts a device's own memory off.
+fn cut(
+    bounce: &mut SharedRegion,
+    len: usize,
+    ram: &'static GuestRam,
+) -> Result<AnyShared, BackendError> {
+    let region = bounce.split_off(len).ok_or(BackendError::NoMemory)?;
+    Ok(Box::new(Bounce { region, ram }))
+}
+
+fn open_disk(
+    disk: &DiskEntry,
+    index: u8,
+    memory: AnyShared,
+    place: Place,
+    host: &mut PlatformHost,
+    ram: &'static GuestRam,
+) -> Result<Box<dyn Fitted>, BackendError> {
+    let block = Block::open(host, place.function, memory, place.doorbell)?;
+    if disk.mode() != DiskMode::PLAIN {
+        return Err(BackendError::Lacks("an engine for its mode"));
+    }
+    let mib = block.capacity() / ((1 << 20) / block::SECTOR_BYTES);
+    log::info!(
+        "disk {index}: {mib} MiB, plain, host device {}",
+        place.function
+    );
+    Ok(Box::new(Card::new(
+        Plain::new(block, disk.access(), name(index)),
+        ram,
+    )))
+}
+
+/// What the guest knows a disk by.
+fn name(index: u8) -> [u8; 20] {
+    let mut name = [0; 20];
+    name[..14].copy_from_slice(b"stockade-disk-");
+    // At most 14 disks.
+    name[14] = b'0' + index / 10;
+    name[15] = b'0' + index % 10;
+    name
+}
+
+fn fit(card: Box<dyn Fitted>, bays: &mut Bays, functions: &mut Functions) {
+    if bays.fit(card, functions).is_none() {
+        log::error!("no slot is left for a device");
+    }
+}
+
+fn report(kind: &str, index: u8, function: Function, error: BackendError) {
+    let code = error.code().0;
+    log::error!("{kind} {index} is missing: host device {function}, code {code}: {error}");
+}
+
+/// The processor's random numbers.
+struct Processor;
+
+impl Entropy for Processor {
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<(), NoEntropy> {
+        random::fill(buffer).map_err(|_| NoEntropy)
+    }
+}
+
+/// A device's shared memory, and the guest's for copies without a stop in between.
+struct Bounce {
+    region: SharedRegion,
+    ram: &'static GuestRam,
+}
+
+impl SharedMemory for Bounce {
+    fn len_bytes(&self) -> usize {
+        self.region.len_bytes()
+    }
+
+    fn bus_address(&self, offset: usize) -> u64 {
+        self.region.gpa(offset)
+    }
+
+    fn read(&self, offset: usize, bytes: &mut [u8]) {
+        self.region.read(offset, bytes);
+    }
+
+    fn write(&self, offset: usize, bytes: &[u8]) {
+        self.region.write(offset, bytes);
+    }
+
+    fn zero(&self, offset: usize, len: usize) {
+        self.region.zero(offset, len);
+    }
+
+    fn load(&self, offset: usize) -> u16 {
+        self.region.load(offset)
+    }
+
+    fn store(&self, offset: usize, value: u16) {
+        self.region.store(offset, value);
+    }
+
+    fn copy_from_guest(
+        &self,
+        offset: usize,
+        guest: &dyn GuestMemory,
+        gpa: Gpa,
+        len: usize,
+    ) -> Result<(), MemoryError> {
+        // The guest's memory as the device may reach it: not at all while it masters no bus.
+        if len != 0 && !guest.is_ram(gpa) {
+            return Err(MemoryError::NotMemory(gpa));
+        }
+        self.region.copy_from_guest(offset, self.ram, gpa, len)
+    }
+
+    fn copy_to_guest(
+        &self,
+        offset: usize,
+        guest: &dyn GuestMemory,
+        gpa: Gpa,
+        len: usize,
+    ) -> Result<(), MemoryError> {
+        if len != 0 && !guest.is_ram(gpa) {
+            return Err(MemoryError::NotMemory(gpa));
+        }
+        self.region.copy_to_guest(offset, self.ram, gpa, len)
+    }
+}

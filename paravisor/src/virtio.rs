@@ -1,0 +1,54 @@
+//! The guest's virtio devices: front-ends in the guest's PCI slots, the host's devices behind them.
+//!
+//! A [`Card`] is a PCI function and the [`Engine`] behind it: [`Fitted::turn`] carries requests to the host and completions back,
+//! a bounded amount a call, and never waits. Who calls it: the vCPU that notified the device, the vCPU whose doorbell says that the
+//! host has something, and any vCPU as long as the last turn left something over.
+
+mod bays;
+mod card;
+mod disk;
+mod entropy;
+mod net;
+
+use stockade_backend::HostBus;
+use stockade_bus::GuestMemory;
+use stockade_devices::pci::PciFunction;
+use stockade_devices::virtio::VirtioDevice;
+
+pub use bays::{Bay, Bays, DEVICE_VECTORS};
+pub use card::Card;
+pub use disk::Plain;
+pub use entropy::OwnEntropy;
+pub use net::Frames;
+
+/// Guest memory as devices have it.
+pub type Memory = &'static (dyn GuestMemory + Sync);
+
+/// Whether a device did all there was to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It did; the host or the guest will say when there is more.
+    Done,
+    /// Its budget is used up: another turn is due soon.
+    More,
+}
+
+/// What is between a front-end and the host.
+pub trait Engine {
+    /// The front-end.
+    type Front: VirtioDevice;
+
+    /// Carries what there is between guest and host.
+    fn turn(
+        &mut self,
+        front: &mut Self::Front,
+        memory: &dyn GuestMemory,
+        bus: &mut dyn HostBus,
+    ) -> Turn;
+}
+
+/// A device in a slot.
+pub trait Fitted: PciFunction + Send {
+    /// Carries what there is between guest and host.
+    fn turn(&mut self, bus: &mut dyn HostBus) -> Turn;
+}

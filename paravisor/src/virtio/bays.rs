@@ -1,0 +1,108 @@
+//! The bays: every virtio device behind a lock of its own, and who of them wants to be looked at.
+//!
+//! Attention is a bit a device, in one word that every exit reads. It is raised by the guest's accesses, by the host's signals and by
+//! turns that left something over; whoever serves a bay takes its bit first, so that what comes meanwhile raises it again. A bay
+//! that is being served elsewhere keeps its bit and is left alone: nobody waits for it.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use spin::Mutex;
+use stockade_backend::HostBus;
+use stockade_devices::pci::PciFunction;
+
+use super::{Fitted, Turn};
+use crate::machine::{Functions, SlotFunction, SlotNumber};
+
+/// How many doorbell vectors devices have; further devices share them.
+pub const DEVICE_VECTORS: u8 = 13;
+
+/// One device.
+pub struct Bay {
+    card: Mutex<Box<dyn Fitted>>,
+    attention: Arc<AtomicU32>,
+    bit: u32,
+}
+
+impl SlotFunction for Bay {
+    fn with(&self, work: &mut dyn FnMut(&mut dyn PciFunction)) {
+        work(&mut **self.card.lock());
+    }
+
+    fn accessed(&self) {
+        self.attention.fetch_or(self.bit, Ordering::SeqCst);
+    }
+}
+
+/// All of them.
+#[derive(Clone, Default)]
+pub struct Bays {
+    attention: Arc<AtomicU32>,
+    bays: Vec<(SlotNumber, Arc<Bay>)>,
+}
+
+impl fmt::Debug for Bays {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Bays({})", self.bays.len())
+    }
+}
+
+impl Bays {
+    /// Fits a device into the next slot; `None` if all are taken. Its host's interrupts come by vector [`Self::vector_of_next`].
+    pub fn fit(&mut self, card: Box<dyn Fitted>, functions: &mut Functions) -> Option<()> {
+        let bit = 1_u32.checked_shl(u32::try_from(self.bays.len()).ok()?)?;
+        let bay = Arc::new(Bay {
+            card: Mutex::new(card),
+            attention: Arc::clone(&self.attention),
+            bit,
+        });
+        let slot = functions.fit(Arc::clone(&bay) as Arc<dyn SlotFunction>)?;
+        self.bays.push((slot, bay));
+        Some(())
+    }
+
+    /// Returns which of the [`DEVICE_VECTORS`] the next device's host is to use.
+    #[must_use]
+    pub fn vector_of_next(&self) -> u8 {
+        u8::try_from(self.bays.len()).unwrap_or(0) % DEVICE_VECTORS
+    }
+
+    /// Notes that the host signalled these vectors, a bit each.
+    pub(crate) fn signal(&self, vectors: u16) {
+        for (index, (_, bay)) in self.bays.iter().enumerate() {
+            if vectors >> (index % usize::from(DEVICE_VECTORS)) & 1 != 0 {
+                bay.accessed();
+            }
+        }
+    }
+
+    /// Returns whether a device wants to be looked at.
+    pub(crate) fn want_attention(&self) -> bool {
+        self.attention.load(Ordering::SeqCst) != 0
+    }
+
+    /// Gives every device that wants it a turn, with `hear` after it while its lock is held.
+    pub(crate) fn serve(
+        &self,
+        bus: &mut dyn HostBus,
+        mut hear: impl FnMut(SlotNumber, &mut dyn PciFunction),
+    ) {
+        let due = self.attention.swap(0, Ordering::SeqCst);
+        for (slot, bay) in self.bays.iter().filter(|(_, bay)| bay.bit & due != 0) {
+            let turn = match bay.card.try_lock() {
+                None => Turn::More,
+                Some(mut card) => {
+                    let turn = card.turn(bus);
+                    hear(*slot, &mut **card);
+                    turn
+                }
+            };
+            if turn == Turn::More {
+                bay.accessed();
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! A front-end with its engine, as one function in a slot.
+
+use stockade_backend::HostBus;
+use stockade_bus::{AccessError, Level, PciConfig};
+use stockade_devices::pci::{BARS, Bar, BarRange, MsiMessage, PciFunction, VirtioPci};
+use stockade_devices::virtio::Work;
+
+use super::{Engine, Fitted, Memory, Turn};
+
+/// A virtio function and what is behind it.
+pub struct Card<E: Engine> {
+    pci: VirtioPci<E::Front, Memory>,
+    engine: E,
+}
+
+impl<E: Engine> Card<E> {
+    /// Returns the function of `front`, its rings and buffers in `memory`.
+    #[must_use]
+    pub fn new((front, engine): (E::Front, E), memory: Memory) -> Self {
+        Self {
+            pci: VirtioPci::new(front, memory),
+            engine,
+        }
+    }
+}
+
+impl<E: Engine + Send> Fitted for Card<E>
+where
+    E::Front: Send,
+{
+    fn turn(&mut self, bus: &mut dyn HostBus) -> Turn {
+        let Self { pci, engine } = self;
+        // Some front-ends have work of their own.
+        let own = pci.work();
+        let carried = pci.with_device(|front, memory| engine.turn(front, memory, bus));
+        match own {
+            Work::More => Turn::More,
+            Work::Done => carried,
+        }
+    }
+}
+
+impl<E: Engine> PciConfig for Card<E> {
+    fn config_read(&mut self, offset: u16) -> u32 {
+        self.pci.config_read(offset)
+    }
+
+    fn config_write(&mut self, offset: u16, value: u32, mask: u32) {
+        self.pci.config_write(offset, value, mask);
+    }
+}
+
+impl<E: Engine> PciFunction for Card<E> {
+    fn bar_read(&mut self, bar: Bar, offset: u64, data: &mut [u8]) -> Result<(), AccessError> {
+        self.pci.bar_read(bar, offset, data)
+    }
+
+    fn bar_write(&mut self, bar: Bar, offset: u64, data: &[u8]) -> Result<(), AccessError> {
+        self.pci.bar_write(bar, offset, data)
+    }
+
+    fn decoded(&self) -> [Option<BarRange>; BARS] {
+        self.pci.decoded()
+    }
+
+    fn interrupt(&self) -> Level {
+        self.pci.interrupt()
+    }
+
+    fn take_messages(&mut self, send: &mut dyn FnMut(MsiMessage)) {
+        self.pci.take_messages(send);
+    }
+
+    fn reset(&mut self) {
+        self.pci.reset();
+    }
+}
