@@ -107,16 +107,19 @@ impl Blk {
 
     /// Returns the next request, if there is one and room for it.
     pub fn next<M: GuestMemory + ?Sized>(&mut self, memory: &M) -> Next {
-        if !self.link.is_running() {
-            return Next::Idle;
-        }
         if self.orphans > 0 {
             return Next::Full;
         }
-        if let Some(token) = self.take_waiting() {
+        if self.link.is_running()
+            && let Some(token) = self.take_waiting()
+        {
             return Next::Request(token);
         }
         for _ in 0..ANSWERS_A_TURN {
+            // A chain that broke the rules ends the device before the next one is looked at.
+            if !self.link.is_running() {
+                return Next::Idle;
+            }
             let Some(slot) = self.free.last().copied() else {
                 return Next::Full;
             };

@@ -374,6 +374,18 @@ fn requests_without_header_or_status_break_the_rules() {
     }
 }
 
+/// The one behind it would be of no device.
+#[test]
+fn a_request_behind_one_that_breaks_the_rules_is_not_begun() {
+    let memory = FakeMemory::new(RAM);
+    let mut rig = Rig::new(&memory, options(), SPLIT);
+    rig.driver.add(&[segment(HEADER, 16)], &[], None).unwrap();
+    rig.ask(IN, 0, &[], &[segment(DATA, 512)]);
+    assert_eq!(rig.blk.next(&memory), Next::Idle);
+    assert_eq!(rig.blk.in_flight(), 0);
+    assert!(rig.blk.needs_reset());
+}
+
 #[test]
 fn queues_that_cannot_be_leave_the_device_in_need_of_a_reset() {
     let memory = FakeMemory::new(RAM);
