@@ -15,6 +15,7 @@ extern crate alloc;
 
 pub mod apic_traffic;
 pub mod chip_traffic;
+pub mod corpus;
 pub mod exits;
 pub mod ghcb_answers;
 pub mod guest_messages;

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use stockade_fuzz::mutate::Mutator;
-use stockade_fuzz::{TARGETS, Target};
+use stockade_fuzz::{TARGETS, Target, corpus};
 
 /// Runs a target on its inputs; a failure prints the input that was the cause.
 fn run(name: &str) {
@@ -14,8 +14,9 @@ fn run(name: &str) {
     else {
         unreachable!("{name} is a target");
     };
-    let seeds = seeds();
+    let mut seeds = seeds();
     assert!(!seeds.is_empty(), "{name} has no seeds");
+    seeds.extend(corpus::kept(name));
     let mut mutator = Mutator::new(name, seeds.clone());
     let mutated = (0..*rounds).map(|_| mutator.input());
     for input in seeds.into_iter().chain(mutated) {
