@@ -26,6 +26,8 @@ pub mod kernels;
 pub mod manifests;
 pub mod page_walks;
 pub mod saved_states;
+pub mod sealed_disks;
+pub mod sealed_stores;
 pub mod virtio_chains;
 pub mod virtio_states;
 
@@ -33,6 +35,7 @@ mod input;
 mod machine;
 pub mod mutate;
 mod pages;
+mod sealed_host;
 
 pub use input::Input;
 
@@ -80,6 +83,8 @@ targets! {
     apic_traffic: 3000,
     chip_traffic: 2000,
     saved_states: 3000,
+    sealed_disks: 3000,
+    sealed_stores: 3000,
     virtio_chains: 50_000,
     virtio_states: 50_000,
 }

@@ -64,6 +64,8 @@ tests! {
     apic_traffic
     chip_traffic
     saved_states
+    sealed_disks
+    sealed_stores
     virtio_chains
     virtio_states
 }

@@ -95,6 +95,29 @@ fn many_requests_for_parts_of_one_block_lose_nothing() {
     }
 }
 
+/// A flush begins a commit while writes are in progress: the next one has them.
+#[test]
+fn writes_that_meet_a_commit_are_in_the_next_one() {
+    for seed in 0..40 {
+        let mut rig = Rig::open(Host::new(1000), None, SMALL, seed);
+        rig.write(0, &[1; 4096]).unwrap().unwrap();
+        let tokens = [
+            rig.submit(Kind::Write, 0, 40, vec![2; 40 * 512]),
+            rig.submit(Kind::Write, 4000, 8, vec![3; 8 * 512]),
+            rig.submit(Kind::Flush, 0, 0, Vec::new()),
+            rig.submit(Kind::Write, 4, 8, vec![4; 8 * 512]),
+        ];
+        for token in tokens {
+            assert_eq!(rig.wait(token), Some(Ok(())));
+        }
+        rig.flush().unwrap().unwrap();
+        let mut again = Rig::open(rig.host.clone(), rig.anchor, SMALL, seed + 100);
+        assert_eq!(again.read(4, 8).unwrap(), [4; 4096], "seed {seed}");
+        assert_eq!(again.read(12, 28).unwrap(), [2; 28 * 512], "seed {seed}");
+        assert_eq!(again.read(4000, 8).unwrap(), [3; 4096], "seed {seed}");
+    }
+}
+
 #[test]
 fn a_failed_read_or_write_fails_its_request_and_nothing_else() {
     let mut rig = fresh(1000);
