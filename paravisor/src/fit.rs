@@ -10,28 +10,50 @@ use stockade_backend::net::Net;
 use stockade_backend::shared::AnyShared;
 use stockade_backend::transport::Doorbell;
 use stockade_backend::{BackendError, Function, SharedMemory};
-use stockade_boot::manifest::{DiskEntry, DiskMode, Manifest};
+use stockade_boot::manifest::{DiskEntry, DiskMode, Manifest, NetEntry};
 use stockade_bus::{Gpa, GuestMemory, MemoryError};
 use stockade_devices::virtio::rng::{Entropy, NoEntropy};
 use stockade_paravisor::machine::Functions;
 use stockade_paravisor::virtio::{Bays, Card, Fitted, Frames, OwnEntropy, Plain};
 use stockade_platform::ghcb::DEVICE_VECTOR;
 use stockade_platform::memory::GuestRam;
-use stockade_platform::{SharedRegion, random};
+use stockade_platform::psp::Psp;
+use stockade_platform::{Ghcb, SharedRegion, random};
+use stockade_storage::RootSecret;
 
-use crate::adapters::PlatformHost;
+use crate::adapters::{PlatformHost, Time};
+use crate::sealing::{self, Order, SealingError};
 
 /// Shared memory of a network card: both queues, and 128 frames either way.
 const NET_BYTES: usize = (8 << 10) + (512 << 10);
 /// The processor devices signal.
 const SIGNALLED: u8 = 0;
 
+/// Why a device is missing.
+#[derive(Debug, thiserror::Error)]
+enum Missing {
+    /// The host's device.
+    #[error("code {code}: {0}", code = .0.code().0)]
+    Backend(#[from] BackendError),
+    /// What is sealed on it.
+    #[error("{0}")]
+    Sealing(#[from] SealingError),
+}
+
+/// What devices are put together with.
+pub(crate) struct Fitter<'a> {
+    pub(crate) host: &'a mut PlatformHost,
+    pub(crate) ram: &'static GuestRam,
+    pub(crate) clock: Time,
+    pub(crate) psp: &'a mut Psp,
+    pub(crate) ghcb: Ghcb,
+}
+
 /// Returns the devices of the manifest.
 pub(crate) fn devices(
     manifest: &Manifest,
     bounce: Option<SharedRegion>,
-    host: &mut PlatformHost,
-    ram: &'static GuestRam,
+    fitter: &mut Fitter<'_>,
 ) -> (Functions, Bays) {
     let (mut functions, mut bays) = (Functions::default(), Bays::default());
     let Some(mut bounce) = bounce else {
@@ -40,30 +62,80 @@ pub(crate) fn devices(
     let devices = manifest.devices();
     for (index, net) in (0..).zip(devices.nets()) {
         let place = Place::new(net.host_device(), &bays);
-        let opened = cut(&mut bounce, NET_BYTES, ram)
-            .and_then(|memory| Net::open(host, place.function, memory, place.doorbell));
-        match opened {
-            Ok(wire) => {
-                log::info!("network card {index}: host device {}", place.function);
-                let card = Card::new(Frames::new(wire, net.mac()), ram);
-                fit(Box::new(card), &mut bays, &mut functions);
-            }
-            Err(error) => report("network card", index, place.function, error),
+        match fitter.net(net, bounce.split_off(NET_BYTES), place) {
+            Ok(card) => fit(card, &mut bays, &mut functions),
+            Err(error) => report("network card", index, place, &error),
         }
     }
+    let secret = fitter.secret(manifest);
     let share = bounce.len_bytes() / devices.disks().count().max(1);
     for (index, disk) in (0..).zip(devices.disks()) {
         let place = Place::new(disk.host_device(), &bays);
-        let opened = cut(&mut bounce, share, ram)
-            .and_then(|memory| open_disk(disk, index, memory, place, host, ram));
-        match opened {
+        match fitter.disk(disk, index, bounce.split_off(share), place, &secret) {
             Ok(card) => fit(card, &mut bays, &mut functions),
-            Err(error) => report("disk", index, place.function, error),
+            Err(error) => report("disk", index, place, &error),
         }
     }
-    let entropy = Card::new(OwnEntropy::new(Processor), ram);
+    let entropy = Card::new(OwnEntropy::new(Processor), fitter.ram);
     fit(Box::new(entropy), &mut bays, &mut functions);
     (functions, bays)
+}
+
+impl Fitter<'_> {
+    /// Asks for the secret only if a disk needs it.
+    fn secret(&mut self, manifest: &Manifest) -> Result<RootSecret, SealingError> {
+        let is_sealed = |disk: &DiskEntry| disk.mode() == DiskMode::SEALED;
+        if !manifest.devices().disks().any(is_sealed) {
+            return Err(SealingError::Unasked);
+        }
+        sealing::root_secret(self.psp, &self.ghcb)
+    }
+
+    fn memory(&self, region: Option<SharedRegion>) -> Result<AnyShared, BackendError> {
+        let region = region.ok_or(BackendError::NoMemory)?;
+        let ram = self.ram;
+        Ok(Box::new(Bounce { region, ram }))
+    }
+
+    fn net(
+        &mut self,
+        net: &NetEntry,
+        region: Option<SharedRegion>,
+        place: Place,
+    ) -> Result<Box<dyn Fitted>, Missing> {
+        let memory = self.memory(region)?;
+        let wire = Net::open(self.host, place.function, memory, place.doorbell)?;
+        log::info!("network card: host device {}", place.function);
+        Ok(Box::new(Card::new(Frames::new(wire, net.mac()), self.ram)))
+    }
+
+    fn disk(
+        &mut self,
+        disk: &DiskEntry,
+        index: u8,
+        region: Option<SharedRegion>,
+        place: Place,
+        secret: &Result<RootSecret, SealingError>,
+    ) -> Result<Box<dyn Fitted>, Missing> {
+        let memory = self.memory(region)?;
+        let block = Block::open(self.host, place.function, memory, place.doorbell)?;
+        let mib = block.capacity() / ((1 << 20) / block::SECTOR_BYTES);
+        log::info!("disk {index}: {mib} MiB at host device {}", place.function);
+        let (access, id) = (disk.access(), name(index));
+        match disk.mode() {
+            DiskMode::PLAIN => {
+                let plain = Plain::new(block, access, id);
+                Ok(Box::new(Card::new(plain, self.ram)))
+            }
+            DiskMode::SEALED => {
+                let secret = secret.as_ref().map_err(|error| *error)?;
+                let order = Order { index, access, id };
+                let sealed = sealing::open(block, secret, order, self.host, &self.clock)?;
+                Ok(Box::new(Card::new(sealed, self.ram)))
+            }
+            _ => Err(BackendError::Lacks("an engine for its mode").into()),
+        }
+    }
 }
 
 /// Where a device of the host is, and how it signals.
@@ -88,39 +160,6 @@ impl Place {
     }
 }
 
-/// Cuts a device's own memory off.
-fn cut(
-    bounce: &mut SharedRegion,
-    len: usize,
-    ram: &'static GuestRam,
-) -> Result<AnyShared, BackendError> {
-    let region = bounce.split_off(len).ok_or(BackendError::NoMemory)?;
-    Ok(Box::new(Bounce { region, ram }))
-}
-
-fn open_disk(
-    disk: &DiskEntry,
-    index: u8,
-    memory: AnyShared,
-    place: Place,
-    host: &mut PlatformHost,
-    ram: &'static GuestRam,
-) -> Result<Box<dyn Fitted>, BackendError> {
-    let block = Block::open(host, place.function, memory, place.doorbell)?;
-    if disk.mode() != DiskMode::PLAIN {
-        return Err(BackendError::Lacks("an engine for its mode"));
-    }
-    let mib = block.capacity() / ((1 << 20) / block::SECTOR_BYTES);
-    log::info!(
-        "disk {index}: {mib} MiB, plain, host device {}",
-        place.function
-    );
-    Ok(Box::new(Card::new(
-        Plain::new(block, disk.access(), name(index)),
-        ram,
-    )))
-}
-
 /// What the guest knows a disk by.
 fn name(index: u8) -> [u8; 20] {
     let mut name = [0; 20];
@@ -137,9 +176,9 @@ fn fit(card: Box<dyn Fitted>, bays: &mut Bays, functions: &mut Functions) {
     }
 }
 
-fn report(kind: &str, index: u8, function: Function, error: BackendError) {
-    let code = error.code().0;
-    log::error!("{kind} {index} is missing: host device {function}, code {code}: {error}");
+fn report(kind: &str, index: u8, place: Place, error: &Missing) {
+    let function = place.function;
+    log::error!("{kind} {index} is missing: host device {function}, {error}");
 }
 
 /// The processor's random numbers.

@@ -11,6 +11,7 @@ extern crate alloc;
 
 mod adapters;
 mod fit;
+mod sealing;
 mod start;
 
 use stockade_platform::Platform;

@@ -24,7 +24,7 @@ use stockade_platform::{Cpu, Ghcb, Launch, Platform, console, stop};
 use zerocopy::FromZeros;
 
 use crate::adapters::{GuestProcessor, PlatformHost, Staging, Time, open_console};
-use crate::fit;
+use crate::fit::{self, Fitter};
 
 /// What every processor finds when it starts.
 struct Shared {
@@ -46,6 +46,7 @@ pub(crate) fn run(platform: Platform) -> ! {
         clock,
         launch,
         bounce,
+        mut psp,
         mut processors,
         ..
     } = platform;
@@ -60,7 +61,14 @@ pub(crate) fn run(platform: Platform) -> ! {
         vcpus,
         tsc_khz: clock.0.frequency_hz() / 1000,
     };
-    let devices = fit::devices(&launch.manifest, bounce, &mut PlatformHost::new(&cpu), ram);
+    let mut fitter = Fitter {
+        host: &mut PlatformHost::new(&cpu),
+        ram,
+        clock,
+        psp: &mut psp,
+        ghcb: cpu.ghcb,
+    };
+    let devices = fit::devices(&launch.manifest, bounce, &mut fitter);
     let shared = SHARED.call_once(|| Shared {
         policy: cpuid_policy(&launch, &clock),
         features: features(launch.manifest.flags()),

@@ -9,6 +9,7 @@ mod card;
 mod disk;
 mod entropy;
 mod net;
+mod sealed;
 
 use stockade_backend::HostBus;
 use stockade_bus::GuestMemory;
@@ -20,6 +21,7 @@ pub use card::Card;
 pub use disk::Plain;
 pub use entropy::OwnEntropy;
 pub use net::Frames;
+pub use sealed::{DEPTH as SEALED_DEPTH, Sealed};
 
 /// Guest memory as devices have it.
 pub type Memory = &'static (dyn GuestMemory + Sync);

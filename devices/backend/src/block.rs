@@ -7,6 +7,7 @@
 
 mod control;
 mod flight;
+mod lent;
 mod request;
 
 use alloc::boxed::Box;
@@ -33,8 +34,11 @@ pub const SECTOR_BYTES: u64 = 512;
 pub const MIN_MEMORY: usize = RESERVED + 2 * MAX_BYTES as usize;
 
 /// Into how many pieces a request may fall that finds no slots side by side.
-const MAX_RUNS: usize = 8;
+const MAX_RUNS: usize = 32;
 const RESERVED: usize = QUEUE_BYTES + MAX_SIZE as usize * control::BYTES;
+const FIRST_SLOT: u16 = 21;
+
+const _: () = assert!(RESERVED == FIRST_SLOT as usize * SLOT_BYTES);
 
 /// A disk of the host.
 #[derive(Debug)]
@@ -125,14 +129,25 @@ impl<M: SharedMemory> Block<M> {
     /// Finds room for a request. `None`: it must wait until another is over. A request with more than [`MAX_BYTES`] gets none.
     pub fn reserve(&mut self, request: Request) -> Option<Ticket> {
         let runs = self.take_runs(&request)?;
-        let Some(ticket) = self.free.pop() else {
+        let ticket = self.take_ticket(request, runs, false);
+        if ticket.is_none() {
             self.give_back(&runs, 0);
-            return None;
-        };
+        }
+        ticket
+    }
+
+    fn take_ticket(
+        &mut self,
+        request: Request,
+        runs: [Run; MAX_RUNS],
+        is_lent: bool,
+    ) -> Option<Ticket> {
+        let ticket = self.free.pop()?;
         if let Some(flight) = self.flights.get_mut(usize::from(ticket.0)) {
             *flight = Flight {
                 state: State::Reserved,
                 request,
+                is_lent,
                 runs,
             };
         }
@@ -325,6 +340,9 @@ impl<M: SharedMemory> Block<M> {
         flight.state = State::Free;
         let flight = *flight;
         self.free.push(ticket);
+        if flight.is_lent {
+            return;
+        }
         let used: usize = flight.pieces().map(|(_, len)| len).sum();
         // What an offline device still writes meets nothing but its own memory, which nobody reads any more.
         self.give_back(&flight.runs, used);

@@ -22,6 +22,18 @@ impl Run {
     /// No slots.
     pub(crate) const EMPTY: Self = Self { first: 0, count: 0 };
 
+    /// Returns the run of one slot.
+    pub(crate) fn single(first: u16) -> Self {
+        Self { first, count: 1 }
+    }
+
+    /// Makes the run one slot longer, if that is the next one.
+    pub(crate) fn try_extend(&mut self, slot: u16) -> bool {
+        let is_next = self.first.checked_add(self.count) == Some(slot);
+        self.count += u16::from(is_next);
+        is_next
+    }
+
     /// Returns where the run begins in shared memory.
     #[must_use]
     pub fn offset(self) -> usize {

@@ -5,7 +5,7 @@ use crate::queue::{self, Access, DESCRIPTOR_SIZE, Posted, QUEUE_BYTES};
 use crate::shared::SharedMemory;
 
 /// Bytes of a control block.
-pub(super) const BYTES: usize = 256;
+pub(super) const BYTES: usize = 640;
 const STATUS_OFFSET: usize = 16;
 const RANGE_OFFSET: usize = 32;
 const RANGE_BYTES: usize = 16;

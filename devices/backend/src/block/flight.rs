@@ -16,6 +16,8 @@ pub(super) enum State {
 pub(super) struct Flight {
     pub(super) state: State,
     pub(super) request: Request,
+    /// The slots are the caller's own.
+    pub(super) is_lent: bool,
     pub(super) runs: [Run; MAX_RUNS],
 }
 
@@ -28,6 +30,7 @@ impl Flight {
             sector: 0,
             len_bytes: 0,
         },
+        is_lent: false,
         runs: [Run::EMPTY; MAX_RUNS],
     };
 

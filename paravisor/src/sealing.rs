@@ -1,0 +1,116 @@
+//! Sealed disks at the start: their key from the secure processor, and the wait until they are open.
+
+use stockade_abi::guest_message::{GuestFieldSelect, KeyRequest};
+use stockade_backend::block::{Block, SECTOR_BYTES};
+use stockade_backend::shared::AnyShared;
+use stockade_boot::manifest::DiskAccess;
+use stockade_devices::virtio::blk::Blk;
+use stockade_paravisor::host::Timekeeper;
+use stockade_paravisor::virtio::{SEALED_DEPTH, Sealed, Turn};
+use stockade_platform::Ghcb;
+use stockade_platform::psp::{Psp, PspError};
+use stockade_platform::random::{self, NoEntropy};
+use stockade_storage::{
+    Access, Anchoring, BLOCK_BYTES, Config, ConfigError, Fault, RootSecret, SealedDisk, State,
+    Trust,
+};
+
+use crate::adapters::PlatformHost;
+
+/// How long a host may take to let a disk be opened, or formatted.
+const PATIENCE_NS: u64 = 30_000_000_000;
+
+/// The labels of the disks' keys, by the place in the manifest.
+const LABELS: [&str; 14] = [
+    "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13",
+];
+
+/// Why a sealed disk is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SealingError {
+    /// No key.
+    #[error("no key: {0}")]
+    Key(#[from] PspError),
+    /// No disk was known to need one.
+    #[error("no key was asked for")]
+    Unasked,
+    /// No random numbers for nonces.
+    #[error(transparent)]
+    Entropy(#[from] NoEntropy),
+    /// Too little memory for it.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// It cannot be opened.
+    #[error("{0}")]
+    Fault(Fault),
+    /// The host did not answer in time.
+    #[error("the host does not answer")]
+    Silent,
+}
+
+/// Returns the secret all keys of sealed disks come from: the secure processor's, for this image and policy on this chip.
+pub(crate) fn root_secret(psp: &mut Psp, ghcb: &Ghcb) -> Result<RootSecret, SealingError> {
+    let fields = GuestFieldSelect::MEASUREMENT | GuestFieldSelect::POLICY;
+    let mut request = KeyRequest::default();
+    request.root_key_select = KeyRequest::ROOT_VCEK;
+    request.guest_field_select = fields.bits();
+    Ok(RootSecret::new(*psp.derived_key(ghcb, &request)?))
+}
+
+/// Which disk, and what the guest gets of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Order {
+    /// Its number, the label of its key.
+    pub(crate) index: u8,
+    /// What the guest may do.
+    pub(crate) access: DiskAccess,
+    /// Its name.
+    pub(crate) id: [u8; 20],
+}
+
+/// Opens a sealed disk. One that is empty is formatted.
+pub(crate) fn open(
+    block: Block<AnyShared>,
+    secret: &RootSecret,
+    order: Order,
+    host: &mut PlatformHost,
+    clock: &impl Timekeeper,
+) -> Result<(Blk, Sealed), SealingError> {
+    let mut entropy = [0; 32];
+    random::fill(&mut entropy)?;
+    let config = Config {
+        requests: usize::from(SEALED_DEPTH),
+        slots: block.slot_count(),
+        access: match order.access {
+            DiskAccess::ReadWrite => Access::ReadWrite,
+            DiskAccess::ReadOnly => Access::ReadOnly,
+        },
+        // There is no store to keep an anchor in.
+        anchoring: Anchoring::Lazy,
+        ..Config::default()
+    };
+    let host_blocks = block.capacity() / (BLOCK_BYTES as u64 / SECTOR_BYTES);
+    let key = secret.disk_key(LABELS.get(usize::from(order.index)).unwrap_or(&""));
+    let disk = SealedDisk::new(key, entropy, Trust::FirstUse, host_blocks, config)?;
+    let mut sealed = Sealed::new(disk, block);
+    let until = clock.now_ns().saturating_add(PATIENCE_NS);
+    while sealed.state() == State::Opening {
+        let turn = sealed.open(host);
+        if turn == Turn::Done && clock.now_ns() > until {
+            return Err(SealingError::Silent);
+        }
+    }
+    let freshness = match sealed.state() {
+        State::Open(freshness) => freshness,
+        State::Failed(fault) => return Err(SealingError::Fault(fault)),
+        State::Opening | State::Offline => return Err(SealingError::Silent),
+    };
+    let index = order.index;
+    log::info!(
+        "disk {index}: sealed, {freshness:?}; no anchor is kept, so a rollback of the whole disk goes unnoticed"
+    );
+    let front = sealed
+        .front(order.access, order.id)
+        .ok_or(SealingError::Silent)?;
+    Ok((front, sealed))
+}

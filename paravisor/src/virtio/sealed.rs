@@ -1,0 +1,382 @@
+//! A disk the host can neither read nor change unnoticed: requests of the guest through the sealed disk's state machine.
+//!
+//! What the state machine wants of the host goes through the same [`Block`] as a plain disk's chunks, from slots it owns itself. One
+//! step of it encrypts or decrypts one block; a turn has a handful, so that the guest runs in between.
+
+mod pending;
+
+use alloc::boxed::Box;
+use alloc::vec;
+
+use stockade_backend::HostBus;
+use stockade_backend::block::{Block, Kind as Ask, Request as Chunk};
+use stockade_backend::shared::AnyShared;
+use stockade_boot::manifest::DiskAccess;
+use stockade_bus::GuestMemory;
+use stockade_devices::virtio::blk::{
+    Blk, BlkOptions, Next, RangeLimits, Status, Token as GuestToken, ZeroLimits,
+};
+use stockade_storage::{
+    BLOCK_BYTES, HostBlock, HostError, HostIo, HostOp, IoId, Memory, MemoryError, RequestError,
+    SealedDisk, Slot, State, Token, Work,
+};
+
+use super::{Engine, Turn};
+use pending::Pending;
+
+/// Requests of the guest that are worked on at a time.
+pub const DEPTH: u16 = 64;
+/// Blocks encrypted or decrypted in a turn.
+const STEPS: usize = 4;
+/// Requests and transfers taken or sent in a turn.
+const BUDGET: usize = 32;
+/// Sectors of the state machine's blocks.
+const BLOCK_SECTORS: u64 = (BLOCK_BYTES / 512) as u64;
+/// The most sectors of a range to be forgotten.
+const MAX_RANGE_SECTORS: u32 = 1 << 21;
+
+/// What lies between a front-end and the host's disk.
+pub struct Sealed {
+    disk: SealedDisk,
+    block: Block<AnyShared>,
+    /// By ticket: which transfer.
+    transfers: Box<[Option<IoId>]>,
+    /// A transfer there was no room for.
+    held: Option<HostIo>,
+    /// By the token's slot.
+    pending: Box<[Option<(GuestToken, Pending)>]>,
+    /// A request that is not wholly submitted.
+    current: Option<usize>,
+    events: u32,
+}
+
+impl Sealed {
+    /// Returns the engine of `disk` on the host's `block`.
+    #[must_use]
+    pub fn new(disk: SealedDisk, block: Block<AnyShared>) -> Self {
+        let tickets = usize::from(stockade_backend::queue::MAX_SIZE);
+        Self {
+            disk,
+            block,
+            transfers: vec![None; tickets].into_boxed_slice(),
+            held: None,
+            pending: vec![None; usize::from(DEPTH)].into_boxed_slice(),
+            current: None,
+            events: 0,
+        }
+    }
+
+    /// Returns what can be done with the disk.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.disk.state()
+    }
+
+    /// Opens the disk, before there is a guest. Returns whether there is nothing more to do before the host answers.
+    pub fn open(&mut self, mut bus: &mut dyn HostBus) -> Turn {
+        let blk = Blk::new(BlkOptions::default());
+        self.take_back();
+        let worked = self.step(&blk, &NoMemory);
+        self.send();
+        self.block.publish(&mut bus);
+        if worked == Work::Again || self.block.listen() {
+            return Turn::More;
+        }
+        Turn::Done
+    }
+
+    /// Returns the front-end, once the disk is open.
+    #[must_use]
+    pub fn front(&self, access: DiskAccess, id: [u8; 20]) -> Option<Blk> {
+        let is_read_only = access == DiskAccess::ReadOnly;
+        Some(Blk::new(BlkOptions {
+            sectors: self.disk.sectors()?,
+            is_read_only,
+            has_cache: true,
+            discard: (!is_read_only).then_some(RangeLimits {
+                max_sectors: MAX_RANGE_SECTORS,
+                alignment: 8,
+            }),
+            write_zeroes: (!is_read_only).then_some(ZeroLimits {
+                max_sectors: MAX_RANGE_SECTORS,
+                may_unmap: true,
+            }),
+            id,
+            depth: DEPTH,
+            ..BlkOptions::default()
+        }))
+    }
+
+    /// Takes transfers back from the host.
+    fn take_back(&mut self) -> Turn {
+        for _ in 0..BUDGET {
+            let Some(done) = self.block.take() else {
+                return Turn::Done;
+            };
+            let transfer = self.transfers.get_mut(usize::from(done.ticket.0));
+            if let Some(id) = transfer.and_then(Option::take) {
+                self.disk.complete(id, done.outcome.map_err(|_| HostError));
+            }
+            self.block.release(done.ticket);
+        }
+        Turn::More
+    }
+
+    fn step(&mut self, blk: &Blk, memory: &dyn GuestMemory) -> Work {
+        let mut view = View {
+            block: &self.block,
+            blk,
+            memory,
+            pending: &self.pending,
+        };
+        for _ in 0..STEPS {
+            if self.disk.work(&mut view) == Work::Idle {
+                return Work::Idle;
+            }
+        }
+        Work::Again
+    }
+
+    /// Passes transfers on to the host.
+    fn send(&mut self) -> Turn {
+        for _ in 0..BUDGET {
+            let Some(io) = self.held.take().or_else(|| self.disk.next_io()) else {
+                return Turn::Done;
+            };
+            let blocks = u32::try_from(io.slots().len()).unwrap_or(0);
+            let HostBlock(first) = io.block;
+            let chunk = Chunk {
+                kind: match io.op {
+                    HostOp::Read => Ask::Read,
+                    HostOp::Write => Ask::Write,
+                    HostOp::Flush => Ask::Flush,
+                },
+                sector: first.saturating_mul(BLOCK_SECTORS),
+                len_bytes: blocks * 4096,
+            };
+            let slots = io.slots().iter().map(|Slot(slot)| *slot);
+            let Some(ticket) = self.block.reserve_slots(chunk, slots) else {
+                self.held = Some(io);
+                return Turn::Done;
+            };
+            if let Some(place) = self.transfers.get_mut(usize::from(ticket.0)) {
+                *place = Some(io.id);
+            }
+            self.block.post(ticket);
+        }
+        Turn::More
+    }
+
+    /// Takes requests from the guest.
+    fn accept(&mut self, blk: &mut Blk, memory: &dyn GuestMemory) -> Turn {
+        for _ in 0..BUDGET {
+            let slot = match self.current {
+                Some(slot) => slot,
+                None => match blk.next(memory) {
+                    Next::Request(token) => self.begin(blk, token),
+                    Next::Idle | Next::Full => return Turn::Done,
+                    Next::Later => return Turn::More,
+                },
+            };
+            if !self.submit(blk, memory, slot) {
+                self.current = Some(slot);
+                return Turn::Done;
+            }
+            self.current = None;
+        }
+        Turn::More
+    }
+
+    fn begin(&mut self, blk: &Blk, token: GuestToken) -> usize {
+        let slot = token.slot();
+        let pending = blk.request(token).map(|request| Pending::new(&request));
+        if let Some(place) = self.pending.get_mut(slot) {
+            *place = pending.map(|pending| (token, pending));
+        }
+        slot
+    }
+
+    /// Submits the next part of a request, or ends it. Returns whether there was room.
+    fn submit(&mut self, blk: &mut Blk, memory: &dyn GuestMemory, slot: usize) -> bool {
+        let Some(Some((token, pending))) = self.pending.get_mut(slot) else {
+            return true;
+        };
+        let request = blk.request(*token);
+        let name = Token(slot as u64);
+        let Some(part) = request.and_then(|request| pending.next(&request, name)) else {
+            let status = if request.is_none() {
+                Status::IoError
+            } else {
+                Status::Ok
+            };
+            self.end(blk, memory, slot, status);
+            return true;
+        };
+        match self.disk.submit(part) {
+            Ok(()) => {
+                pending.submitted();
+                true
+            }
+            Err(RequestError::Busy) => false,
+            Err(_) => {
+                self.end(blk, memory, slot, Status::IoError);
+                true
+            }
+        }
+    }
+
+    fn end(&mut self, blk: &mut Blk, memory: &dyn GuestMemory, slot: usize, status: Status) {
+        if let Some((token, _)) = self.pending.get_mut(slot).and_then(Option::take) {
+            blk.complete(memory, token, status);
+        }
+    }
+
+    /// Tells the guest what is done.
+    fn answer(&mut self, blk: &mut Blk, memory: &dyn GuestMemory) {
+        while let Some(done) = self.disk.next_completion() {
+            let Token(name) = done.token;
+            let slot = usize::try_from(name).unwrap_or(usize::MAX);
+            match done.result {
+                // There may be more of it; what finds no room now waits for its turn.
+                Ok(()) => {
+                    if !self.submit(blk, memory, slot) {
+                        self.requeue(slot);
+                    }
+                }
+                Err(_) => self.end(blk, memory, slot, Status::IoError),
+            }
+        }
+    }
+
+    fn requeue(&mut self, slot: usize) {
+        if let Some(Some((_, pending))) = self.pending.get_mut(slot) {
+            pending.wait();
+        }
+    }
+
+    /// Submits what once found no room.
+    fn retry(&mut self, blk: &mut Blk, memory: &dyn GuestMemory) {
+        for slot in 0..self.pending.len() {
+            let waits = matches!(self.pending.get(slot), Some(Some((_, p))) if p.is_waiting());
+            if waits && !self.submit(blk, memory, slot) {
+                return;
+            }
+        }
+    }
+
+    /// Logs what the host did, as long as it is not too much.
+    fn report(&mut self) {
+        const MOST: u32 = 100;
+        while let Some(event) = self.disk.next_event() {
+            self.events = self.events.saturating_add(1);
+            match self.events {
+                0..MOST => log::error!("sealed disk: {event}"),
+                MOST => log::error!("sealed disk: more of this is not logged"),
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Engine for Sealed {
+    type Front = Blk;
+
+    fn turn(&mut self, blk: &mut Blk, memory: &dyn GuestMemory, mut bus: &mut dyn HostBus) -> Turn {
+        let taken = self.take_back();
+        self.retry(blk, memory);
+        let accepted = self.accept(blk, memory);
+        let worked = self.step(blk, memory);
+        let sent = self.send();
+        self.block.publish(&mut bus);
+        self.answer(blk, memory);
+        // Without a store the newest state is kept nowhere; the disk is told that it is, so that it goes on.
+        if let Some(anchor) = self.disk.next_anchor() {
+            self.disk.anchored(anchor.generation);
+        }
+        self.report();
+        let is_more = [taken, accepted, sent].contains(&Turn::More) || worked == Work::Again;
+        if is_more || self.block.listen() {
+            return Turn::More;
+        }
+        Turn::Done
+    }
+}
+
+/// The memories a step copies between.
+struct View<'a> {
+    block: &'a Block<AnyShared>,
+    blk: &'a Blk,
+    memory: &'a dyn GuestMemory,
+    pending: &'a [Option<(GuestToken, Pending)>],
+}
+
+impl View<'_> {
+    fn token(&self, Token(name): Token) -> Result<GuestToken, MemoryError> {
+        let slot = usize::try_from(name).map_err(|_| MemoryError)?;
+        match self.pending.get(slot) {
+            Some(Some((token, _))) => Ok(*token),
+            _ => Err(MemoryError),
+        }
+    }
+}
+
+/// A guest that was reset meanwhile has no memory for its old requests.
+impl Memory for View<'_> {
+    fn read_guest(
+        &mut self,
+        token: Token,
+        offset: usize,
+        into: &mut [u8],
+    ) -> Result<(), MemoryError> {
+        let request = self.blk.request(self.token(token)?).ok_or(MemoryError)?;
+        let read = request.read_data(self.memory, offset as u64, into);
+        match read {
+            Ok(len) if len == into.len() => Ok(()),
+            _ => Err(MemoryError),
+        }
+    }
+
+    fn write_guest(&mut self, token: Token, offset: usize, from: &[u8]) -> Result<(), MemoryError> {
+        let request = self.blk.request(self.token(token)?).ok_or(MemoryError)?;
+        let written = request.write_data(self.memory, offset as u64, from);
+        match written {
+            Ok(len) if len == from.len() => Ok(()),
+            _ => Err(MemoryError),
+        }
+    }
+
+    fn read_slot(&mut self, Slot(slot): Slot, into: &mut [u8; BLOCK_BYTES]) {
+        self.block.read_slot(slot, into);
+    }
+
+    fn write_slot(&mut self, Slot(slot): Slot, from: &[u8; BLOCK_BYTES]) {
+        self.block.write_slot(slot, from);
+    }
+}
+
+/// There is no guest yet.
+struct NoMemory;
+
+impl GuestMemory for NoMemory {
+    fn read(&self, gpa: stockade_bus::Gpa, _: &mut [u8]) -> Result<(), stockade_bus::MemoryError> {
+        Err(stockade_bus::MemoryError::NotMemory(gpa))
+    }
+
+    fn write(&self, gpa: stockade_bus::Gpa, _: &[u8]) -> Result<(), stockade_bus::MemoryError> {
+        Err(stockade_bus::MemoryError::NotMemory(gpa))
+    }
+
+    fn is_ram(&self, _: stockade_bus::Gpa) -> bool {
+        false
+    }
+
+    fn compare_exchange(
+        &self,
+        gpa: stockade_bus::Gpa,
+        _: u8,
+        _: u64,
+        _: u64,
+    ) -> Result<bool, stockade_bus::MemoryError> {
+        Err(stockade_bus::MemoryError::NotMemory(gpa))
+    }
+}
