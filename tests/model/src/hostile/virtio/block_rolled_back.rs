@@ -17,7 +17,7 @@ pub(in crate::hostile) static ATTACK: BlockRolledBack = BlockRolledBack {
 };
 
 /// Writes before the old state returns.
-const WRITES: u64 = 64;
+const WRITES: u64 = 3;
 
 impl Lie for BlockRolledBack {
     fn name(&self) -> &'static str {

@@ -15,7 +15,7 @@ pub(in crate::hostile) static ATTACK: DeviceVanishes = DeviceVanishes {
 };
 
 /// Completions before it goes.
-const LAST: u64 = 64;
+const LAST: u64 = 12;
 
 impl Lie for DeviceVanishes {
     fn name(&self) -> &'static str {

@@ -10,15 +10,19 @@ pub(in crate::hostile) struct DoubleFetch {
     count: Count,
     /// The last requests that were done.
     done: Mutex<Vec<BlockRequest>>,
+    looks: Count,
 }
 
 pub(in crate::hostile) static ATTACK: DoubleFetch = DoubleFetch {
     count: Count::new(),
     done: Mutex::new(Vec::new()),
+    looks: Count::new(),
 };
 
 /// How many.
 const MOST: usize = 4;
+/// Looks between two changes.
+const PERIOD: u64 = 4;
 
 impl Lie for DoubleFetch {
     fn name(&self) -> &'static str {
@@ -41,6 +45,10 @@ impl Lie for DoubleFetch {
     }
 
     fn looked(&self, exchange: &mut Exchange<'_>) {
+        // Not before the driver could have seen it.
+        if !self.looks.next().is_multiple_of(PERIOD) {
+            return;
+        }
         for request in self.done.lock().iter() {
             let mut content = request.content(exchange.memory);
             content.iter_mut().for_each(|byte| *byte ^= 0x5A);

@@ -19,7 +19,7 @@ pub(in crate::hostile) static ATTACK: EarlyCompletion = EarlyCompletion {
 };
 
 /// One read in so many.
-const PERIOD: u64 = 8;
+const PERIOD: u64 = 4;
 
 impl Lie for EarlyCompletion {
     fn name(&self) -> &'static str {

@@ -16,7 +16,7 @@ pub(in crate::hostile) static ATTACK: LengthLong = LengthLong {
 };
 
 /// One completion in so many.
-const PERIOD: u64 = 8;
+const PERIOD: u64 = 4;
 
 impl Lie for LengthLong {
     fn name(&self) -> &'static str {

@@ -16,7 +16,7 @@ pub(in crate::hostile) static ATTACK: LengthShort = LengthShort {
 };
 
 /// One completion in so many.
-const PERIOD: u64 = 8;
+const PERIOD: u64 = 4;
 
 impl Lie for LengthShort {
     fn name(&self) -> &'static str {

@@ -14,7 +14,7 @@ pub(in crate::hostile) static ATTACK: UsedIndexJumps = UsedIndexJumps {
 };
 
 /// One completion in so many.
-const PERIOD: u64 = 32;
+const PERIOD: u64 = 6;
 
 impl Lie for UsedIndexJumps {
     fn name(&self) -> &'static str {

@@ -14,7 +14,7 @@ pub(in crate::hostile) static ATTACK: UsedNeverPosted = UsedNeverPosted {
 };
 
 /// One completion in so many.
-const PERIOD: u64 = 8;
+const PERIOD: u64 = 4;
 
 impl Lie for UsedNeverPosted {
     fn name(&self) -> &'static str {
