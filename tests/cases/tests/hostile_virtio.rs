@@ -1,0 +1,264 @@
+//! A host that lies about its virtio devices: the guest sees an error, or nothing; its memory stays as it was; the paravisor
+//! lives, or stops for a reason it names.
+//!
+//! The lies are files of the model, `tests/model/src/hostile/virtio`; the last test here fails when one has no test. In each
+//! the guest writes and reads a disk of its own while 8 MiB of noise lie in its memory, which must be there afterwards. The
+//! model logs the first lies it told: none told is a failure, too.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use stockade::setup::Archive;
+use stockade_cases::{figures, number};
+use stockade_rig::guest::{finding, findings};
+use stockade_rig::{Finished, Stockade, workshop};
+
+/// What the guest does; nothing of it may take for ever, though each request to a lying disk may.
+const SCRIPT: &str = include_str!("hostile_virtio/guest.sh");
+/// Enough for the slowest lie on a loaded machine; requests that hang are given up by the guest itself.
+const SECONDS: &str = "110";
+const DISK_BYTES: u64 = 16 << 20;
+
+/// A guest that was lied to.
+struct Lied {
+    finished: Finished,
+    figures: Value,
+}
+
+/// Boots the guest with these devices on a host that tells this lie, and makes sure that it told it.
+fn lied(lie: &str, devices: &[String], folder: &Path) -> Lied {
+    let initrd = folder.join("initrd");
+    let mut archive = Archive::new();
+    archive.file("lies.sh", SCRIPT.as_bytes());
+    let mut bytes = fs::read(&workshop().initramfs).expect("the initramfs is there");
+    // A kernel unpacks one archive after the other.
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes.extend(archive.to_bytes().expect("memory takes it"));
+    fs::write(&initrd, bytes).expect("the folder is writable");
+    let stats = folder.join("stats.json");
+    let mut guest = Stockade::guest("stockade.mode=shell")
+        .attacked_by(&format!("virtio-{lie}"))
+        .arg("--initrd")
+        .arg(&initrd)
+        .args(devices)
+        .args(["--timeout", SECONDS, "--stats"])
+        .arg(&stats)
+        .start();
+    guest.send_line("sh /lies.sh");
+    let finished = guest.finish();
+    // The model's log says so, even of a guest whose time was over.
+    let told = format!("attack virtio-{lie}: ");
+    finished.assert_says(&[&told]);
+    Lied {
+        figures: figures(&stats),
+        finished,
+    }
+}
+
+fn disk(folder: &Path) -> Vec<String> {
+    let path = folder.join("disk.img");
+    let file = fs::File::create(&path).expect("the folder is writable");
+    file.set_len(DISK_BYTES).expect("the disk has room");
+    vec!["--disk".to_owned(), path.display().to_string()]
+}
+
+fn lied_about_disk(lie: &str) -> Lied {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    lied(lie, &disk(folder.path()), folder.path())
+}
+
+fn lied_about_net(lie: &str) -> Lied {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let net = ["--net".to_owned(), "user".to_owned()];
+    lied(lie, &net, folder.path())
+}
+
+impl Lied {
+    /// Fails if anything happened that no lie may do.
+    #[track_caller]
+    fn assert_harmless(&self) -> &Self {
+        let transcript = self.finished.transcript();
+        let code = self.finished.status.code();
+        // Powered off, a coded stop, service denied until the time was over.
+        assert!(matches!(code, Some(0 | 12 | 13)), "{transcript}");
+        assert!(!transcript.contains("panicked"), "{transcript}");
+        if code == Some(0) {
+            let found = |name| finding(&self.finished.stdout, name);
+            assert_eq!(found("canary"), Some("ok"), "{transcript}");
+            assert_eq!(found("kernel-log"), Some("clean"), "{transcript}");
+            let readable = number(&self.figures, "/model/ram_host_readable_bytes");
+            assert_eq!(readable, 0, "{transcript}");
+        }
+        for found in findings(&self.finished.stdout) {
+            assert_ne!(found, "canary changed", "{transcript}");
+        }
+        self
+    }
+
+    /// Fails unless the guest came to its end by itself: the paravisor lived.
+    #[track_caller]
+    fn assert_lived(&self) -> &Self {
+        self.finished.assert_code(0);
+        self.assert_harmless()
+    }
+
+    /// Fails unless everything the guest read was what it had written.
+    #[track_caller]
+    fn assert_true_data(&self) -> &Self {
+        let transcript = self.finished.transcript();
+        for round in 1..=3 {
+            let found = finding(&self.finished.stdout, &format!("data-{round}"));
+            assert_eq!(found, Some("same"), "{transcript}");
+        }
+        self
+    }
+}
+
+#[test]
+fn used_twice_a_completion_told_twice_takes_the_device_offline() {
+    lied_about_disk("used-twice").assert_harmless();
+}
+
+#[test]
+fn used_never_posted_an_answer_to_no_question_takes_the_device_offline() {
+    lied_about_disk("used-never-posted").assert_harmless();
+}
+
+#[test]
+fn length_long_no_byte_beyond_the_buffer_is_taken() {
+    lied_about_disk("length-long").assert_harmless();
+}
+
+#[test]
+fn length_short_what_was_not_written_is_not_taken() {
+    lied_about_disk("length-short").assert_harmless();
+}
+
+#[test]
+fn used_index_jumps_entries_that_are_not_there_are_not_read() {
+    lied_about_disk("used-index-jumps").assert_harmless();
+}
+
+#[test]
+fn early_completion_late_data_reach_no_other_memory() {
+    lied_about_disk("early-completion").assert_harmless();
+}
+
+#[test]
+fn double_fetch_data_count_as_they_were_when_taken() {
+    lied_about_disk("double-fetch").assert_harmless();
+}
+
+#[test]
+fn config_shrinks_a_disk_is_as_large_as_it_was() {
+    lied_about_disk("config-shrinks").assert_harmless();
+}
+
+#[test]
+fn features_appear_features_nobody_knows_are_not_taken() {
+    lied_about_disk("features-appear")
+        .assert_lived()
+        .assert_true_data();
+}
+
+#[test]
+fn features_unacked_no_disk_is_better_than_one_that_agrees_on_nothing() {
+    lied_about_disk("features-unacked").assert_harmless();
+}
+
+#[test]
+fn status_lies_a_device_that_says_it_is_broken_is_left_alone() {
+    lied_about_disk("status-lies").assert_harmless();
+}
+
+#[test]
+fn queue_size_changes_a_queue_has_one_size_or_none() {
+    lied_about_disk("queue-size-changes").assert_harmless();
+}
+
+#[test]
+fn bar_moves_registers_that_are_elsewhere_are_nobodys() {
+    lied_about_disk("bar-moves").assert_harmless();
+}
+
+#[test]
+fn device_id_changes_a_disk_is_no_network_card() {
+    lied_about_disk("device-id-changes").assert_harmless();
+}
+
+#[test]
+fn device_vanishes_a_device_that_is_gone_is_an_error() {
+    lied_about_disk("device-vanishes").assert_harmless();
+}
+
+#[test]
+fn interrupt_storm_messages_without_reason_cost_time_only() {
+    lied_about_disk("interrupt-storm")
+        .assert_lived()
+        .assert_true_data();
+}
+
+#[test]
+fn silent_interrupts_messages_before_their_completions_lose_nothing() {
+    lied_about_disk("silent-interrupts")
+        .assert_lived()
+        .assert_true_data();
+}
+
+#[test]
+fn mute_completions_completions_without_messages_are_found() {
+    lied_about_disk("mute-completions")
+        .assert_lived()
+        .assert_true_data();
+}
+
+#[test]
+fn descriptors_overwritten_nothing_is_taken_back_from_where_the_host_writes() {
+    lied_about_disk("descriptors-overwritten")
+        .assert_lived()
+        .assert_true_data();
+}
+
+#[test]
+fn block_flipped_a_plain_disk_is_as_true_as_its_host_and_harms_nothing_else() {
+    lied_about_disk("block-flipped").assert_harmless();
+}
+
+#[test]
+fn block_swapped_the_guests_memory_stays_its_own() {
+    lied_about_disk("block-swapped").assert_harmless();
+}
+
+#[test]
+fn block_replayed_the_guests_memory_stays_its_own() {
+    lied_about_disk("block-replayed").assert_harmless();
+}
+
+#[test]
+fn block_rolled_back_the_guests_memory_stays_its_own() {
+    lied_about_disk("block-rolled-back").assert_harmless();
+}
+
+#[test]
+fn net_frame_long_a_frame_ends_where_its_buffer_does() {
+    lied_about_net("net-frame-long").assert_harmless();
+}
+
+#[test]
+fn net_header_nonsense_offloads_nobody_agreed_on_are_ignored() {
+    lied_about_net("net-header-nonsense").assert_harmless();
+}
+
+#[test]
+fn every_lie_has_its_test() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/src/hostile/virtio");
+    let here = include_str!("hostile_virtio.rs");
+    for entry in fs::read_dir(folder).expect("the model is beside us") {
+        let name = entry.expect("it is readable").file_name();
+        let name = name.to_string_lossy();
+        let name = name.trim_end_matches(".rs");
+        let test = format!("fn {name}_");
+        assert!(name == "mod" || here.contains(&test), "no test {test}…");
+    }
+}
