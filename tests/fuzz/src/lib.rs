@@ -25,6 +25,7 @@ pub mod instructions;
 pub mod kernels;
 pub mod manifests;
 pub mod page_walks;
+pub mod pci_traffic;
 pub mod saved_states;
 pub mod sealed_disks;
 pub mod sealed_stores;
@@ -82,6 +83,7 @@ targets! {
     guest_messages: 1000,
     apic_traffic: 3000,
     chip_traffic: 2000,
+    pci_traffic: 3000,
     saved_states: 3000,
     sealed_disks: 3000,
     sealed_stores: 3000,

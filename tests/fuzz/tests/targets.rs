@@ -63,6 +63,7 @@ tests! {
     guest_messages
     apic_traffic
     chip_traffic
+    pci_traffic
     saved_states
     sealed_disks
     sealed_stores
