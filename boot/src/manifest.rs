@@ -102,6 +102,8 @@ bitflags! {
         const BARE_IDENTITY = 1 << 5;
         /// The machine has the small devices that test kernels expect of QEMU.
         const TEST_DEVICES = 1 << 6;
+        /// The machine has a virtio entropy source of ours.
+        const ENTROPY = 1 << 7;
     }
 }
 

@@ -38,6 +38,9 @@ pub(crate) struct Guest {
     /// Give the guest an HPET
     #[arg(long)]
     hpet: bool,
+    /// Give the guest a virtio entropy source: the processor's random numbers, never the host's
+    #[arg(long)]
+    rng: bool,
     /// Give the guest the small devices that test kernels expect of QEMU; its exit status becomes ours
     #[arg(long)]
     test_devices: bool,
@@ -45,13 +48,14 @@ pub(crate) struct Guest {
 
 impl Guest {
     /// Names of the arguments, which make no sense for an image that is there already.
-    pub(crate) const ARGUMENTS: [&str; 7] = [
+    pub(crate) const ARGUMENTS: [&str; 8] = [
         "kernel",
         "initrd",
         "module",
         "append",
         "x2apic",
         "hpet",
+        "rng",
         "test_devices",
     ];
 
@@ -91,6 +95,7 @@ impl Guest {
         for (flag, is_wanted) in [
             (GuestFlags::X2APIC, self.x2apic),
             (GuestFlags::HPET, self.hpet),
+            (GuestFlags::ENTROPY, self.rng),
             (GuestFlags::TEST_DEVICES, self.test_devices),
         ] {
             options.flags.set(flag, is_wanted);

@@ -10,7 +10,7 @@ use stockade_backend::net::Net;
 use stockade_backend::shared::AnyShared;
 use stockade_backend::transport::Doorbell;
 use stockade_backend::{BackendError, Function, SharedMemory};
-use stockade_boot::manifest::{DiskEntry, DiskMode, Manifest, NetEntry};
+use stockade_boot::manifest::{DiskEntry, DiskMode, GuestFlags, Manifest, NetEntry};
 use stockade_bus::{Gpa, GuestMemory, MemoryError};
 use stockade_devices::virtio::rng::{Entropy, NoEntropy};
 use stockade_paravisor::machine::Functions;
@@ -56,29 +56,41 @@ pub(crate) fn devices(
     fitter: &mut Fitter<'_>,
 ) -> (Functions, Bays) {
     let (mut functions, mut bays) = (Functions::default(), Bays::default());
-    let Some(mut bounce) = bounce else {
-        return (functions, bays);
-    };
+    // Who has a disk or a card has an entropy source too.
+    let has_entropy = bounce.is_some() || manifest.flags().contains(GuestFlags::ENTROPY);
+    if let Some(bounce) = bounce {
+        fit_host_devices(manifest, bounce, fitter, (&mut bays, &mut functions));
+    }
+    if has_entropy {
+        let entropy = Card::new(OwnEntropy::new(Processor), fitter.ram);
+        fit(Box::new(entropy), &mut bays, &mut functions);
+    }
+    (functions, bays)
+}
+
+fn fit_host_devices(
+    manifest: &Manifest,
+    mut bounce: SharedRegion,
+    fitter: &mut Fitter<'_>,
+    (bays, functions): (&mut Bays, &mut Functions),
+) {
     let devices = manifest.devices();
     for (index, net) in (0..).zip(devices.nets()) {
-        let place = Place::new(net.host_device(), &bays);
+        let place = Place::new(net.host_device(), bays);
         match fitter.net(net, bounce.split_off(NET_BYTES), place) {
-            Ok(card) => fit(card, &mut bays, &mut functions),
+            Ok(card) => fit(card, bays, functions),
             Err(error) => report("network card", index, place, &error),
         }
     }
     let secret = fitter.secret(manifest);
     let share = bounce.len_bytes() / devices.disks().count().max(1);
     for (index, disk) in (0..).zip(devices.disks()) {
-        let place = Place::new(disk.host_device(), &bays);
+        let place = Place::new(disk.host_device(), bays);
         match fitter.disk(disk, index, bounce.split_off(share), place, &secret) {
-            Ok(card) => fit(card, &mut bays, &mut functions),
+            Ok(card) => fit(card, bays, functions),
             Err(error) => report("disk", index, place, &error),
         }
     }
-    let entropy = Card::new(OwnEntropy::new(Processor), fitter.ram);
-    fit(Box::new(entropy), &mut bays, &mut functions);
-    (functions, bays)
 }
 
 impl Fitter<'_> {
