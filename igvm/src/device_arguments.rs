@@ -142,17 +142,17 @@ impl DeviceArguments {
         Devices::try_new(&disks, &nets, bounce).map_err(|_| Failure::TooManyDevices)
     }
 
-    /// Returns what QEMU is given, after a look at the files.
-    pub(crate) fn host(&self) -> Result<HostDevices, Failure> {
+    /// Returns what QEMU is given, after a look at the files, and the files: they are locked as long as they are kept.
+    pub(crate) fn host(&self) -> Result<(HostDevices, Vec<File>), Failure> {
         let disks = self.disk.iter().map(DiskArgument::open);
+        let disks = disks.collect::<Result<Vec<_>, _>>()?;
+        let (disks, locks) = disks.into_iter().unzip();
         let nets = (0..).zip(&self.net).map(|(index, net)| Net {
             peer: net.0.clone(),
             mac: Some(mac(index)),
         });
-        Ok(HostDevices {
-            disks: disks.collect::<Result<_, _>>()?,
-            nets: nets.collect(),
-        })
+        let nets = nets.collect();
+        Ok((HostDevices { disks, nets }, locks))
     }
 }
 
@@ -163,7 +163,7 @@ fn mac(index: u8) -> [u8; 6] {
 
 impl DiskArgument {
     /// Sees that the file is there, can be used as asked, and is nobody else's now.
-    fn open(&self) -> Result<Disk, Failure> {
+    fn open(&self) -> Result<(Disk, File), Failure> {
         let failed = |source| Failure::File {
             path: self.path.clone(),
             source,
@@ -180,7 +180,7 @@ impl DiskArgument {
             None => detect(&file).map_err(failed)?,
         };
         let path = self.path.canonicalize().map_err(failed)?;
-        Ok(Disk {
+        let disk = Disk {
             format,
             access: match self.access {
                 DiskAccess::ReadWrite => devices::DiskAccess::ReadWrite,
@@ -188,7 +188,8 @@ impl DiskArgument {
             },
             cache: DiskCache::Writeback,
             ..Disk::new(path)
-        })
+        };
+        Ok((disk, file))
     }
 
     fn check_lock(&self, file: &File) -> Result<(), Failure> {
@@ -197,7 +198,7 @@ impl DiskArgument {
             DiskAccess::ReadOnly => file.try_lock_shared(),
         };
         match locked {
-            // QEMU takes the locks it needs itself; ours goes with the file.
+            // QEMU takes locks of another kind itself.
             Ok(()) => Ok(()),
             Err(TryLockError::WouldBlock) => Err(Failure::Locked(self.path.clone())),
             Err(TryLockError::Error(source)) => Err(Failure::File {
@@ -273,13 +274,16 @@ mod tests {
             bounce: None,
         };
         let measured = arguments.measured().unwrap();
-        let host = arguments.host().unwrap();
+        let (host, locks) = arguments.host().unwrap();
         assert!(measured.disks().map(|disk| disk.host_device()).eq([2]));
         assert!(measured.nets().map(|net| net.host_device()).eq([16, 17]));
         let macs = host.nets.iter().filter_map(|net| net.mac);
         assert!(measured.nets().map(|net| net.mac()).eq(macs));
         assert_eq!(host.disks[0].format, DiskFormat::Raw);
         assert_eq!(measured.bounce_bytes(), 4 << 20);
+        assert!(arguments.host().is_err(), "the file is in use");
+        drop(locks);
+        assert!(arguments.host().is_ok());
         let none = DeviceArguments::default().measured().unwrap();
         assert_eq!(none, Devices::default());
     }

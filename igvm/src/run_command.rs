@@ -81,7 +81,8 @@ impl Default for Run {
 /// Runs, reports, returns the exit code.
 pub(crate) fn run(arguments: &Run) -> Result<u8, Failure> {
     let mut voice = Voice::new(arguments.host_log.as_deref())?;
-    let devices = arguments.devices.host()?;
+    // The locks go with the run.
+    let (devices, _locks) = arguments.devices.host()?;
     let cache = Cache::open()?;
     let qemu = Qemu::find(arguments.qemu.as_deref(), &mut |text| voice.say(text))?;
     let paravisor = program(&cache, Program::Paravisor, &voice)?;

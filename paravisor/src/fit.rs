@@ -15,7 +15,7 @@ use stockade_bus::{Gpa, GuestMemory, MemoryError};
 use stockade_devices::virtio::rng::{Entropy, NoEntropy};
 use stockade_paravisor::machine::Functions;
 use stockade_paravisor::virtio::{Bays, Card, Fitted, Frames, OwnEntropy, Plain};
-use stockade_platform::ghcb::DEVICE_VECTOR;
+use stockade_platform::ghcb::{DEVICE_VECTOR, LAST_DEVICE_VECTOR};
 use stockade_platform::memory::GuestRam;
 use stockade_platform::psp::Psp;
 use stockade_platform::{Ghcb, SharedRegion, random};
@@ -167,6 +167,7 @@ impl Place {
             doorbell: Doorbell {
                 apic_id: SIGNALLED,
                 vector: DEVICE_VECTOR + bays.vector_of_next(),
+                change_vector: LAST_DEVICE_VECTOR,
             },
         }
     }

@@ -47,10 +47,15 @@ pub trait Engine {
         memory: &dyn GuestMemory,
         bus: &mut dyn HostBus,
     ) -> Turn;
+
+    /// Sees whether the host's device still is what it was.
+    fn check(&mut self, bus: &mut dyn HostBus);
 }
 
 /// A device in a slot.
 pub trait Fitted: PciFunction + Send {
     /// Carries what there is between guest and host.
     fn turn(&mut self, bus: &mut dyn HostBus) -> Turn;
+    /// Sees whether the host's device still is what it was.
+    fn check(&mut self, bus: &mut dyn HostBus);
 }

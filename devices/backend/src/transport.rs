@@ -66,8 +66,10 @@ const NO_VECTOR: u16 = 0xFFFF;
 pub struct Doorbell {
     /// The processor.
     pub apic_id: u8,
-    /// The vector its doorbell shows.
+    /// The vector its doorbell shows for what the queues have.
     pub vector: u8,
+    /// The vector it shows when the device has changed.
+    pub change_vector: u8,
 }
 
 /// Where a queue is notified.
@@ -171,15 +173,17 @@ impl Transport {
         self.read_u16(bus, common::QUEUE_SIZE)
     }
 
-    /// Has interrupts of all queues and of the configuration go to `doorbell`: entry 0 of the MSI-X table.
+    /// Has the device signal `doorbell`: changes by entry 0 of the MSI-X table, all queues by entry 1.
     pub fn route(&self, bus: &mut impl HostBus, doorbell: Doorbell) -> Result<(), BackendError> {
         let Some((table, capability)) = self.regions.msix else {
             return Err(BackendError::Lacks("MSI-X"));
         };
         let address = 0xFEE0_0000 | u32::from(doorbell.apic_id) << 12;
-        let data = u32::from(doorbell.vector);
-        for (offset, word) in [(0, address), (4, 0), (8, data), (12, 0)] {
-            bus.register_write(table.at(offset, 4)?, &word.to_le_bytes())?;
+        for (entry, vector) in [(0, doorbell.change_vector), (16, doorbell.vector)] {
+            let data = u32::from(vector);
+            for (offset, word) in [(0, address), (4, 0), (8, data), (12, 0)] {
+                bus.register_write(table.at(entry + offset, 4)?, &word.to_le_bytes())?;
+            }
         }
         pci::enable_msix(bus, self.function, capability)?;
         self.write(bus, common::CONFIG_VECTOR, &0_u16.to_le_bytes())?;
@@ -202,8 +206,8 @@ impl Transport {
         if self.read_u16(bus, common::QUEUE_SIZE)? != size {
             return Err(BackendError::Queue(queue));
         }
-        self.write(bus, common::QUEUE_VECTOR, &0_u16.to_le_bytes())?;
-        if self.read_u16(bus, common::QUEUE_VECTOR)? != 0 {
+        self.write(bus, common::QUEUE_VECTOR, &1_u16.to_le_bytes())?;
+        if self.read_u16(bus, common::QUEUE_VECTOR)? != 1 {
             return Err(BackendError::Lacks("a vector"));
         }
         for (register, address) in [

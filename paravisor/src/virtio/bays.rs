@@ -8,7 +8,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use spin::Mutex;
 use stockade_backend::HostBus;
@@ -17,14 +17,16 @@ use stockade_devices::pci::PciFunction;
 use super::{Fitted, Turn};
 use crate::machine::{Functions, SlotFunction, SlotNumber};
 
-/// How many doorbell vectors devices have; further devices share them.
-pub const DEVICE_VECTORS: u8 = 13;
+/// How many doorbell vectors devices have for their queues; further devices share them. The one after is for changes of any.
+pub const DEVICE_VECTORS: u8 = 12;
 
 /// One device.
 pub struct Bay {
     card: Mutex<Box<dyn Fitted>>,
     attention: Arc<AtomicU32>,
     bit: u32,
+    /// The host says that a device has changed: this one may have.
+    is_doubted: AtomicBool,
 }
 
 impl SlotFunction for Bay {
@@ -58,6 +60,7 @@ impl Bays {
             card: Mutex::new(card),
             attention: Arc::clone(&self.attention),
             bit,
+            is_doubted: AtomicBool::new(false),
         });
         let slot = functions.fit(Arc::clone(&bay) as Arc<dyn SlotFunction>)?;
         self.bays.push((slot, bay));
@@ -72,7 +75,12 @@ impl Bays {
 
     /// Notes that the host signalled these vectors, a bit each.
     pub(crate) fn signal(&self, vectors: u16) {
+        let is_change = vectors >> DEVICE_VECTORS & 1 != 0;
         for (index, (_, bay)) in self.bays.iter().enumerate() {
+            if is_change {
+                bay.is_doubted.store(true, Ordering::SeqCst);
+                bay.accessed();
+            }
             if vectors >> (index % usize::from(DEVICE_VECTORS)) & 1 != 0 {
                 bay.accessed();
             }
@@ -95,6 +103,9 @@ impl Bays {
             let turn = match bay.card.try_lock() {
                 None => Turn::More,
                 Some(mut card) => {
+                    if bay.is_doubted.swap(false, Ordering::SeqCst) {
+                        card.check(bus);
+                    }
                     let turn = card.turn(bus);
                     hear(*slot, &mut **card);
                     turn
@@ -106,3 +117,6 @@ impl Bays {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

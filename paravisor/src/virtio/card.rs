@@ -38,6 +38,10 @@ where
             Work::Done => carried,
         }
     }
+
+    fn check(&mut self, bus: &mut dyn HostBus) {
+        self.engine.check(bus);
+    }
 }
 
 impl<E: Engine> PciConfig for Card<E> {

@@ -93,6 +93,10 @@ impl Engine for Plain {
         }
         Turn::Done
     }
+
+    fn check(&mut self, mut bus: &mut dyn HostBus) {
+        self.block.check(&mut bus);
+    }
 }
 
 impl Plain {

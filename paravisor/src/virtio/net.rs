@@ -107,4 +107,8 @@ impl Engine for Frames {
         }
         Turn::Done
     }
+
+    fn check(&mut self, mut bus: &mut dyn HostBus) {
+        self.wire.check(&mut bus);
+    }
 }

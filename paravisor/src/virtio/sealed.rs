@@ -300,6 +300,10 @@ impl Engine for Sealed {
         }
         Turn::Done
     }
+
+    fn check(&mut self, mut bus: &mut dyn HostBus) {
+        self.block.check(&mut bus);
+    }
 }
 
 /// The memories a step copies between.

@@ -13,6 +13,7 @@ use crate::transport::Doorbell;
 const DOORBELL: Doorbell = Doorbell {
     apic_id: 0,
     vector: 0xE3,
+    change_vector: 0xEF,
 };
 const SECTORS: u64 = 4096;
 

@@ -8,6 +8,7 @@ use crate::transport::Doorbell;
 const DOORBELL: Doorbell = Doorbell {
     apic_id: 0,
     vector: 0xE4,
+    change_vector: 0xEF,
 };
 
 fn rig() -> (FakeHost, Net<FakeMemory>) {

@@ -1,0 +1,151 @@
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use stockade_backend::HostBus;
+use stockade_bus::{AccessError, Level, PciConfig};
+use stockade_devices::pci::{BARS, Bar, BarRange, MsiMessage, PciFunction};
+
+use super::{Bays, DEVICE_VECTORS};
+use crate::machine::{Functions, SlotFunction};
+use crate::virtio::{Fitted, Turn};
+
+#[derive(Default)]
+struct Counts {
+    turns: AtomicU32,
+    checks: AtomicU32,
+    /// Turns that still leave something over.
+    left: AtomicU32,
+}
+
+struct Device(Arc<Counts>);
+
+impl Fitted for Device {
+    fn turn(&mut self, _: &mut dyn HostBus) -> Turn {
+        self.0.turns.fetch_add(1, Ordering::Relaxed);
+        match self.0.left.load(Ordering::Relaxed) {
+            0 => Turn::Done,
+            left => {
+                self.0.left.store(left - 1, Ordering::Relaxed);
+                Turn::More
+            }
+        }
+    }
+
+    fn check(&mut self, _: &mut dyn HostBus) {
+        self.0.checks.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl PciConfig for Device {
+    fn config_read(&mut self, _: u16) -> u32 {
+        0
+    }
+
+    fn config_write(&mut self, _: u16, _: u32, _: u32) {}
+}
+
+impl PciFunction for Device {
+    fn bar_read(&mut self, _: Bar, _: u64, _: &mut [u8]) -> Result<(), AccessError> {
+        Err(AccessError::NoRegister)
+    }
+
+    fn bar_write(&mut self, _: Bar, _: u64, _: &[u8]) -> Result<(), AccessError> {
+        Err(AccessError::NoRegister)
+    }
+
+    fn decoded(&self) -> [Option<BarRange>; BARS] {
+        [None; BARS]
+    }
+
+    fn interrupt(&self) -> Level {
+        Level::Low
+    }
+
+    fn take_messages(&mut self, _: &mut dyn FnMut(MsiMessage)) {}
+
+    fn reset(&mut self) {}
+}
+
+struct NoBus;
+stockade_backend::no_devices!(NoBus);
+
+fn rig<const N: usize>() -> (Bays, [Arc<Counts>; N]) {
+    let mut bays = Bays::default();
+    let mut functions = Functions::default();
+    let counts = [(); N].map(|()| Arc::new(Counts::default()));
+    for counts in &counts {
+        let device = Box::new(Device(Arc::clone(counts)));
+        bays.fit(device, &mut functions).unwrap();
+    }
+    (bays, counts)
+}
+
+fn turns<const N: usize>(counts: &[Arc<Counts>; N]) -> [u32; N] {
+    counts
+        .each_ref()
+        .map(|counts| counts.turns.load(Ordering::Relaxed))
+}
+
+#[test]
+fn only_the_device_that_was_signalled_gets_a_turn() {
+    let (bays, counts) = rig::<3>();
+    assert!(!bays.want_attention());
+    bays.signal(1 << 1);
+    assert!(bays.want_attention());
+    bays.serve(&mut NoBus, |_, _| {});
+    assert_eq!(turns(&counts), [0, 1, 0]);
+    assert!(!bays.want_attention());
+}
+
+/// The guest runs between two turns of a device that has much to do.
+#[test]
+fn what_a_turn_leaves_over_keeps_the_attention() {
+    let (bays, counts) = rig::<1>();
+    counts[0].left.store(2, Ordering::Relaxed);
+    bays.signal(1);
+    for expected in [true, true, false] {
+        bays.serve(&mut NoBus, |_, _| {});
+        assert_eq!(bays.want_attention(), expected);
+    }
+    assert_eq!(turns(&counts), [3]);
+}
+
+/// A vCPU that waited here would wait for another one's copying.
+#[test]
+fn a_device_in_use_elsewhere_is_left_alone_and_not_forgotten() {
+    let (bays, counts) = rig::<1>();
+    bays.signal(1);
+    let bay = Arc::clone(&bays.bays[0].1);
+    bay.with(&mut |_| bays.serve(&mut NoBus, |_, _| {}));
+    assert_eq!(turns(&counts), [0]);
+    assert!(bays.want_attention());
+    bays.serve(&mut NoBus, |_, _| {});
+    assert_eq!(turns(&counts), [1]);
+}
+
+#[test]
+fn a_change_has_every_device_checked_once() {
+    let (bays, counts) = rig::<2>();
+    bays.signal(1 << DEVICE_VECTORS);
+    bays.serve(&mut NoBus, |_, _| {});
+    bays.signal(0b11);
+    bays.serve(&mut NoBus, |_, _| {});
+    for counts in counts {
+        assert_eq!(counts.checks.load(Ordering::Relaxed), 1);
+    }
+}
+
+#[test]
+fn devices_beyond_the_vectors_share_them() {
+    let (bays, counts) = rig::<14>();
+    assert_eq!(bays.vector_of_next(), 2);
+    bays.signal(1 << 1);
+    bays.serve(&mut NoBus, |_, _| {});
+    let served: alloc::vec::Vec<usize> = turns(&counts)
+        .iter()
+        .enumerate()
+        .filter_map(|(index, turns)| (*turns != 0).then_some(index))
+        .collect();
+    assert_eq!(served, [1, 13]);
+}

@@ -1,0 +1,196 @@
+//! Disks, as a guest uses them: a file system, a workload that checks what it wrote, a reboot, and what the host has of it.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use stockade_rig::guest::{finding, findings};
+use stockade_rig::{Finished, Initrd, Stockade, appended, host_view};
+
+const DISK_BYTES: u64 = 128 << 20;
+/// TCG runs the workload at a fraction of a processor's speed.
+const LIMIT: Duration = Duration::from_secs(400);
+/// Written by the guest, looked for in the host's file.
+const SECRET: &str = "nobody-but-the-guest-wrote-this-line";
+
+/// Loads the drivers. The first boot makes the file system if there is none; a workload of `fio` writes and checks 64 MiB; the guest
+/// reboots itself; the second boot checks all of it again, and the file system.
+const SCRIPT: &str = r#"
+modprobe -a virtio_pci virtio_blk
+sleep 1
+[ -b /dev/vda ] || { say "no disk"; poweroff -f; }
+say "sectors $(cat /sys/block/vda/size)"
+mkdir -p /m
+mount -t ext4 /dev/vda /m 2>/dev/null || { mke2fs -q -t ext4 /dev/vda && mount -t ext4 /dev/vda /m; }
+grep -q ' /m ' /proc/mounts || { say "no file system"; poweroff -f; }
+job() {
+    fio --name="$1" --directory=/m --size=8M --ioengine="$2" --direct="$3" --rw="$4" --bs=16k --iodepth=8 --numjobs=2 \
+        --verify=crc32c --verify_fatal=1 --do_verify=1 --fallocate=none --randrepeat=1 --group_reporting $5 >/tmp/fio.log 2>&1
+    say "$1 $6 $?"
+    grep -iE 'verify|error|bad' /tmp/fio.log | head -3
+}
+all() {
+    job direct-random libaio 1 randwrite "$1" "$2"
+    job direct-sequential libaio 1 write "$1" "$2"
+    job buffered-random psync 0 randwrite "$1" "$2"
+    job buffered-sequential psync 0 write "$1" "$2"
+}
+if [ -f /m/secret ]; then
+    say "secret $(cat /m/secret)"
+    all --verify_only again
+    umount /m
+    e2fsck -fn /dev/vda >/tmp/fsck.log 2>&1
+    say "fsck $?"
+else
+    all "" written
+    echo nobody-but-the-guest-wrote-this-line >/m/secret
+    sync
+    umount /m
+    reboot -f
+    sleep 60
+fi
+"#;
+
+fn initrd(folder: &Path) -> PathBuf {
+    Initrd::new(SCRIPT)
+        .modules(&["virtio_pci", "virtio_blk", "ext4", "crc32c_generic"])
+        .fio()
+        .ext4()
+        .write(folder)
+}
+
+fn disk_file(folder: &Path) -> PathBuf {
+    let path = folder.join("disk.img");
+    let file = File::create(&path).unwrap();
+    file.set_len(DISK_BYTES).unwrap();
+    path
+}
+
+fn run(folder: &Path, disk: &Path, words: &str) -> Finished {
+    let disk = format!("{}{words}", disk.display());
+    // Half of the memory is for the files of the initramfs, and fio brings many.
+    Stockade::new("run")
+        .args(["--memory", "768M", "--append", &appended("")])
+        .arg("--initrd")
+        .arg(initrd(folder))
+        .args(["--disk", &disk])
+        .limit(LIMIT)
+        .finish()
+}
+
+/// Everything the script says of a disk in good order.
+fn assert_all_good(run: &Finished) {
+    run.assert_code(0);
+    let said = findings(&run.stdout);
+    for job in [
+        "direct-random",
+        "direct-sequential",
+        "buffered-random",
+        "buffered-sequential",
+    ] {
+        for time in ["written", "again"] {
+            let good = format!("{job} {time} 0");
+            assert!(said.contains(&good.as_str()), "{}", run.transcript());
+        }
+    }
+    assert_eq!(finding(&run.stdout, "secret"), Some(SECRET));
+    assert_eq!(finding(&run.stdout, "fsck"), Some("0"));
+}
+
+/// Also the control of the test on a sealed disk: in plain mode the same search finds the guest's words.
+#[test]
+fn a_plain_disk_keeps_what_a_workload_wrote_over_a_reboot() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = disk_file(folder.path());
+    let made = Command::new("mkfs.ext4")
+        .args(["-q", "-F"])
+        .arg(&disk)
+        .status();
+    assert!(made.unwrap().success());
+    let run = run(folder.path(), &disk, "");
+    assert_all_good(&run);
+    assert!(host_view::count(&disk, SECRET.as_bytes()) > 0);
+    let checked = Command::new("e2fsck").arg("-fn").arg(&disk).output();
+    assert_eq!(checked.unwrap().status.code(), Some(0));
+}
+
+fn sealed_disk(folder: &Path) -> PathBuf {
+    let path = folder.join("sealed.img");
+    let made = Stockade::new("disk")
+        .args(["create", "--size", "128M"])
+        .arg(&path)
+        .finish();
+    made.assert_code(0);
+    path
+}
+
+/// The guest makes the file system itself; the host never has a byte of it in clear.
+#[test]
+fn a_sealed_disk_keeps_what_a_workload_wrote_and_shows_the_host_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = sealed_disk(folder.path());
+    let run = run(folder.path(), &disk, ",mode=sealed");
+    assert_all_good(&run);
+    assert_eq!(host_view::count(&disk, SECRET.as_bytes()), 0);
+    assert!(run.stderr.contains("sealed, Formatted"), "{}", run.stderr);
+}
+
+/// Writes the first MiB of a disk and reads it again.
+fn touch(disk: &Path, folder: &Path, words: &str) -> Finished {
+    let script = "modprobe -a virtio_pci virtio_blk
+        sleep 1
+        [ -b /dev/vda ] || say \"no disk\"
+        [ -f /sys/block/vda/size ] && dd if=/dev/zero of=/dev/vda bs=64k count=16 conv=fsync 2>/dev/null; say \"write $?\"
+        echo 3 >/proc/sys/vm/drop_caches
+        dd if=/dev/vda of=/dev/null bs=64k count=16 2>/dev/null; say \"read $?\"";
+    let initrd = Initrd::new(script).modules(&["virtio_pci", "virtio_blk"]);
+    Stockade::guest(words)
+        .arg("--initrd")
+        .arg(initrd.write(folder))
+        .args(["--disk", &format!("{},mode=sealed", disk.display())])
+        .finish()
+}
+
+/// Another image gets another key of the secure processor.
+#[test]
+fn a_sealed_disk_opens_for_its_own_image_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = sealed_disk(folder.path());
+    let own = touch(&disk, folder.path(), "");
+    own.assert_code(0);
+    assert_eq!(finding(&own.stdout, "read"), Some("0"));
+    let other = touch(&disk, folder.path(), "another.image");
+    other.assert_code(0);
+    assert_eq!(finding(&other.stdout, "no"), Some("disk"));
+    assert!(other.stderr.contains("D06"), "{}", other.stderr);
+    let again = touch(&disk, folder.path(), "");
+    assert_eq!(finding(&again.stdout, "read"), Some("0"));
+}
+
+/// The guest can write neither by its driver, which is told, nor past it.
+#[test]
+fn a_read_only_disk_is_read_and_stays_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = disk_file(folder.path());
+    let content: Vec<u8> = (0..DISK_BYTES / 8).flat_map(u64::to_le_bytes).collect();
+    std::fs::write(&disk, &content).unwrap();
+    let script = "modprobe -a virtio_pci virtio_blk
+        sleep 1
+        say \"ro $(cat /sys/block/vda/ro)\"
+        say \"sum $(md5sum /dev/vda | cut -c1-32)\"
+        dd if=/dev/zero of=/dev/vda bs=4k count=1 2>/dev/null; say \"write $?\"";
+    let initrd = Initrd::new(script).modules(&["virtio_pci", "virtio_blk"]);
+    let run = Stockade::guest("")
+        .arg("--initrd")
+        .arg(initrd.write(folder.path()))
+        .args(["--disk", &format!("{},readonly", disk.display())])
+        .finish();
+    run.assert_code(0);
+    assert_eq!(finding(&run.stdout, "ro"), Some("1"));
+    let sum = Command::new("md5sum").arg(&disk).output().unwrap();
+    let sum = String::from_utf8(sum.stdout).unwrap();
+    assert_eq!(finding(&run.stdout, "sum"), sum.get(..32));
+    assert_eq!(finding(&run.stdout, "write"), Some("1"));
+    assert!(std::fs::read(&disk).unwrap() == content);
+}
