@@ -1,5 +1,7 @@
 //! Disks, as a guest uses them: a file system, a workload that checks what it wrote, a reboot, and what the host has of it.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;

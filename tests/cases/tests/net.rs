@@ -1,5 +1,7 @@
 //! A network card on QEMU's own network: an address by DHCP, ping, and a transfer whose sum is right.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::thread;
