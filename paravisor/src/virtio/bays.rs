@@ -19,6 +19,8 @@ use crate::machine::{Functions, SlotFunction, SlotNumber};
 
 /// How many doorbell vectors devices have for their queues; further devices share them. The one after is for changes of any.
 pub const DEVICE_VECTORS: u8 = 12;
+/// Turns between two comparisons of a device: a host that reports changes without end would otherwise leave no time for the guest.
+const TURNS_A_CHECK: u32 = 256;
 
 /// One device.
 pub struct Bay {
@@ -27,6 +29,8 @@ pub struct Bay {
     bit: u32,
     /// The host says that a device has changed: this one may have.
     is_doubted: AtomicBool,
+    /// Turns since it was last compared.
+    turns: AtomicU32,
 }
 
 impl SlotFunction for Bay {
@@ -36,6 +40,16 @@ impl SlotFunction for Bay {
 
     fn accessed(&self) {
         self.attention.fetch_or(self.bit, Ordering::SeqCst);
+    }
+}
+
+impl Bay {
+    fn is_check_due(&self) -> bool {
+        let turns = self.turns.load(Ordering::Relaxed).saturating_add(1);
+        let is_due = turns > TURNS_A_CHECK && self.is_doubted.swap(false, Ordering::SeqCst);
+        self.turns
+            .store(if is_due { 0 } else { turns }, Ordering::Relaxed);
+        is_due
     }
 }
 
@@ -61,6 +75,7 @@ impl Bays {
             attention: Arc::clone(&self.attention),
             bit,
             is_doubted: AtomicBool::new(false),
+            turns: AtomicU32::new(TURNS_A_CHECK),
         });
         let slot = functions.fit(Arc::clone(&bay) as Arc<dyn SlotFunction>)?;
         self.bays.push((slot, bay));
@@ -103,7 +118,7 @@ impl Bays {
             let turn = match bay.card.try_lock() {
                 None => Turn::More,
                 Some(mut card) => {
-                    if bay.is_doubted.swap(false, Ordering::SeqCst) {
+                    if bay.is_check_due() {
                         card.check(bus);
                     }
                     let turn = card.turn(bus);

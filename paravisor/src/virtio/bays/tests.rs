@@ -136,6 +136,17 @@ fn a_change_has_every_device_checked_once() {
     }
 }
 
+/// Each comparison is a dozen calls to the host, who may report a change after each of them.
+#[test]
+fn changes_without_end_are_looked_at_now_and_then() {
+    let (bays, counts) = rig::<1>();
+    for _ in 0..1000 {
+        bays.signal(1 << DEVICE_VECTORS);
+        bays.serve(&mut NoBus, |_, _| {});
+    }
+    assert_eq!(counts[0].checks.load(Ordering::Relaxed), 4);
+}
+
 #[test]
 fn devices_beyond_the_vectors_share_them() {
     let (bays, counts) = rig::<14>();
