@@ -117,6 +117,48 @@ fn a_plain_disk_keeps_what_a_workload_wrote_over_a_reboot() {
     assert_eq!(checked.unwrap().status.code(), Some(0));
 }
 
+fn sealed_disk(folder: &Path) -> PathBuf {
+    let path = folder.join("sealed.img");
+    let made = Stockade::new("disk")
+        .args(["create", "--size", "128M"])
+        .arg(&path)
+        .finish();
+    made.assert_code(0);
+    path
+}
+
+/// Writes the first MiB of a disk and reads it again.
+fn touch(disk: &Path, folder: &Path, words: &str) -> Finished {
+    let script = "modprobe -a virtio_pci virtio_blk
+        sleep 1
+        [ -b /dev/vda ] || say \"no disk\"
+        [ -f /sys/block/vda/size ] && dd if=/dev/zero of=/dev/vda bs=64k count=16 conv=fsync 2>/dev/null; say \"write $?\"
+        echo 3 >/proc/sys/vm/drop_caches
+        dd if=/dev/vda of=/dev/null bs=64k count=16 2>/dev/null; say \"read $?\"";
+    let initrd = Initrd::new(script).modules(&["virtio_pci", "virtio_blk"]);
+    Stockade::guest(words)
+        .arg("--initrd")
+        .arg(initrd.write(folder))
+        .args(["--disk", &format!("{},mode=sealed", disk.display())])
+        .finish()
+}
+
+/// Another image gets another key of the secure processor.
+#[test]
+fn a_sealed_disk_opens_for_its_own_image_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = sealed_disk(folder.path());
+    let own = touch(&disk, folder.path(), "");
+    own.assert_code(0);
+    assert_eq!(finding(&own.stdout, "read"), Some("0"));
+    let other = touch(&disk, folder.path(), "another.image");
+    other.assert_code(0);
+    assert_eq!(finding(&other.stdout, "no"), Some("disk"));
+    assert!(other.stderr.contains("D06"), "{}", other.stderr);
+    let again = touch(&disk, folder.path(), "");
+    assert_eq!(finding(&again.stdout, "read"), Some("0"));
+}
+
 /// The guest can write neither by its driver, which is told, nor past it.
 #[test]
 fn a_read_only_disk_is_read_and_stays_as_it_was() {
