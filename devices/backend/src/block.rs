@@ -18,6 +18,7 @@ use stockade_bus::{Gpa, GuestMemory, MemoryError};
 
 use crate::error::BackendError;
 use crate::host::{Function, HostBus};
+use crate::pci::DeviceType;
 use crate::queue::{MAX_SIZE, QUEUE_BYTES, Queue};
 use crate::shared::SharedMemory;
 use crate::slots::{Run, SLOT_BYTES, Slots};
@@ -70,7 +71,7 @@ impl<M: SharedMemory> Block<M> {
         if memory.len_bytes() < MIN_MEMORY {
             return Err(BackendError::NoMemory);
         }
-        let mut transport = Transport::open(bus, function)?;
+        let mut transport = Transport::open(bus, function, DeviceType::BLOCK)?;
         let needed = CommonFeatures::INDIRECT.bits();
         let wanted = Features::all().bits() | CommonFeatures::EVENT_INDEX.bits();
         let agreed = transport.negotiate(bus, needed, wanted)?;

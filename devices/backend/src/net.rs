@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 
 use crate::error::BackendError;
 use crate::host::{Function, HostBus};
+use crate::pci::DeviceType;
 use crate::queue::{MAX_SIZE, Posted, QUEUE_BYTES, Queue};
 use crate::shared::SharedMemory;
 use crate::transport::{CommonFeatures, Doorbell, NotifyRegister, Transport};
@@ -91,7 +92,7 @@ impl<M: SharedMemory> Net<M> {
         if memory.len_bytes() < MIN_MEMORY {
             return Err(BackendError::NoMemory);
         }
-        let mut transport = Transport::open(bus, function)?;
+        let mut transport = Transport::open(bus, function, DeviceType::NET)?;
         let wanted = CommonFeatures::EVENT_INDEX.bits();
         let agreed = transport.negotiate(bus, 0, wanted)?;
         let has_event_index = agreed & wanted != 0;

@@ -110,8 +110,16 @@ pub(crate) struct Regions {
     pub(crate) msix: Option<(Region, u8)>,
 }
 
-/// Reads where a function has its registers, and has it decode memory and reach memory.
-pub(crate) fn open(bus: &mut impl HostBus, function: Function) -> Result<Regions, BackendError> {
+/// Reads where a function has its registers, and has it decode memory and reach memory. It must be what it is taken for.
+pub(crate) fn open(
+    bus: &mut impl HostBus,
+    function: Function,
+    device_type: DeviceType,
+) -> Result<Regions, BackendError> {
+    let [vendor, id] = halves(bus.config_read(function, 0)?);
+    if vendor != VENDOR || id.checked_sub(MODERN) != Some(device_type.0) {
+        return Err(BackendError::Malformed("identity"));
+    }
     let bars = read_bars(bus, function)?;
     let mut regions = Regions::default();
     let status = bus.config_read(function, COMMAND)?;

@@ -8,7 +8,7 @@ use bitflags::bitflags;
 
 use crate::error::BackendError;
 use crate::host::{Function, HostBus};
-use crate::pci::{self, Regions};
+use crate::pci::{self, DeviceType, Regions};
 use crate::queue::Addresses;
 
 bitflags! {
@@ -95,9 +95,13 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// Finds the function's registers and resets it.
-    pub fn open(bus: &mut impl HostBus, function: Function) -> Result<Self, BackendError> {
-        let regions = pci::open(bus, function)?;
+    /// Finds the registers of the function, which must be of this type, and resets it.
+    pub fn open(
+        bus: &mut impl HostBus,
+        function: Function,
+        device_type: DeviceType,
+    ) -> Result<Self, BackendError> {
+        let regions = pci::open(bus, function, device_type)?;
         let transport = Self {
             function,
             regions,

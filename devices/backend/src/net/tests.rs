@@ -87,3 +87,12 @@ fn a_frame_longer_than_its_buffer_takes_the_card_offline() {
     assert_eq!(net.failure(), Some(error));
     assert!(!net.send(&[1; 60]));
 }
+
+/// A host that puts another device in a card's place, or says so, gets no queue set up.
+#[test]
+fn a_disk_in_the_place_of_a_card_is_refused() {
+    let memory = FakeMemory::new(MIN_MEMORY);
+    let mut host = FakeHost::disk(memory.clone(), 8);
+    let outcome = Net::open(&mut host, FakeHost::function(), memory, DOORBELL);
+    assert_eq!(outcome.err(), Some(BackendError::Malformed("identity")));
+}
