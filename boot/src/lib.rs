@@ -13,6 +13,7 @@ extern crate alloc;
 
 pub mod acpi;
 mod bios_data;
+mod bios_vectors;
 pub mod format;
 pub mod kernel;
 pub mod launch;

@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 use stockade_bus::{Gpa, GuestMemory, MemoryError};
 
 use crate::bios_data;
+use crate::bios_vectors;
 use crate::format::{Format, FormatError};
 use crate::kernel::{
     KernelFile, KernelPlan, Module, PlaceError, PrivateFile, Protocol, Segment, Told, scratch,
@@ -66,6 +67,7 @@ where
     let mut words = command_line(manifest, source)?;
     let without_appended = words.len();
     words.extend_from_slice(appended);
+    bios_vectors::write(memory)?;
     bios_data::write(memory)?;
     match receive_kernel(manifest, ram, words.len() as u64, source, memory)? {
         Arrival::Linux(plan) => linux::finish(*plan, manifest, acpi_rsdp, &words, source, memory),

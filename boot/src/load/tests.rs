@@ -106,6 +106,23 @@ fn bios_data_area_says_where_conventional_memory_ends() {
     assert_eq!(world.bytes(0x9_FC00, 1), [1], "KiB of the extended area");
 }
 
+/// Vectors of zero would have a kernel execute zeros, which add AL to what DS points at: Xen lost its start-up code for further
+/// processors when it asked for disks.
+#[test]
+fn bios_call_in_real_mode_comes_back_refused() {
+    let mut world = World::new(&[(PayloadKind::KERNEL, &multiboot(Class::ELF32))]);
+    world.load().unwrap();
+    for vector in 0..=255 {
+        let entry = world.bytes(vector * 4, 4);
+        let [offset, segment] = [0, 2].map(|at| u16::from_le_bytes([entry[at], entry[at + 1]]));
+        let code = world.bytes((u64::from(segment) << 4) + u64::from(offset), 11);
+        let is_service = (0x10..=0x1A).contains(&vector);
+        let refusal = [0x55, 0x89, 0xE5, 0x80, 0x4E, 6, 1, 0xB4, 0x86, 0x5D, 0xCF];
+        assert_eq!(code[0] == 0xCF, !is_service, "vector {vector:#x}");
+        assert_eq!(code == refusal, is_service, "vector {vector:#x}");
+    }
+}
+
 const MODULE: &[u8] = &[0x11; 70_000];
 const INITRD: &[u8] = &[0x22; 5000];
 
@@ -268,6 +285,7 @@ fn bzimage_is_started_as_by_its_own_loader() {
     let state = world.load().unwrap();
     let other = World::new(&parts);
     let ram = RamMap::of_size(RAM).unwrap();
+    bios_vectors::write(&other.memory).unwrap();
     bios_data::write(&other.memory).unwrap();
     let mut staging = other.staging;
     let expected = linux::load(
