@@ -49,7 +49,11 @@ impl Lie for DeviceVanishes {
         _len: usize,
         value: u64,
     ) -> Option<u64> {
-        (self.seen.get() < LAST).then_some(value)
+        if self.seen.get() < LAST {
+            return Some(value);
+        }
+        self.lied(format_args!("a write goes nowhere"));
+        None
     }
 
     fn completed(&self, exchange: &mut Exchange<'_>, element: Element, told: &mut Vec<Element>) {
