@@ -5,7 +5,7 @@ use super::{MAX_PAYLOADS, MAX_VCPUS, PayloadKind, VERSION};
 /// Why a page is not a manifest this code can follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
-    /// The page does not begin with [`MAGIC`], or is too short.
+    /// The page does not begin with `MAGIC`, or is too short.
     #[error("no manifest in the image")]
     Magic,
     /// Written by another version of the image builder.

@@ -1,6 +1,6 @@
 //! What all vCPUs share behind a lock.
 //!
-//! In tests [`taken`] says how often this thread has taken one, so that a path can be shown to take none.
+//! In tests `taken` says how often this thread has taken one, so that a path can be shown to take none.
 
 use spin::{Mutex, MutexGuard};
 

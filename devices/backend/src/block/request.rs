@@ -58,7 +58,7 @@ pub struct Request {
     pub kind: Kind,
     /// Where it begins.
     pub sector: u64,
-    /// How many bytes: up to [`MAX_BYTES`] to read or write, any range to forget, none to flush.
+    /// How many bytes: up to `MAX_BYTES` to read or write, any range to forget, none to flush.
     pub len_bytes: u32,
 }
 

@@ -1,4 +1,4 @@
-//! The machine's side of a [`Tap`]: where a host that lies about its devices stands. Without one everything passes.
+//! The machine's side of a `Tap`: where a host that lies about its devices stands. Without one everything passes.
 
 use super::addr::{FrameSource, Phys};
 use super::vm::{MachineFrames, Vm};
