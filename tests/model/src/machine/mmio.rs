@@ -86,7 +86,8 @@ mod tests {
     #[test]
     fn an_access_touches_its_own_bytes_even_when_misaligned() {
         let bytes = [0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xAA];
-        let at = HostPa::new((&raw const bytes).expose_provenance() as u64 + 1);
+        let at =
+            HostPa::new(core::hint::black_box(&raw const bytes).expose_provenance() as u64 + 1);
         for (width, expected) in [
             (Width::Byte, 0x22),
             (Width::Word, 0x3322),
@@ -97,7 +98,7 @@ mod tests {
             assert_eq!(unsafe { read(at, width) }, expected);
         }
         let mut bytes = [0_u8; 10];
-        let at = HostPa::new((&raw mut bytes).expose_provenance() as u64 + 1);
+        let at = HostPa::new(core::hint::black_box(&raw mut bytes).expose_provenance() as u64 + 1);
         // SAFETY: as above.
         unsafe { write(at, Width::Word, 0xDDCC_BBAA) };
         assert_eq!(bytes, [0, 0xAA, 0xBB, 0, 0, 0, 0, 0, 0, 0]);
