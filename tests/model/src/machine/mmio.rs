@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn an_access_touches_its_own_bytes_even_when_misaligned() {
-        let bytes = [0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xAA];
+        let bytes: [u8; 10] = [0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xAA];
         let at =
             HostPa::new(core::hint::black_box(&raw const bytes).expose_provenance() as u64 + 1);
         for (width, expected) in [
