@@ -6,6 +6,7 @@ use clap::Args;
 use stockade::image;
 use stockade::setup::{Cache, Mode, Program};
 
+use crate::device_arguments::DeviceArguments;
 use crate::failure::Failure;
 use crate::guest_arguments::Guest;
 use crate::run_command;
@@ -23,6 +24,8 @@ pub(crate) struct Build {
     paravisor: Option<PathBuf>,
     #[command(flatten)]
     guest: Guest,
+    #[command(flatten)]
+    devices: DeviceArguments,
     /// The most vCPUs the guest may be started with
     #[arg(long, value_name = "N", default_value_t = values::MAX_CPUS, value_parser = values::parse_cpus)]
     cpus: u32,
@@ -38,7 +41,9 @@ pub(crate) fn build(arguments: &Build) -> Result<(), Failure> {
     };
     voice.working("building the image");
     let guest = &arguments.guest;
-    let options = guest.collect(arguments.cpus, Mode::Shell, &cache, &paravisor, &mut voice)?;
+    let mut options = guest.collect(arguments.cpus, Mode::Shell, &cache, &paravisor, &mut voice)?;
+    // What is behind them is the host's to say, when it runs the image.
+    options.devices = arguments.devices.measured()?;
     let written = image::write(&arguments.output, &image::build(&options)?);
     voice.fall_silent();
     Ok(written?)

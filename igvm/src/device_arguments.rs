@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
+use stockade::image::Image;
 use stockade::run::devices::{
     self, Disk, DiskCache, DiskFormat, FIRST_DISK_SLOT, FIRST_NET_SLOT, HostDevices, MAX_DISKS,
     MAX_NETS, Net, NetPeer,
@@ -142,6 +143,31 @@ impl DeviceArguments {
         Devices::try_new(&disks, &nets, bounce).map_err(|_| Failure::TooManyDevices)
     }
 
+    /// Sees whether these are the devices an image that is there already was made for. An image that is not ours says nothing of devices.
+    pub(crate) fn check(&self, image: &Image) -> Result<(), Failure> {
+        let Some(manifest) = image.manifest() else {
+            return Ok(());
+        };
+        let (wanted, given) = (manifest.devices(), self.measured()?);
+        let is_same = wanted.disks().eq(given.disks()) && wanted.nets().eq(given.nets());
+        if !is_same {
+            return Err(Failure::OtherDevices(format!(
+                "the image was built with {}, but is run with {}",
+                words(wanted),
+                words(&given)
+            )));
+        }
+        match self.bounce {
+            Some(bounce) if u64::from(bounce) != wanted.bounce_bytes() => {
+                let mib = wanted.bounce_bytes() >> 20;
+                Err(Failure::OtherDevices(format!(
+                    "the image was built with --bounce {mib}M; leave the option out"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Returns what QEMU is given, after a look at the files, and the files: they are locked as long as they are kept.
     pub(crate) fn host(&self) -> Result<(HostDevices, Vec<File>), Failure> {
         let disks = self.disk.iter().map(DiskArgument::open);
@@ -154,6 +180,27 @@ impl DeviceArguments {
         let nets = nets.collect();
         Ok((HostDevices { disks, nets }, locks))
     }
+}
+
+/// Returns the arguments that would have made such devices.
+fn words(devices: &Devices) -> String {
+    let disk = |disk: &DiskEntry| {
+        let mode = match disk.mode() {
+            DiskMode::SEALED => ",mode=sealed",
+            _ => "",
+        };
+        let access = match disk.access() {
+            DiskAccess::ReadWrite => "",
+            DiskAccess::ReadOnly => ",readonly",
+        };
+        format!("--disk FILE{mode}{access}")
+    };
+    let nets = devices.nets().map(|_| "--net PEER".to_owned());
+    let all: Vec<String> = devices.disks().map(disk).chain(nets).collect();
+    if all.is_empty() {
+        return "no disk and no network card".to_owned();
+    }
+    all.join(" ")
 }
 
 fn mac(index: u8) -> [u8; 6] {

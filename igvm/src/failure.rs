@@ -51,6 +51,9 @@ pub(crate) enum Failure {
     /// More disks or cards than there are places.
     #[error("too many disks or network cards; there can be 14 disks and 8 cards")]
     TooManyDevices,
+    /// The image is for other devices than those given.
+    #[error("{0}")]
+    OtherDevices(String),
     /// The machine launched something else than was measured.
     #[error(
         "the launch digest is {launched}, but the image measures {measured}: the image was tampered with"

@@ -2,14 +2,13 @@
 //!
 //! The text is stable: two images that differ, differ here, and nothing depends on when or where it was made.
 
+mod devices;
 mod regions;
 mod registers;
 
 use std::fmt::{self, Write as _};
 
 use igvm::IgvmDirectiveHeader;
-use stockade_boot::layout::paravisor;
-use stockade_boot::manifest::Manifest;
 
 use crate::image::Image;
 use crate::measure::{LaunchDigest, measure};
@@ -92,15 +91,7 @@ fn write_policy(text: &mut String, policy: Option<u64>) -> fmt::Result {
 
 /// The payload by the manifest's word, if the image is one of ours.
 fn write_manifest(text: &mut String, image: &Image) -> fmt::Result {
-    let page = image.directives().find_map(|directive| match directive {
-        IgvmDirectiveHeader::PageData {
-            gpa: paravisor::MANIFEST_PAGE,
-            data,
-            ..
-        } => Some(data),
-        _ => None,
-    });
-    let Some(manifest) = page.and_then(|page| Manifest::parse(page).ok()) else {
+    let Some(manifest) = image.manifest() else {
         return Ok(());
     };
     writeln!(text, "\nmanifest:")?;
@@ -117,6 +108,7 @@ fn write_manifest(text: &mut String, image: &Image) -> fmt::Result {
         .map(|(name, _)| name.to_lowercase());
     names.for_each(|name| flags = format!("{flags} {name}"));
     writeln!(text, "  options:{flags}")?;
+    devices::write(text, manifest.devices())?;
     for payload in manifest.payloads() {
         let (kind, gpa) = (payload.kind.name(), payload.gpa.get());
         let digest = LaunchDigest(payload.sha384);

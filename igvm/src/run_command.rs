@@ -102,7 +102,11 @@ pub(crate) fn run(arguments: &Run) -> Result<u8, Failure> {
             made.path().to_path_buf()
         }
     };
-    let measurement = measure::measure(&Image::open(&path)?);
+    let image = Image::open(&path)?;
+    if arguments.image.is_some() {
+        arguments.devices.check(&image)?;
+    }
+    let measurement = measure::measure(&image);
     voice.say(&format!(
         "launch digest {} ({} measured pages)",
         measurement.launch_digest, measurement.measured_pages

@@ -12,6 +12,8 @@ use igvm_defs::{
     IGVM_VHS_SUPPORTED_PLATFORM, IGVM_VHS_VARIABLE_HEADER, IGVM_VHS_VP_CONTEXT, IgvmPlatformType,
     IgvmVariableHeaderType,
 };
+use stockade_boot::layout::paravisor;
+use stockade_boot::manifest::Manifest;
 use zerocopy::FromBytes;
 
 use super::error::ImageError;
@@ -110,6 +112,20 @@ impl Image {
         let applies =
             move |d: &&IgvmDirectiveHeader| d.compatibility_mask().is_none_or(|m| m & mask != 0);
         self.file.directives().iter().filter(applies)
+    }
+
+    /// Returns the manifest, if the image is one of ours.
+    #[must_use]
+    pub fn manifest(&self) -> Option<Manifest> {
+        let page = self.directives().find_map(|directive| match directive {
+            IgvmDirectiveHeader::PageData {
+                gpa: paravisor::MANIFEST_PAGE,
+                data,
+                ..
+            } => Some(data),
+            _ => None,
+        });
+        Manifest::parse(page?).ok()
     }
 }
 

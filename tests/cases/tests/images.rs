@@ -194,3 +194,38 @@ fn build_writes_a_whole_image_over_an_old_one() {
         1
     );
 }
+
+/// Which disks there are, and whether they are sealed, is measured: an image is run with what it was built for, or not at all.
+#[test]
+fn an_image_is_run_with_the_devices_it_was_built_for() {
+    let folder = folder();
+    let (path, disk) = (folder.path().join("guest.igvm"), folder.path().join("disk"));
+    fs::write(&disk, vec![0; 1 << 20]).expect("it is writable");
+    let disk = disk.display().to_string();
+    let devices = |command: Stockade, mode: &str| {
+        let disk = format!("{disk}{mode}");
+        command.args(["--disk", &disk, "--net", "user"])
+    };
+    let build = Stockade::new("build").arg("-o").arg(&path);
+    let build = build.args([
+        "--append",
+        &appended("stockade.mode=check"),
+        "--bounce",
+        "2M",
+    ]);
+    devices(build, "").finish().assert_code(0);
+    let inspected = Stockade::new("inspect").arg(&path).finish();
+    for line in ["disk 0: plain", "network card 0: 52:54", ": 2097152 bytes"] {
+        assert!(inspected.stdout.contains(line), "{}", inspected.stdout);
+    }
+    let refused = Stockade::image(&path).finish();
+    refused.assert_refused(&["--disk FILE --net PEER", "no disk and no network card"]);
+    let refused = devices(Stockade::image(&path), ",mode=sealed").finish();
+    refused.assert_refused(&["--disk FILE,mode=sealed"]);
+    let refused = devices(Stockade::image(&path), "").args(["--bounce", "4M"]);
+    refused.finish().assert_refused(&["--bounce 2M"]);
+    let finished = devices(Stockade::image(&path), "").finish();
+    finished
+        .assert_code(0)
+        .assert_says(&["disk 0: 1 MiB", "network card: "]);
+}
