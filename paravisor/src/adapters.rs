@@ -9,9 +9,7 @@ use stockade_bus::{Clock, Nanoseconds};
 use stockade_paravisor::host::{Entered, Host, Processor, Signals, Timekeeper};
 use stockade_platform::cpuid::CpuidTable;
 use stockade_platform::doorbell::Doorbell;
-use stockade_platform::ghcb::{
-    CONSOLE_VECTOR, DEVICE_VECTOR, IoWidth, KICK_VECTOR, LAST_DEVICE_VECTOR, TIMER_VECTOR,
-};
+use stockade_platform::ghcb::{CONSOLE_VECTOR, IoWidth, TIMER_VECTOR};
 use stockade_platform::memory::GuestRam;
 use stockade_platform::time::{TscClock, read_tsc};
 use stockade_platform::vmsa::{HostReturn, prediction_barrier};
@@ -130,25 +128,12 @@ impl Host for PlatformHost {
             return Ok(Signals::default());
         }
         let pending = self.doorbell.drain(&self.ghcb).map_err(reason)?;
-        let devices = (DEVICE_VECTOR..=LAST_DEVICE_VECTOR)
-            .filter(|vector| pending.contains(*vector))
-            .fold(0_u16, |devices, vector| {
-                devices | 1 << (vector - DEVICE_VECTOR)
-            });
-        let mut signals = Signals {
-            devices,
+        Ok(Signals {
+            devices: pending.devices(),
             timer: pending.contains(TIMER_VECTOR),
             console: pending.contains(CONSOLE_VECTOR),
             dropped: pending.denied + u32::from(pending.nmi) + u32::from(pending.machine_check),
-        };
-        let is_kicked = pending.contains(KICK_VECTOR);
-        let expected = u32::from(signals.timer)
-            + u32::from(signals.console)
-            + u32::from(is_kicked)
-            + signals.devices.count_ones();
-        let all = pending.count();
-        signals.dropped += all - expected;
-        Ok(signals)
+        })
     }
 
     fn wait(&mut self) -> Result<(), StopReason> {

@@ -9,11 +9,14 @@ use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use stockade_abi::doorbell::{self as abi, DoorbellFlags};
 
 use crate::error::HostError;
-use crate::ghcb::{Gate, Ghcb};
+use crate::ghcb::{DEVICE_VECTOR, Gate, Ghcb, LAST_DEVICE_VECTOR, TIMER_VECTOR};
 use crate::shared::SharedPage;
 
-/// Vectors below are exceptions and never the host's to raise.
-const FIRST_VECTOR: u8 = 32;
+/// The vectors we have given out: all others are never the host's to raise.
+const FIRST_VECTOR: u8 = TIMER_VECTOR;
+const LAST_VECTOR: u8 = LAST_DEVICE_VECTOR;
+const _: () = assert!(LAST_VECTOR - FIRST_VECTOR == 15, "a bit each in a word");
+
 /// How many vectors one look takes at most: a host cannot hold us here.
 const MAX_VECTORS: usize = 32;
 
@@ -26,12 +29,13 @@ pub struct Doorbell {
 /// What a drained doorbell held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pending {
-    vectors: [u64; 4],
+    /// The vectors from [`FIRST_VECTOR`] on, a bit each.
+    vectors: u16,
     /// The host raised an NMI: not a thing it has a reason for.
     pub nmi: bool,
     /// The host reported a machine check.
     pub machine_check: bool,
-    /// How many signals were dropped: vectors below 32, interrupts for lower VMPLs.
+    /// How many signals were dropped: vectors nobody was given, interrupts for lower VMPLs.
     pub denied: u32,
 }
 
@@ -39,29 +43,20 @@ impl Pending {
     /// Returns whether the host signalled `vector`.
     #[must_use]
     pub fn contains(&self, vector: u8) -> bool {
-        self.vectors[usize::from(vector / 64)] & (1 << (vector % 64)) != 0
+        (FIRST_VECTOR..=LAST_VECTOR).contains(&vector)
+            && self.vectors >> (vector - FIRST_VECTOR) & 1 != 0
     }
 
-    /// Returns the signalled vectors, ascending.
-    pub fn vectors(&self) -> impl Iterator<Item = u8> + use<> {
-        let pending = *self;
-        (0..=u8::MAX).filter(move |vector| pending.contains(*vector))
-    }
-
-    /// Returns how many different vectors the host signalled.
+    /// Returns which of the vectors of the host's devices it signalled, a bit each from [`DEVICE_VECTOR`] on.
     #[must_use]
-    pub fn count(&self) -> u32 {
-        self.vectors.iter().map(|word| word.count_ones()).sum()
+    pub fn devices(&self) -> u16 {
+        self.vectors >> (DEVICE_VECTOR - FIRST_VECTOR)
     }
 
     /// Returns whether nothing at all was signalled.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
-    }
-
-    fn insert(&mut self, vector: u8) {
-        self.vectors[usize::from(vector / 64)] |= 1 << (vector % 64);
     }
 }
 
@@ -101,8 +96,10 @@ impl Doorbell {
             let vector = self.byte(offset_of!(abi::Doorbell, vector));
             match vector.swap(0, Ordering::AcqRel) {
                 0 => break,
-                1..FIRST_VECTOR => pending.denied += 1,
-                vector => pending.insert(vector),
+                vector @ FIRST_VECTOR..=LAST_VECTOR => {
+                    pending.vectors |= 1 << (vector - FIRST_VECTOR);
+                }
+                _ => pending.denied += 1,
             }
             let no_eoi_required = self.byte(offset_of!(abi::Doorbell, no_eoi_required));
             if no_eoi_required.swap(0, Ordering::AcqRel) == 0 {
@@ -173,7 +170,8 @@ mod tests {
         write(&doorbell, 1, 0x80);
         assert!(doorbell.is_signalled());
         let pending = doorbell.drain(&host.ghcb()).unwrap();
-        assert!(pending.vectors().eq([0xE0]));
+        assert!(pending.contains(0xE0));
+        assert_eq!((pending.devices(), pending.denied), (0, 0));
         assert_eq!(host.events(), [0x7C]);
         assert!(!doorbell.is_signalled());
         assert!(doorbell.drain(&host.ghcb()).unwrap().is_empty());
@@ -188,6 +186,28 @@ mod tests {
         assert!(host.events().is_empty());
     }
 
+    #[test]
+    fn devices_are_told_apart() {
+        let (doorbell, host) = (Doorbell::new(page()), FakeHost::new());
+        for (vector, devices) in (0xE3..=0xEF).zip((0..13).map(|bit| 1 << bit)) {
+            write(&doorbell, 0, vector);
+            let pending = doorbell.drain(&host.ghcb()).unwrap();
+            assert_eq!((pending.devices(), pending.denied), (devices, 0));
+        }
+    }
+
+    /// Each of the 240 others would be an interrupt nobody has asked for.
+    #[test]
+    fn vectors_nobody_was_given_are_denied() {
+        let (doorbell, host) = (Doorbell::new(page()), FakeHost::new());
+        for vector in (1..=u8::MAX).filter(|vector| !(0xE0..=0xEF).contains(vector)) {
+            write(&doorbell, 0, vector);
+            let pending = doorbell.drain(&host.ghcb()).unwrap();
+            let nothing = (0..=u8::MAX).all(|vector| !pending.contains(vector));
+            assert!(nothing && pending.denied == 1, "{vector:#x}");
+        }
+    }
+
     /// A host that could raise exceptions would steer a guest's handlers.
     #[test]
     fn vectors_below_32_and_lower_vmpls_are_denied() {
@@ -198,7 +218,7 @@ mod tests {
         write(&doorbell, 0x84, 0xFF);
         let pending = doorbell.drain(&host.ghcb()).unwrap();
         assert_eq!(pending.denied, 2);
-        assert_eq!(pending.vectors().count(), 0);
+        assert_eq!(pending.vectors, 0);
         assert_eq!(doorbell.word(0x80).load(Ordering::Relaxed), 0);
         assert_eq!(doorbell.word(0x84).load(Ordering::Relaxed), 0);
     }

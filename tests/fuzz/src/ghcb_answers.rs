@@ -118,7 +118,7 @@ fn drain(page: SharedPage, bytes: &[u8], ghcb: &Ghcb<FuzzedHost>) {
     let doorbell = Doorbell::new(page);
     for _ in 0..4 {
         if let Ok(pending) = doorbell.drain(ghcb) {
-            assert!(pending.vectors().all(|vector| vector >= 32));
+            assert!((0..32).all(|vector| !pending.contains(vector)));
         }
         let _ = doorbell.is_signalled();
     }
