@@ -4,9 +4,10 @@
 //! host has of it is not known.
 
 use super::cache::Content;
+use super::config::Anchoring;
 use super::entry::Entry;
 use super::fault::{Anchor, Event};
-use super::format::Superblock;
+use super::format::{History, Superblock};
 use super::space::{bit_of, bitmap_of, mark_free};
 use super::transfer::{Job, Phase};
 use super::tree::{Located, Missing};
@@ -206,12 +207,13 @@ impl Volume {
     }
 
     fn write_superblock(&mut self, io: &mut Io, memory: &mut impl Memory) -> Step {
-        let superblock = Superblock::new(
+        let superblock = Superblock::with_history(
             &self.seals,
             &self.header,
             self.generation + 1,
             self.root,
             self.space.cursor(&self.geometry),
+            self.history(),
         );
         let place = superblock.place();
         let Some(transfer) = io.transfers.start(Job::Superblock, Phase::Queued, place, 1) else {
@@ -244,6 +246,30 @@ impl Volume {
             flush.needs.get_or_insert(generation);
         }
         Step::Done
+    }
+
+    /// Says so only once an anchor is safe: if the power goes before the first one is, the disk must open without.
+    fn history(&self) -> History {
+        if self.anchoring == Anchoring::Strict && self.anchored > 0 {
+            History::Anchored
+        } else {
+            History::Unanchored
+        }
+    }
+
+    /// Ends all changes: what is committed from now on could be taken back.
+    pub(crate) fn lose_anchor(&mut self, io: &mut Io) {
+        if self.anchoring == Anchoring::Lazy || self.is_offline() {
+            return;
+        }
+        io.events.push(Event::AnchorLost {
+            generation: self.generation,
+        });
+        self.commit.stage = Stage::Offline;
+        let safe = self.safe();
+        for flush in self.requests.iter_mut().filter(|active| active.is_flush()) {
+            flush.fail_above(safe);
+        }
     }
 
     fn fail_commit(&mut self, io: &mut Io) -> Step {

@@ -119,6 +119,11 @@ pub enum Fault {
     /// A disk that can only be read cannot be formatted.
     #[error("D12: the disk is empty and may not be written")]
     Empty,
+    /// A store has remembered the disk, and this one has no record of it.
+    #[error(
+        "D14: a store has remembered this disk, and here is none, or one without a record of it: the store was emptied, exchanged or left out"
+    )]
+    Forgotten,
     /// The cache is too small for a disk of this size.
     #[error("D13: a disk of this size needs a cache of {0} nodes")]
     CacheTooSmall(usize),
@@ -161,6 +166,12 @@ pub enum Event {
     #[error("D25: the host failed the commit of generation {generation}: read only from now on")]
     CommitFailed {
         /// The generation that was not reached.
+        generation: u64,
+    },
+    /// The store does not take anchors any more; the disk can only be read from now on.
+    #[error("D26: the store failed the anchor of generation {generation}: read only from now on")]
+    AnchorLost {
+        /// The generation that was not anchored.
         generation: u64,
     },
 }

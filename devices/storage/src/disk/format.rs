@@ -109,23 +109,45 @@ pub struct Superblock {
     pub root: Entry,
     /// Where to look for free blocks first; any number will do.
     pub cursor: U32,
-    reserved: U32,
+    history: U32,
     /// HMAC-SHA-256 of the header and all before it.
     pub code: [u8; 32],
 }
 
 const _: () = assert!(size_of::<Superblock>() == 88);
 
+/// Whether a store has ever remembered a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum History {
+    /// None that is known of.
+    Unanchored,
+    /// One has an anchor of an earlier generation: a store without any is not that store, or an older one.
+    Anchored,
+}
+
 impl Superblock {
     /// Makes an authentic superblock.
     #[must_use]
     pub fn new(seals: &Seals, header: &Header, generation: u64, root: Entry, cursor: u32) -> Self {
+        Self::with_history(seals, header, generation, root, cursor, History::Unanchored)
+    }
+
+    /// Makes an authentic superblock of a disk with a history.
+    #[must_use]
+    pub fn with_history(
+        seals: &Seals,
+        header: &Header,
+        generation: u64,
+        root: Entry,
+        cursor: u32,
+        history: History,
+    ) -> Self {
         let mut superblock = Self {
             magic: SUPERBLOCK_MAGIC,
             generation: generation.into(),
             root,
             cursor: cursor.into(),
-            reserved: 0.into(),
+            history: u32::from(history == History::Anchored).into(),
             code: [0; 32],
         };
         superblock.code = seals.superblock_code(header.as_bytes(), superblock.sealed());
@@ -156,6 +178,15 @@ impl Superblock {
             Ok(superblock)
         } else {
             Err(Forged)
+        }
+    }
+
+    /// Returns whether a store has remembered the disk.
+    #[must_use]
+    pub fn history(&self) -> History {
+        match self.history.get() {
+            0 => History::Unanchored,
+            _ => History::Anchored,
         }
     }
 

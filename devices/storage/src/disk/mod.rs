@@ -209,6 +209,14 @@ impl SealedDisk {
         }
     }
 
+    /// Notes that no anchor will be safe any more. With strict anchoring the disk can only be read from now on.
+    pub fn lose_anchor(&mut self) {
+        let Self { io, stage } = self;
+        if let Stage::Open(volume, _) = stage {
+            volume.lose_anchor(io);
+        }
+    }
+
     /// Returns the next thing the host did that should be logged.
     pub fn next_event(&mut self) -> Option<Event> {
         self.io.events.pop()

@@ -7,7 +7,7 @@ use super::commit::{Commit, Stage};
 use super::config::{Access, Anchoring, Config};
 use super::entry::Entry;
 use super::fault::{Anchor, Fault, Freshness, Trust};
-use super::format::{Header, Superblock};
+use super::format::{Header, History, Superblock};
 use super::geometry::Geometry;
 use super::requests::Requests;
 use super::seals::Seals;
@@ -159,7 +159,10 @@ impl Opening {
             }),
             (None, Trust::FirstUse) if self.config.access == Access::ReadOnly => Err(Fault::Empty),
             (None, Trust::FirstUse) => Ok(Freshness::Formatted),
-            (Some(_), Trust::FirstUse) => Ok(Freshness::Unknown),
+            (Some(superblock), Trust::FirstUse) => match superblock.history() {
+                History::Anchored => Err(Fault::Forgotten),
+                History::Unanchored => Ok(Freshness::Unknown),
+            },
             (Some(superblock), Trust::Anchored(anchor)) => {
                 compare(superblock, &anchor, self.config.anchoring)
             }

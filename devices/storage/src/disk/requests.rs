@@ -55,6 +55,13 @@ impl Active {
         self.request.token
     }
 
+    /// Fails a flush that waits for a generation above this one, which will not be safe.
+    pub(crate) fn fail_above(&mut self, safe: u64) {
+        if self.needs.is_some_and(|generation| generation > safe) {
+            self.error.get_or_insert(RequestError::Offline);
+        }
+    }
+
     /// Returns whether nothing more is to be started for it.
     pub(crate) fn is_started(&self) -> bool {
         self.error.is_some() || self.cursor >= self.end

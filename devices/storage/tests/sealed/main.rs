@@ -6,6 +6,7 @@
     reason = "tests"
 )]
 
+mod both;
 mod crashes;
 mod requests;
 mod rig;

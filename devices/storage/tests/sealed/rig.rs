@@ -188,12 +188,28 @@ pub(crate) fn key() -> DiskKey {
 impl Rig {
     /// Opens the disk of a host, with what the store says of it.
     pub(crate) fn open(host: Host, anchor: Option<Anchor>, config: Config, seed: u64) -> Self {
+        Self::made(host, anchor, config, seed).opened()
+    }
+
+    fn made(host: Host, anchor: Option<Anchor>, config: Config, seed: u64) -> Self {
         let host_blocks = Geometry::try_new(Self::logical(&host)).map_or(3, |g| g.total_blocks());
         let mut entropy = [0; 32];
         entropy[..8].copy_from_slice(&seed.to_le_bytes());
         let trust = anchor.map_or(Trust::FirstUse, Trust::Anchored);
         let disk = SealedDisk::new(key(), entropy, trust, host_blocks, config).unwrap();
-        Self::with(disk, host, anchor, config, seed)
+        Self::around(disk, host, anchor, config, seed)
+    }
+
+    /// Opens the disk for a caller who stores anchors himself.
+    pub(crate) fn open_unstored(
+        host: Host,
+        anchor: Option<Anchor>,
+        config: Config,
+        seed: u64,
+    ) -> Self {
+        let mut rig = Self::made(host, anchor, config, seed);
+        rig.stores_anchors = false;
+        rig.opened()
     }
 
     pub(crate) fn with(
@@ -203,7 +219,17 @@ impl Rig {
         config: Config,
         seed: u64,
     ) -> Self {
-        let mut rig = Self {
+        Self::around(disk, host, anchor, config, seed).opened()
+    }
+
+    fn around(
+        disk: SealedDisk,
+        host: Host,
+        anchor: Option<Anchor>,
+        config: Config,
+        seed: u64,
+    ) -> Self {
+        Self {
             disk,
             host,
             ram: Ram {
@@ -219,9 +245,12 @@ impl Rig {
             in_flight: Vec::new(),
             next_token: 0,
             done: HashMap::new(),
-        };
-        while rig.disk.state() == State::Opening && rig.step() {}
-        rig
+        }
+    }
+
+    fn opened(mut self) -> Self {
+        while self.disk.state() == State::Opening && self.step() {}
+        self
     }
 
     fn logical(host: &Host) -> u64 {

@@ -158,8 +158,23 @@ fn an_older_disk_is_refused() {
     let (mut host, anchor) = newest();
     host.blocks.insert(2, [0; BLOCK_BYTES]);
     assert_eq!(fault(host, Some(anchor)), rolled_back);
+    // Without an anchor it is told that there was one.
+    assert_eq!(fault(old, None), Fault::Forgotten);
+}
+
+/// A disk no store has ever remembered is taken as it is, and its age said to be unknown.
+#[test]
+fn a_disk_never_anchored_is_of_unknown_age() {
+    let config = Config {
+        anchoring: Anchoring::Lazy,
+        ..Config::default()
+    };
+    let mut rig = Rig::open(Host::new(LOGICAL), None, config, 1);
+    rig.write(0, &[1; 4096]).unwrap().unwrap();
+    rig.flush().unwrap().unwrap();
+    rig.host.settle();
     assert_eq!(
-        open(old, None).disk.state(),
+        Rig::open(rig.host, None, Config::default(), 2).disk.state(),
         State::Open(Freshness::Unknown)
     );
 }
