@@ -15,6 +15,8 @@ const DISK_BYTES: u64 = 128 << 20;
 const LIMIT: Duration = Duration::from_secs(400);
 /// Written by the guest, looked for in the host's file.
 const SECRET: &str = "nobody-but-the-guest-wrote-this-line";
+/// What else a file system holds: names of its own, and its label.
+const WORDS: [&str; 4] = [SECRET, "lost+found", "direct-random.0.0", "label-of-guest"];
 
 /// Loads the drivers. The first boot makes the file system if there is none; a workload of `fio` writes and checks 64 MiB; the guest
 /// reboots itself; the second boot checks all of it again, and the file system.
@@ -24,10 +26,10 @@ sleep 1
 [ -b /dev/vda ] || { say "no disk"; poweroff -f; }
 say "sectors $(cat /sys/block/vda/size)"
 mkdir -p /m
-mount -t ext4 /dev/vda /m 2>/dev/null || { mke2fs -q -t ext4 /dev/vda && mount -t ext4 /dev/vda /m; }
+mount -t ext4 /dev/vda /m 2>/dev/null || { /sbin/mke2fs -q -t ext4 -L label-of-guest /dev/vda && mount -t ext4 /dev/vda /m; }
 grep -q ' /m ' /proc/mounts || { say "no file system"; poweroff -f; }
 job() {
-    fio --name="$1" --directory=/m --size=8M --ioengine="$2" --direct="$3" --rw="$4" --bs=16k --iodepth=8 --numjobs=2 \
+    fio --name="$1" --directory=/m --size=4M --ioengine="$2" --direct="$3" --rw="$4" --bs=16k --iodepth=8 --numjobs=4 \
         --verify=crc32c --verify_fatal=1 --do_verify=1 --fallocate=none --randrepeat=1 --group_reporting $5 >/tmp/fio.log 2>&1
     say "$1 $6 $?"
     grep -iE 'verify|error|bad' /tmp/fio.log | head -3
@@ -42,7 +44,7 @@ if [ -f /m/secret ]; then
     say "secret $(cat /m/secret)"
     all --verify_only again
     umount /m
-    e2fsck -fn /dev/vda >/tmp/fsck.log 2>&1
+    /sbin/e2fsck -fn /dev/vda >/tmp/fsck.log 2>&1
     say "fsck $?"
 else
     all "" written
@@ -100,19 +102,21 @@ fn assert_all_good(run: &Finished) {
     assert_eq!(finding(&run.stdout, "fsck"), Some("0"));
 }
 
-/// What the guest wrote is in the host's file: plain is plain.
+/// Also the control of the test on a sealed disk: in plain mode the same search finds the guest's words.
 #[test]
 fn a_plain_disk_keeps_what_a_workload_wrote_over_a_reboot() {
     let folder = tempfile::tempdir().unwrap();
     let disk = disk_file(folder.path());
     let made = Command::new("mkfs.ext4")
-        .args(["-q", "-F"])
+        .args(["-q", "-F", "-L", "label-of-guest"])
         .arg(&disk)
         .status();
     assert!(made.unwrap().success());
     let run = run(folder.path(), &disk, "");
     assert_all_good(&run);
-    assert!(host_view::count(&disk, SECRET.as_bytes()) > 0);
+    for word in WORDS {
+        assert!(host_view::count(&disk, word.as_bytes()) > 0, "{word}");
+    }
     let checked = Command::new("e2fsck").arg("-fn").arg(&disk).output();
     assert_eq!(checked.unwrap().status.code(), Some(0));
 }
@@ -125,6 +129,19 @@ fn sealed_disk(folder: &Path) -> PathBuf {
         .finish();
     made.assert_code(0);
     path
+}
+
+/// The guest makes the file system itself; the host never has a byte of it in clear.
+#[test]
+fn a_sealed_disk_keeps_what_a_workload_wrote_and_shows_the_host_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = sealed_disk(folder.path());
+    let run = run(folder.path(), &disk, ",mode=sealed");
+    assert_all_good(&run);
+    for word in WORDS {
+        assert_eq!(host_view::count(&disk, word.as_bytes()), 0, "{word}");
+    }
+    assert!(run.stderr.contains("sealed, Formatted"), "{}", run.stderr);
 }
 
 /// Writes the first MiB of a disk and reads it again.

@@ -12,6 +12,12 @@ impl<M: SharedMemory> Block<M> {
         u16::try_from(bytes / SLOT_BYTES).unwrap_or(u16::MAX)
     }
 
+    /// Returns how many slots no request has, of those requests find themselves.
+    #[must_use]
+    pub fn free_slots(&self) -> u16 {
+        self.slots.free_count()
+    }
+
     /// Copies a slot out.
     pub fn read_slot(&self, slot: u16, bytes: &mut [u8; SLOT_BYTES]) {
         let offset = RESERVED + usize::from(slot) * SLOT_BYTES;
