@@ -2,7 +2,7 @@
 //!
 //! Read it in the order an exit takes: [`run_loop`] enters the guest and takes its exit, `quick` answers the commonest kinds on the
 //! spot, `dispatch` all others with `registers` or a device of the [`machine`] through [`vcpu::Bus`], `inject` gives the guest its
-//! interrupts. [`crew`] is what vCPUs know of each other, [`life`] how they start and end together, [`guest`] what the guest starts
+//! interrupts. [`crew`] is what vCPUs know of each other, [`module`] what else runs on them, [`life`] how they start and end together, [`guest`] what the guest starts
 //! with, [`host`] what all of it stands on. Everything here is safe code over the traits of [`host`]
 //! and runs in tests on any machine; `main.rs` puts it on the platform.
 
@@ -28,6 +28,7 @@ mod startup;
 
 pub mod crew;
 pub mod machine;
+pub mod module;
 pub mod stats;
 pub mod vcpu;
 pub mod virtio;
