@@ -23,6 +23,7 @@ pub mod reset;
 pub mod rtc;
 pub mod serial;
 pub mod test_devices;
+pub mod tpm;
 pub mod virtio;
 
 mod state;

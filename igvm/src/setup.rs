@@ -10,6 +10,7 @@ mod initramfs;
 mod modules;
 mod programs;
 mod qemu;
+mod tpm_engine;
 
 pub use archive::Archive;
 pub use cache::Cache;
@@ -19,6 +20,7 @@ pub use initramfs::{Mode, default_initramfs};
 pub use modules::Modules;
 pub use programs::{Program, build_program};
 pub use qemu::{MINIMUM_VERSION, Qemu, Version};
+pub use tpm_engine::{Library, TpmEngine, tpm_engine};
 
 use std::io;
 use std::path::PathBuf;

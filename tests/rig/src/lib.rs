@@ -21,6 +21,7 @@ mod slot;
 mod stream;
 pub mod tamper;
 mod tools;
+pub mod tpm;
 mod workshop;
 
 pub use command::{Stockade, appended, command_line};

@@ -1,0 +1,254 @@
+//! Commands and responses as far as somebody besides the engine must understand them (TPM 2.0 Library, part 1, 18 and part 3).
+//!
+//! A machine only looks at headers, and writes the three commands it needs before a guest runs: it starts the TPM up and extends
+//! PCRs by what it has measured.
+
+use alloc::vec::Vec;
+
+/// Bytes of the header of a command or response: tag, size, code.
+pub const HEADER_BYTES: usize = 10;
+/// The greatest command or response: what the window of a command-response buffer holds (PC Client PTP 1.05, table 24).
+pub const MAX_BYTES: usize = 0xF80;
+
+const TAG_NO_SESSIONS: u16 = 0x8001;
+const TAG_SESSIONS: u16 = 0x8002;
+/// The password session that authorizes by an empty password.
+const SESSION_PASSWORD: u32 = 0x4000_0009;
+
+/// One of the places commands come from; platform firmware and the operating system use 0, the hardware at a dynamic launch 3 and 4.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Locality(u8);
+
+impl Locality {
+    /// Where all software that does not know better works.
+    pub const ZERO: Self = Self(0);
+    /// The hardware that begins a dynamic launch.
+    pub const FOUR: Self = Self(4);
+    /// How many there are.
+    pub const COUNT: u8 = 5;
+
+    /// Returns the locality of this number, if there is one.
+    #[must_use]
+    pub const fn try_new(number: u8) -> Option<Self> {
+        if number < Self::COUNT {
+            Some(Self(number))
+        } else {
+            None
+        }
+    }
+
+    /// Returns its number, 0 to 4.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+}
+
+/// What a command is to do (TPM 2.0 Library, part 2, 6.5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommandCode(pub u32);
+
+impl CommandCode {
+    /// Begins a life of the TPM.
+    pub const STARTUP: Self = Self(0x144);
+    /// Extends a PCR by digests.
+    pub const PCR_EXTEND: Self = Self(0x182);
+    /// Prepares for power-off.
+    pub const SHUTDOWN: Self = Self(0x145);
+}
+
+/// What became of a command (TPM 2.0 Library, part 2, 6.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResponseCode(pub u32);
+
+impl ResponseCode {
+    /// It was carried out.
+    pub const SUCCESS: Self = Self(0);
+    /// There was no `Startup` before it; or one too many.
+    pub const INITIALIZE: Self = Self(0x100);
+    /// The engine cannot go on.
+    pub const FAILURE: Self = Self(0x101);
+    /// It does not have the size its header says.
+    pub const COMMAND_SIZE: Self = Self(0x142);
+    /// It was cancelled.
+    pub const CANCELED: Self = Self(0x909);
+}
+
+/// A digest algorithm (TCG Algorithm Registry, table 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HashAlgorithm(pub u16);
+
+impl HashAlgorithm {
+    /// SHA-1.
+    pub const SHA1: Self = Self(0x0004);
+    /// SHA-256.
+    pub const SHA256: Self = Self(0x000B);
+    /// SHA-384.
+    pub const SHA384: Self = Self(0x000C);
+    /// SHA-512.
+    pub const SHA512: Self = Self(0x000D);
+}
+
+/// What a command or a response begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Whether sessions follow.
+    pub tag: u16,
+    /// Bytes of the whole.
+    pub size: u32,
+    /// A [`CommandCode`] or a [`ResponseCode`].
+    pub code: u32,
+}
+
+impl Header {
+    /// Returns the header at the start of `bytes`; `None` if there is not so much.
+    #[must_use]
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let [t0, t1, s0, s1, s2, s3, c0, c1, c2, c3] = *bytes.first_chunk()?;
+        Some(Self {
+            tag: u16::from_be_bytes([t0, t1]),
+            size: u32::from_be_bytes([s0, s1, s2, s3]),
+            code: u32::from_be_bytes([c0, c1, c2, c3]),
+        })
+    }
+
+    fn bytes(self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[..2].copy_from_slice(&self.tag.to_be_bytes());
+        bytes[2..6].copy_from_slice(&self.size.to_be_bytes());
+        bytes[6..].copy_from_slice(&self.code.to_be_bytes());
+        bytes
+    }
+}
+
+/// Returns the response of a command that failed.
+#[must_use]
+pub fn failed(code: ResponseCode) -> [u8; HEADER_BYTES] {
+    let header = Header {
+        tag: TAG_NO_SESSIONS,
+        size: 10,
+        code: code.0,
+    };
+    header.bytes()
+}
+
+/// Returns what a response says; a response that has no header, or not the size it says, is a [`ResponseCode::FAILURE`].
+#[must_use]
+pub fn response_code(response: &[u8]) -> ResponseCode {
+    match Header::read(response) {
+        Some(header) if usize::try_from(header.size) == Ok(response.len()) => {
+            ResponseCode(header.code)
+        }
+        _ => ResponseCode::FAILURE,
+    }
+}
+
+/// Returns `TPM2_Startup` with all PCRs at their start (part 3, 9.3).
+#[must_use]
+pub fn startup_clear() -> Vec<u8> {
+    plain(CommandCode::STARTUP, &[0, 0])
+}
+
+/// Returns `TPM2_Shutdown` with nothing kept for a resume (part 3, 9.4).
+#[must_use]
+pub fn shutdown_clear() -> Vec<u8> {
+    plain(CommandCode::SHUTDOWN, &[0, 0])
+}
+
+/// Returns `TPM2_PCR_Extend` of one PCR by one digest a bank (part 3, 22.2).
+#[must_use]
+pub fn pcr_extend(pcr: u8, digests: &[(HashAlgorithm, &[u8])]) -> Vec<u8> {
+    let mut body = Vec::from(count(digests.len()));
+    for (algorithm, digest) in digests {
+        body.extend_from_slice(&algorithm.0.to_be_bytes());
+        body.extend_from_slice(digest);
+    }
+    authorized(CommandCode::PCR_EXTEND, &[pcr.into()], &body)
+}
+
+/// Returns a command without sessions.
+#[must_use]
+pub fn plain(code: CommandCode, body: &[u8]) -> Vec<u8> {
+    with_header(TAG_NO_SESSIONS, code, body)
+}
+
+/// Returns a command whose first handle is authorized by an empty password.
+#[must_use]
+pub fn authorized(code: CommandCode, handles: &[u32], parameters: &[u8]) -> Vec<u8> {
+    let mut body: Vec<u8> = handles
+        .iter()
+        .flat_map(|handle| handle.to_be_bytes())
+        .collect();
+    // Session, no nonce, no attributes, no password: nine bytes.
+    body.extend_from_slice(&9_u32.to_be_bytes());
+    body.extend_from_slice(&SESSION_PASSWORD.to_be_bytes());
+    body.extend_from_slice(&[0; 5]);
+    body.extend_from_slice(parameters);
+    with_header(TAG_SESSIONS, code, &body)
+}
+
+/// Lists are of a handful of banks.
+fn count(len: usize) -> [u8; 4] {
+    u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes()
+}
+
+fn with_header(tag: u16, code: CommandCode, body: &[u8]) -> Vec<u8> {
+    let size = HEADER_BYTES + body.len();
+    let header = Header {
+        tag,
+        size: u32::try_from(size).unwrap_or(u32::MAX),
+        code: code.0,
+    };
+    let mut command = Vec::with_capacity(size);
+    command.extend_from_slice(&header.bytes());
+    command.extend_from_slice(body);
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn startup_is_twelve_bytes() {
+        let command = startup_clear();
+        assert_eq!(command, [0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x44, 0, 0]);
+    }
+
+    #[test]
+    fn extend_has_one_password_session_and_a_digest_a_bank() {
+        let command = pcr_extend(
+            8,
+            &[
+                (HashAlgorithm::SHA256, &[1; 32]),
+                (HashAlgorithm::SHA384, &[2; 48]),
+            ],
+        );
+        let header = Header::read(&command).unwrap();
+        assert_eq!(
+            (header.tag, header.size, header.code),
+            (0x8002, 10 + 4 + 13 + 4 + 34 + 50, 0x182)
+        );
+        assert_eq!(command.len(), 115);
+        assert_eq!(command[10..14], [0, 0, 0, 8]);
+        assert_eq!(command[27..33], [0, 0, 0, 2, 0, 0x0B]);
+    }
+
+    #[test]
+    fn response_of_another_size_than_it_says_is_a_failure() {
+        let response = failed(ResponseCode::CANCELED);
+        assert_eq!(response_code(&response), ResponseCode::CANCELED);
+        assert_eq!(response_code(&response[..9]), ResponseCode::FAILURE);
+        assert_eq!(
+            response_code(&[&response[..], &[0]].concat()),
+            ResponseCode::FAILURE
+        );
+        assert_eq!(response_code(&[]), ResponseCode::FAILURE);
+    }
+
+    #[test]
+    fn there_are_five_localities() {
+        assert_eq!(Locality::try_new(4), Some(Locality::FOUR));
+        assert_eq!(Locality::try_new(5), None);
+    }
+}

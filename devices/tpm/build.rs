@@ -1,0 +1,33 @@
+//! Says where the static libraries are, and which two of their functions are ours to answer.
+
+use std::env;
+use std::path::PathBuf;
+
+/// Where the distribution installs them.
+const INSTALLED: &str = "/usr/lib/x86_64-linux-gnu";
+const ARCHIVES: [&str; 2] = ["libtpms.a", "libcrypto.a"];
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-env-changed=STOCKADE_TPM_LIBRARIES");
+    println!("cargo::rerun-if-env-changed=STOCKADE_TPM_ARCHIVES");
+    if env::var_os("CARGO_FEATURE_LIBTPMS").is_none() {
+        return;
+    }
+    let named = env::var_os("STOCKADE_TPM_ARCHIVES").unwrap_or_else(|| INSTALLED.into());
+    let folders: Vec<PathBuf> = env::split_paths(&named).collect();
+    for archive in ARCHIVES {
+        if !folders.iter().any(|folder| folder.join(archive).is_file()) {
+            println!(
+                "cargo::error={archive} is missing; run: apt-get install libtpms-dev libssl-dev"
+            );
+        }
+    }
+    for folder in folders {
+        println!("cargo::rustc-link-search=native={}", folder.display());
+    }
+    // How a long command learns that it was cancelled: `src/foreign/cancel.rs`.
+    for function in ["_plat__IsCanceled", "RSA_generate_key_ex"] {
+        println!("cargo::rustc-link-arg=-Wl,--wrap={function}");
+    }
+}
