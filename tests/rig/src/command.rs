@@ -1,9 +1,8 @@
 //! The command `stockade`, called as a user calls it.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use crate::{Finished, Running, Slot, workshop};
@@ -128,19 +127,11 @@ impl Stockade {
     pub fn start(self) -> Running {
         let program = &workshop().stockade;
         let slot = self.is_machine.then(Slot::take);
-        let child = Command::new(program)
-            .args(&self.arguments)
-            .envs(self.environment)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            // A group of its own, so that a hung QEMU can be ended together with it.
-            .process_group(0)
-            .spawn()
-            .expect("the workshop built it");
         let mut words = self.arguments.iter().map(|word| word.to_string_lossy());
         let name = words.by_ref().collect::<Vec<_>>().join(" ");
-        Running::new(child, format!("stockade {name}"), self.limit, slot)
+        let mut command = Command::new(program);
+        command.args(&self.arguments).envs(self.environment);
+        Running::start(&mut command, format!("stockade {name}"), self.limit, slot)
     }
 
     /// Starts it, says nothing to it and waits for its end.

@@ -1,7 +1,9 @@
 //! A call of `stockade` while it runs: the guest's console at both ends.
 
+use std::fs;
 use std::io::Write;
-use std::process::{Child, ChildStdin, ExitStatus};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
@@ -13,6 +15,9 @@ use crate::{Finished, Slot};
 const POLL: Duration = Duration::from_millis(20);
 /// How long the command may take to end QEMU when it is asked to.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// Unit of times in `/proc` (`USER_HZ`).
+const MS_A_TICK: u64 = 10;
 
 /// A running call. Dropped without [`Running::finish`] it is ended with everything it started.
 pub struct Running {
@@ -27,7 +32,24 @@ pub struct Running {
 }
 
 impl Running {
-    pub(crate) fn new(mut child: Child, name: String, limit: Duration, slot: Option<Slot>) -> Self {
+    /// Starts a program, `name` in messages, with its console at our hands; `slot` is kept until it has ended.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start(command: &mut Command, name: String, limit: Duration, slot: Option<Slot>) -> Self {
+        let child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // A group of its own, so that a hung QEMU can be ended together with it.
+            .process_group(0)
+            .spawn()
+            .expect("the program is there");
+        Self::new(child, name, limit, slot)
+    }
+
+    fn new(mut child: Child, name: String, limit: Duration, slot: Option<Slot>) -> Self {
         let input = child.stdin.take();
         let stdout = child.stdout.take().expect("it is piped");
         let stderr = child.stderr.take().expect("it is piped");
@@ -67,6 +89,22 @@ impl Running {
         let part = text.get(self.seen..end).unwrap_or_default().to_owned();
         self.seen = end;
         part
+    }
+
+    /// Returns the processor time all its processes have taken so far.
+    ///
+    /// # Panics
+    /// If the system does not say.
+    #[must_use]
+    pub fn cpu(&self) -> Duration {
+        let group = pid(&self.child).as_raw();
+        let processes = fs::read_dir("/proc").expect("processes are listed");
+        let ticks: u64 = processes
+            .flatten()
+            .filter_map(|process| fs::read_to_string(process.path().join("stat")).ok())
+            .filter_map(|stat| ticks_in(&stat, group))
+            .sum();
+        Duration::from_millis(ticks * MS_A_TICK)
     }
 
     /// Sends the command itself a signal, as a user's Ctrl-C or a service manager would.
@@ -131,6 +169,30 @@ impl Drop for Running {
     }
 }
 
+/// User and system time of a process by its line in `/proc` (proc(5)), if it is of this group.
+fn ticks_in(stat: &str, group: i32) -> Option<u64> {
+    // The name in parentheses may hold anything.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace();
+    let is_ours = fields.nth(2)?.parse() == Ok(group);
+    let user: u64 = fields.nth(8)?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    is_ours.then_some(user + system)
+}
+
 fn pid(child: &Child) -> Pid {
     Pid::from_raw(i32::try_from(child.id()).expect("process numbers are small"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ticks_in;
+
+    #[test]
+    fn time_is_in_fields_14_and_15_of_our_own_group() {
+        let stat = "7 (a) b) S 1 42 42 0 -1 4194304 100 0 1 0 33 44 5 6 20 0 1 0 9 0";
+        assert_eq!(ticks_in(stat, 42), Some(77));
+        assert_eq!(ticks_in(stat, 43), None);
+        assert_eq!(ticks_in("", 42), None);
+    }
 }
