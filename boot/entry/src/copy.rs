@@ -30,8 +30,28 @@ global_asm!(
     "je stockade_copy_2",
     "cmp rdx, 4",
     "je stockade_copy_4",
-    "mov rcx, rdx",
-    "shr rcx, 3",
+    // Moves of quadwords keep up with memory on silicon, and cost an emulator a third of what a string instruction does.
+    "mov r8, rdx",
+    "shr r8, 6",
+    "jz 5f",
+    ".macro stockade_copy_quad offset",
+    "stockade_load_\\@: mov rax, [rsi + \\offset]",
+    "stockade_store_\\@: mov [rdi + \\offset], rax",
+    "stockade_fixup stockade_load_\\@, stockade_fault",
+    "stockade_fixup stockade_store_\\@, stockade_fault",
+    ".endm",
+    ".balign 16",
+    "4:",
+    ".irp offset, 0, 8, 16, 24, 32, 40, 48, 56",
+    "stockade_copy_quad \\offset",
+    ".endr",
+    "add rsi, 64",
+    "add rdi, 64",
+    "dec r8",
+    "jnz 4b",
+    "and edx, 63",
+    "5: mov ecx, edx",
+    "shr ecx, 3",
     "2: rep movsq",
     "mov ecx, edx",
     "and ecx, 7",
@@ -57,8 +77,24 @@ global_asm!(
     ".type stockade_zero, @function",
     "stockade_zero:",
     "xor eax, eax",
-    "mov rcx, rsi",
-    "shr rcx, 3",
+    "mov r8, rsi",
+    "shr r8, 6",
+    "jz 5f",
+    ".macro stockade_zero_quad offset",
+    "stockade_store_\\@: mov [rdi + \\offset], rax",
+    "stockade_fixup stockade_store_\\@, stockade_fault",
+    ".endm",
+    ".balign 16",
+    "4:",
+    ".irp offset, 0, 8, 16, 24, 32, 40, 48, 56",
+    "stockade_zero_quad \\offset",
+    ".endr",
+    "add rdi, 64",
+    "dec r8",
+    "jnz 4b",
+    "and esi, 63",
+    "5: mov ecx, esi",
+    "shr ecx, 3",
     "2: rep stosq",
     "mov ecx, esi",
     "and ecx, 7",
@@ -243,10 +279,10 @@ mod tests {
 
     #[test]
     fn copies_every_length_and_nothing_else() {
-        let source: Vec<u8> = (1..=64).collect();
-        for len in 0..=40 {
-            let mut target = [0; 64];
-            // SAFETY: both buffers are 64 bytes, apart, and `len` is less.
+        let source: Vec<u8> = (1..=255).collect();
+        for len in 0..=200 {
+            let mut target = [0; 255];
+            // SAFETY: both buffers are 255 bytes, apart, and `len` is less.
             unsafe { copy(target.as_mut_ptr(), source.as_ptr(), len) }.expect("memory is there");
             assert_eq!(target[..len], source[..len]);
             assert!(target[len..].iter().all(|byte| *byte == 0));
@@ -290,9 +326,9 @@ mod tests {
 
     #[test]
     fn zeroes_every_length_and_nothing_else() {
-        for len in 0..=40 {
-            let mut target = [0xFF; 64];
-            // SAFETY: the buffer is 64 bytes and `len` is less.
+        for len in 0..=200 {
+            let mut target = [0xFF; 255];
+            // SAFETY: the buffer is 255 bytes and `len` is less.
             unsafe { zero(target.as_mut_ptr(), len) }.expect("memory is there");
             assert!(target[..len].iter().all(|byte| *byte == 0));
             assert!(target[len..].iter().all(|byte| *byte == 0xFF));
@@ -331,7 +367,7 @@ mod tests {
         let entries = (&raw const __stop_stockade_fixups as usize
             - &raw const __start_stockade_fixups as usize)
             / 8;
-        assert_eq!(entries, 13);
+        assert_eq!(entries, 13 + 3 * 8);
         assert_eq!(landing(0), None);
         let first = read_distance(&raw const __start_stockade_fixups as *const i32);
         assert!(landing(first).is_some_and(|address| address > first));

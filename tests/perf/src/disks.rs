@@ -104,8 +104,8 @@ fn causes(runs: &[(Way, Vec<Figures>)]) -> String {
             let requests = count(work.requests(way.effort()));
             for exits in &own.exits {
                 let start = figures.first().into_iter().flat_map(|start| &start.exits);
-                let start = start.filter(|start| start.cause == exits.cause);
-                let start = start.cloned().next().unwrap_or_default();
+                let mut start = start.filter(|start| start.cause == exits.cause);
+                let start = start.next().cloned().unwrap_or_default();
                 let each = (exits.count - start.count) / requests;
                 if each < 0.01 {
                     continue;
