@@ -216,10 +216,18 @@ impl<C: Clock + Clone> Machine<C> {
         &self.bays
     }
 
+    /// Has virtio devices looked at whose hosts have had requests for long.
+    pub(crate) fn watch_bays(&self) {
+        if self.bays.due_ns() != u64::MAX {
+            self.bays.call_due(self.clock.now_ns());
+        }
+    }
+
     /// Lets virtio devices that have something to do carry it to the host and back.
     pub(crate) fn serve_bays(&self, bus: &mut dyn HostBus) {
         let mut wires = Wires::Still;
-        self.bays.serve(bus, |slot, function| {
+        let now_ns = self.clock.now_ns();
+        self.bays.serve(bus, now_ns, |slot, function| {
             if self.slots.hear(slot, function) == Wires::Moved {
                 wires = Wires::Moved;
             }

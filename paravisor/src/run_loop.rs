@@ -164,6 +164,7 @@ fn settle<P: Processor, H: Host, C: Timekeeper + Clone>(
         return Err(end);
     }
     listen(vcpu, machine, host)?;
+    machine.watch_bays();
     if machine.bays().want_attention() {
         machine.serve_bays(host);
     }

@@ -233,7 +233,11 @@ impl Vcpu {
         };
         let shared = machine.deadline(self.index);
         let shared = shared.map_or(u64::MAX, |ns| clock.tsc_at(ns));
-        local.min(shared)
+        let watched = match machine.bays().due_ns() {
+            u64::MAX => u64::MAX,
+            due => clock.tsc_at(due),
+        };
+        local.min(shared).min(watched)
     }
 
     /// Writes a register in the local APIC's page.

@@ -50,6 +50,9 @@ pub trait Engine {
 
     /// Sees whether the host's device still is what it was.
     fn check(&mut self, bus: &mut dyn HostBus);
+
+    /// Looks after requests the host has had for long. Returns when it is to be called next, if there are any.
+    fn watch(&mut self, bus: &mut dyn HostBus, now_ns: u64) -> Option<u64>;
 }
 
 /// A device in a slot.
@@ -58,4 +61,6 @@ pub trait Fitted: PciFunction + Send {
     fn turn(&mut self, bus: &mut dyn HostBus) -> Turn;
     /// Sees whether the host's device still is what it was.
     fn check(&mut self, bus: &mut dyn HostBus);
+    /// Looks after requests the host has had for long. Returns when it is to be called next, if there are any.
+    fn watch(&mut self, bus: &mut dyn HostBus, now_ns: u64) -> Option<u64>;
 }

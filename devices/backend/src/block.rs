@@ -8,6 +8,7 @@
 mod control;
 mod flight;
 mod lent;
+mod patience;
 mod request;
 
 use alloc::boxed::Box;
@@ -23,6 +24,7 @@ use crate::queue::{MAX_SIZE, QUEUE_BYTES, Queue};
 use crate::shared::SharedMemory;
 use crate::slots::{Run, SLOT_BYTES, Slots};
 use crate::transport::{CommonFeatures, Doorbell, NotifyRegister, Transport};
+use crate::watch::Watch;
 
 use flight::{Flight, State};
 pub use request::{Done, Features, IoError, Kind, Request, Ticket};
@@ -56,6 +58,7 @@ pub struct Block<M> {
     free: Vec<Ticket>,
     /// By queue id: whose it is.
     tickets: Box<[Ticket]>,
+    watch: Watch,
     /// Why the device is offline.
     failure: Option<BackendError>,
 }
@@ -99,6 +102,7 @@ impl<M: SharedMemory> Block<M> {
             free: (0..queue.size()).rev().map(Ticket).collect(),
             tickets: vec![Ticket(0); entries].into_boxed_slice(),
             queue,
+            watch: Watch::default(),
             failure: None,
         })
     }
@@ -143,12 +147,14 @@ impl<M: SharedMemory> Block<M> {
         runs: [Run; MAX_RUNS],
         is_lent: bool,
     ) -> Option<Ticket> {
+        let since = self.watch.moment();
         let ticket = self.free.pop()?;
         if let Some(flight) = self.flights.get_mut(usize::from(ticket.0)) {
             *flight = Flight {
                 state: State::Reserved,
                 request,
                 is_lent,
+                since,
                 runs,
             };
         }
@@ -319,7 +325,7 @@ impl<M: SharedMemory> Block<M> {
     }
 
     fn judge(&self, ticket: Ticket, request: &Request, found: u32) -> Result<(), IoError> {
-        let expected = writable(request);
+        let expected = request.writable_bytes();
         if found != expected {
             return Err(IoError::Short { found, expected });
         }
@@ -379,13 +385,6 @@ impl<M: SharedMemory> Block<M> {
         log::error!("host disk {function} is offline, code {code}: {error}");
         self.queue.kill();
         self.failure = Some(error);
-    }
-}
-
-fn writable(request: &Request) -> u32 {
-    1 + match request.kind {
-        Kind::Read => request.len_bytes,
-        _ => 0,
     }
 }
 

@@ -46,6 +46,9 @@ pub enum BackendError {
     /// The device says that it needs a reset, or does not answer at all.
     #[error("the device is gone or broken (status {0:#x})")]
     Gone(u8),
+    /// The device is in good order, as far as it says, and does not answer.
+    #[error("the device has not answered a request for a minute")]
+    Silent,
     /// What the device once said of itself has changed.
     #[error("the device's {0} has changed")]
     Changed(&'static str),
@@ -70,6 +73,7 @@ impl BackendError {
             Self::Gone(_) => 9,
             Self::Changed(_) => 10,
             Self::NoMemory => 11,
+            Self::Silent => 12,
         })
     }
 }

@@ -28,6 +28,7 @@ pub mod queue;
 pub mod shared;
 pub mod slots;
 pub mod transport;
+pub mod watch;
 
 pub use error::{BackendError, Code};
 pub use host::{Function, HostBus, HostFault};

@@ -13,6 +13,7 @@ use crate::pci::DeviceType;
 use crate::queue::{MAX_SIZE, Posted, QUEUE_BYTES, Queue};
 use crate::shared::SharedMemory;
 use crate::transport::{CommonFeatures, Doorbell, NotifyRegister, Transport};
+use crate::watch::Watch;
 
 /// Bytes of the header before each frame (virtio 1.2, section 5.1.6).
 pub const HEADER_BYTES: usize = 12;
@@ -78,6 +79,7 @@ pub struct Net<M> {
     memory: M,
     receive: Lane,
     transmit: Lane,
+    watch: Watch,
     failure: Option<BackendError>,
 }
 
@@ -117,6 +119,7 @@ impl<M: SharedMemory> Net<M> {
             memory,
             receive,
             transmit,
+            watch: Watch::default(),
             failure: None,
         };
         net.refill();
@@ -246,6 +249,26 @@ impl<M: SharedMemory> Net<M> {
         {
             self.fail(error);
         }
+    }
+
+    /// Looks after frames the device has not sent. Returns when it is to be called next, if there are any.
+    ///
+    /// A device that is not what it was is offline; one that only sends nothing is as good as without a cable.
+    pub fn watch(&mut self, bus: &mut impl HostBus, now_ns: u64) -> Option<u64> {
+        if self.failure.is_some() || self.transmit.queue.in_flight() == 0 {
+            self.watch.rest();
+            return None;
+        }
+        if self.watch.is_time(now_ns) {
+            self.reclaim();
+            if self.transmit.queue.in_flight() != 0 {
+                self.check(bus);
+            }
+            if self.failure.is_some() {
+                return Some(now_ns);
+            }
+        }
+        self.watch.due_ns()
     }
 
     fn fail(&mut self, error: BackendError) {

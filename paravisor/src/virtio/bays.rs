@@ -8,7 +8,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use spin::Mutex;
 use stockade_backend::HostBus;
@@ -31,6 +31,8 @@ pub struct Bay {
     is_doubted: AtomicBool,
     /// Turns since it was last compared.
     turns: AtomicU32,
+    /// When it is to be watched, in nanoseconds; `u64::MAX` while its host has nothing.
+    due_ns: AtomicU64,
 }
 
 impl SlotFunction for Bay {
@@ -53,10 +55,21 @@ impl Bay {
     }
 }
 
+/// A moment in nanoseconds, at first never.
+struct Due(AtomicU64);
+
+impl Default for Due {
+    fn default() -> Self {
+        Self(AtomicU64::new(u64::MAX))
+    }
+}
+
 /// All of them.
 #[derive(Clone, Default)]
 pub struct Bays {
     attention: Arc<AtomicU32>,
+    /// Before, no device is to be watched.
+    due: Arc<Due>,
     bays: Vec<(SlotNumber, Arc<Bay>)>,
 }
 
@@ -76,6 +89,7 @@ impl Bays {
             bit,
             is_doubted: AtomicBool::new(false),
             turns: AtomicU32::new(TURNS_A_CHECK),
+            due_ns: AtomicU64::new(u64::MAX),
         });
         let slot = functions.fit(Arc::clone(&bay) as Arc<dyn SlotFunction>)?;
         self.bays.push((slot, bay));
@@ -102,6 +116,27 @@ impl Bays {
         }
     }
 
+    /// Returns when a device is next to be watched; `u64::MAX` if none is.
+    pub(crate) fn due_ns(&self) -> u64 {
+        self.due.0.load(Ordering::SeqCst)
+    }
+
+    /// Has devices looked at whose hosts have had requests for long.
+    pub(crate) fn call_due(&self, now_ns: u64) {
+        if self.due_ns() > now_ns {
+            return;
+        }
+        self.due.0.store(u64::MAX, Ordering::SeqCst);
+        for (_, bay) in &self.bays {
+            let due = bay.due_ns.load(Ordering::SeqCst);
+            if due <= now_ns {
+                bay.accessed();
+            } else {
+                self.due.0.fetch_min(due, Ordering::SeqCst);
+            }
+        }
+    }
+
     /// Returns whether a device wants to be looked at.
     pub(crate) fn want_attention(&self) -> bool {
         self.attention.load(Ordering::SeqCst) != 0
@@ -111,6 +146,7 @@ impl Bays {
     pub(crate) fn serve(
         &self,
         bus: &mut dyn HostBus,
+        now_ns: u64,
         mut hear: impl FnMut(SlotNumber, &mut dyn PciFunction),
     ) {
         let due = self.attention.swap(0, Ordering::SeqCst);
@@ -122,6 +158,9 @@ impl Bays {
                         card.check(bus);
                     }
                     let turn = card.turn(bus);
+                    let due = card.watch(bus, now_ns).unwrap_or(u64::MAX);
+                    bay.due_ns.store(due, Ordering::SeqCst);
+                    self.due.0.fetch_min(due, Ordering::SeqCst);
                     hear(*slot, &mut **card);
                     turn
                 }

@@ -42,6 +42,10 @@ where
     fn check(&mut self, bus: &mut dyn HostBus) {
         self.engine.check(bus);
     }
+
+    fn watch(&mut self, bus: &mut dyn HostBus, now_ns: u64) -> Option<u64> {
+        self.engine.watch(bus, now_ns)
+    }
 }
 
 impl<E: Engine> PciConfig for Card<E> {

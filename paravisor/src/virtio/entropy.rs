@@ -28,4 +28,8 @@ impl<E: Entropy> Engine for OwnEntropy<E> {
     }
 
     fn check(&mut self, _: &mut dyn HostBus) {}
+
+    fn watch(&mut self, _: &mut dyn HostBus, _: u64) -> Option<u64> {
+        None
+    }
 }

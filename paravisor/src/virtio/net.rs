@@ -111,4 +111,8 @@ impl Engine for Frames {
     fn check(&mut self, mut bus: &mut dyn HostBus) {
         self.wire.check(&mut bus);
     }
+
+    fn watch(&mut self, mut bus: &mut dyn HostBus, now_ns: u64) -> Option<u64> {
+        self.wire.watch(&mut bus, now_ns)
+    }
 }

@@ -304,6 +304,10 @@ impl Engine for Sealed {
     fn check(&mut self, mut bus: &mut dyn HostBus) {
         self.block.check(&mut bus);
     }
+
+    fn watch(&mut self, mut bus: &mut dyn HostBus, now_ns: u64) -> Option<u64> {
+        self.block.watch(&mut bus, now_ns)
+    }
 }
 
 /// The memories a step copies between.

@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
 use stockade::setup::Archive;
@@ -16,8 +17,8 @@ use stockade_rig::{Finished, Stockade, workshop};
 
 /// What the guest does; nothing of it may take for ever, though each request to a lying disk may.
 const SCRIPT: &str = include_str!("hostile_virtio/guest.sh");
-/// Enough for the slowest lie on a loaded machine; requests that hang are given up by the guest itself.
-const SECONDS: &str = "110";
+/// Enough for the slowest lie on a loaded machine; requests that hang are given up by the guest, or for it.
+const SECONDS: &str = "115";
 const DISK_BYTES: u64 = 16 << 20;
 
 /// A guest that was lied to.
@@ -28,6 +29,11 @@ struct Lied {
 
 /// Boots the guest with these devices on a host that tells this lie, and makes sure that it told it.
 fn lied(lie: &str, devices: &[String], folder: &Path) -> Lied {
+    lied_to(lie, devices, "sh /lies.sh", folder)
+}
+
+/// The same, with another command for the guest.
+fn lied_to(lie: &str, devices: &[String], command: &str, folder: &Path) -> Lied {
     let initrd = folder.join("initrd");
     let mut archive = Archive::new();
     archive.file("lies.sh", SCRIPT.as_bytes());
@@ -45,7 +51,9 @@ fn lied(lie: &str, devices: &[String], folder: &Path) -> Lied {
         .args(["--timeout", SECONDS, "--stats"])
         .arg(&stats)
         .start();
-    guest.send_line("sh /lies.sh");
+    // What is typed before there is a shell may be lost.
+    guest.expect("# ");
+    guest.send_line(command);
     let finished = guest.finish();
     // The model's log says so, even of a guest whose time was over.
     let told = format!("attack virtio-{lie}: ");
@@ -187,9 +195,46 @@ fn device_id_changes_a_disk_is_no_network_card() {
     lied_about_disk("device-id-changes").assert_harmless();
 }
 
+/// Commands wait for their disk until it answers or is given up.
+const PATIENT: &str = "PATIENCE=950 sh /lies.sh";
+
+impl Lied {
+    /// Fails unless all that the guest asked of its disk after a good beginning ended, with errors, and for this reason.
+    #[track_caller]
+    fn assert_offline(&self, code: u8) {
+        let transcript = self.finished.transcript();
+        let said = findings(&self.finished.stdout);
+        for round in 2..=3 {
+            let hung = format!("write-{round} hangs");
+            let good = format!("write-{round} 0");
+            assert!(!said.contains(&hung.as_str()), "{transcript}");
+            assert!(!said.contains(&good.as_str()), "{transcript}");
+        }
+        let words = format!("is offline, code {code}:");
+        assert!(self.finished.stderr.contains(&words), "{transcript}");
+    }
+}
+
+/// The guest's driver would wait for ever.
 #[test]
 fn device_vanishes_a_device_that_is_gone_is_an_error() {
-    lied_about_disk("device-vanishes").assert_harmless();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let lied = lied_to(
+        "device-vanishes",
+        &disk(folder.path()),
+        PATIENT,
+        folder.path(),
+    );
+    lied.assert_lived().assert_offline(9);
+    assert!(lied.finished.wall < Duration::from_secs(60));
+}
+
+/// A minute is what a device in good order gets.
+#[test]
+fn silence_a_disk_that_never_answers_is_an_error() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let lied = lied_to("silence", &disk(folder.path()), PATIENT, folder.path());
+    lied.assert_lived().assert_offline(12);
 }
 
 #[test]

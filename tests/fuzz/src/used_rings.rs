@@ -6,6 +6,7 @@ use stockade_backend::block::{Block, Done, IoError, Kind, MIN_MEMORY, Request, T
 use stockade_backend::fake::{FakeHost, FakeMemory};
 use stockade_backend::net::{MAX_FRAME, MIN_MEMORY as NET_MEMORY, Net};
 use stockade_backend::transport::Doorbell;
+use stockade_backend::watch::INTERVAL_NS;
 
 use crate::Input;
 
@@ -38,6 +39,7 @@ struct Disk {
     /// The host wrote where it has no business: what it reads there is not to be believed by a fake either.
     is_wild: bool,
     free_at_first: u16,
+    now_ns: u64,
 }
 
 impl Disk {
@@ -53,6 +55,7 @@ impl Disk {
             block,
             out: vec![None; 128],
             is_wild: false,
+            now_ns: 0,
         }
     }
 
@@ -72,6 +75,8 @@ impl Disk {
                 }
                 10 => {
                     self.block.listen();
+                    self.now_ns += INTERVAL_NS / 2;
+                    self.block.watch(&mut self.host, self.now_ns);
                 }
                 _ => self.take_all(),
             }
@@ -192,7 +197,7 @@ fn drive_card(input: &mut Input<'_>) {
     let mut host = FakeHost::net(memory.clone());
     let net = Net::open(&mut host, FakeHost::function(), memory.clone(), DOORBELL);
     let mut net = net.expect("an honest card opens");
-    let mut frame = vec![0; MAX_FRAME];
+    let (mut frame, mut now_ns) = (vec![0; MAX_FRAME], 0);
     while !input.is_empty() {
         let queue = usize::from(input.u8() & 1);
         match input.u8() % 8 {
@@ -215,6 +220,8 @@ fn drive_card(input: &mut Input<'_>) {
             5 => {
                 net.listen();
                 net.listen_for_room();
+                now_ns += INTERVAL_NS;
+                net.watch(&mut host, now_ns);
             }
             _ => {
                 if let Some(len) = net.receive(&mut frame) {

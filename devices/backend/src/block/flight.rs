@@ -2,6 +2,7 @@
 
 use super::{Kind, MAX_RUNS, Request};
 use crate::slots::Run;
+use crate::watch::Moment;
 
 /// What is known of a ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub(super) struct Flight {
     pub(super) request: Request,
     /// The slots are the caller's own.
     pub(super) is_lent: bool,
+    /// When it was reserved.
+    pub(super) since: Moment,
     pub(super) runs: [Run; MAX_RUNS],
 }
 
@@ -31,6 +34,7 @@ impl Flight {
             len_bytes: 0,
         },
         is_lent: false,
+        since: Moment::START,
         runs: [Run::EMPTY; MAX_RUNS],
     };
 

@@ -62,6 +62,16 @@ pub struct Request {
     pub len_bytes: u32,
 }
 
+impl Request {
+    /// Returns how many bytes the device writes: the data, if it is to read, and the status.
+    pub(super) fn writable_bytes(&self) -> u32 {
+        1 + match self.kind {
+            Kind::Read => self.len_bytes,
+            _ => 0,
+        }
+    }
+}
+
 /// A request that has slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(pub u16);

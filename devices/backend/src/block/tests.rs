@@ -9,6 +9,7 @@ use super::{Block, Features, IoError, Kind, MAX_BYTES, MIN_MEMORY, Request, SLOT
 use crate::error::BackendError;
 use crate::fake::{FakeHost, FakeMemory};
 use crate::transport::Doorbell;
+use crate::watch::{INTERVAL_NS, LOOKS};
 
 const DOORBELL: Doorbell = Doorbell {
     apic_id: 0,
@@ -191,6 +192,73 @@ fn a_device_that_changes_its_mind_is_noticed() {
         block.check(&mut host);
         assert_eq!(block.failure(), Some(error));
     }
+}
+
+/// Looks at the disk until it is offline; returns after how many looks.
+fn looks_until_offline(host: &mut FakeHost, block: &mut Block<FakeMemory>) -> u64 {
+    let due = |looks: u64| looks * INTERVAL_NS;
+    for looks in 0.. {
+        let next = block.watch(host, due(looks));
+        if block.failure().is_some() {
+            assert_eq!(next, Some(due(looks)));
+            return looks;
+        }
+        assert_eq!(next, Some(due(looks + 1)));
+    }
+    unreachable!("there are many numbers");
+}
+
+#[test]
+fn a_disk_that_never_answers_is_offline_after_a_minute() {
+    let (mut host, mut block) = rig();
+    assert_eq!(block.watch(&mut host, 0), None);
+    submit(&mut host, &mut block, request(Kind::Read, 0, 512));
+    let looks = looks_until_offline(&mut host, &mut block);
+    assert_eq!(looks, u64::from(LOOKS) + 1);
+    assert_eq!(block.failure(), Some(BackendError::Silent));
+    assert_eq!(block.take().unwrap().outcome, Err(IoError::Offline));
+    assert_eq!(block.watch(&mut host, u64::MAX), None);
+}
+
+#[test]
+fn a_disk_that_vanished_is_offline_at_the_first_look() {
+    let (mut host, mut block) = rig();
+    submit(&mut host, &mut block, request(Kind::Read, 0, 512));
+    host.is_gone = true;
+    assert_eq!(looks_until_offline(&mut host, &mut block), 1);
+    assert_eq!(block.failure(), Some(BackendError::Gone(0xFF)));
+}
+
+/// Else a host could have a guest's one request hang for ever, and the disk look busy.
+#[test]
+fn one_request_held_back_among_many_is_noticed() {
+    let (mut host, mut block) = rig();
+    let held = submit(&mut host, &mut block, request(Kind::Read, 0, 512));
+    let _ = host.next_chain(0).unwrap();
+    for look in 0..=u64::from(LOOKS) {
+        block.watch(&mut host, look * INTERVAL_NS);
+        assert_eq!(block.failure(), None, "look {look}");
+        let other = submit(&mut host, &mut block, request(Kind::Read, 8, 512));
+        host.serve_disk();
+        assert_eq!(block.take().unwrap().ticket, other);
+        block.release(other);
+    }
+    block.watch(&mut host, u64::from(LOOKS + 1) * INTERVAL_NS);
+    assert_eq!(block.failure(), Some(BackendError::Silent));
+    assert_eq!(block.take().unwrap().ticket, held);
+}
+
+/// The host was stopped for an hour, and answers when it goes on.
+#[test]
+fn time_in_which_nobody_looked_does_not_count() {
+    let (mut host, mut block) = rig();
+    submit(&mut host, &mut block, request(Kind::Read, 0, 512));
+    block.watch(&mut host, 0);
+    block.watch(&mut host, 1000 * INTERVAL_NS);
+    assert_eq!(block.failure(), None);
+    host.serve_disk();
+    assert_eq!(block.take().unwrap().outcome, Ok(()));
+    assert_eq!(block.watch(&mut host, 1001 * INTERVAL_NS), None);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::{MAX_FRAME, MIN_MEMORY, Net};
 use crate::error::BackendError;
 use crate::fake::{FakeHost, FakeMemory};
 use crate::transport::Doorbell;
+use crate::watch::INTERVAL_NS;
 
 const DOORBELL: Doorbell = Doorbell {
     apic_id: 0,
@@ -86,6 +87,21 @@ fn a_frame_longer_than_its_buffer_takes_the_card_offline() {
     };
     assert_eq!(net.failure(), Some(error));
     assert!(!net.send(&[1; 60]));
+}
+
+#[test]
+fn a_card_that_vanished_is_offline_at_the_first_look_and_a_slow_one_stays() {
+    let (mut host, mut net) = rig();
+    assert_eq!(net.watch(&mut host, 0), None, "frames to come are no hurry");
+    assert!(net.send(&[1; 60]));
+    net.publish(&mut host);
+    for look in 0..1000 {
+        let next = net.watch(&mut host, look * INTERVAL_NS);
+        assert_eq!(next, Some((look + 1) * INTERVAL_NS));
+    }
+    host.is_gone = true;
+    net.watch(&mut host, 1000 * INTERVAL_NS);
+    assert_eq!(net.failure(), Some(BackendError::Gone(0xFF)));
 }
 
 /// A host that puts another device in a card's place, or says so, gets no queue set up.

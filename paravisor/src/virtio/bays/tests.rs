@@ -1,6 +1,6 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use stockade_backend::HostBus;
 use stockade_bus::{AccessError, Level, PciConfig};
@@ -16,6 +16,8 @@ struct Counts {
     checks: AtomicU32,
     /// Turns that still leave something over.
     left: AtomicU32,
+    /// How soon it wants to be watched; 0: not at all.
+    interval_ns: AtomicU64,
 }
 
 struct Device(Arc<Counts>);
@@ -34,6 +36,13 @@ impl Fitted for Device {
 
     fn check(&mut self, _: &mut dyn HostBus) {
         self.0.checks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn watch(&mut self, _: &mut dyn HostBus, now_ns: u64) -> Option<u64> {
+        match self.0.interval_ns.load(Ordering::Relaxed) {
+            0 => None,
+            interval => Some(now_ns + interval),
+        }
     }
 }
 
@@ -93,7 +102,7 @@ fn only_the_device_that_was_signalled_gets_a_turn() {
     assert!(!bays.want_attention());
     bays.signal(1 << 1);
     assert!(bays.want_attention());
-    bays.serve(&mut NoBus, |_, _| {});
+    bays.serve(&mut NoBus, 0, |_, _| {});
     assert_eq!(turns(&counts), [0, 1, 0]);
     assert!(!bays.want_attention());
 }
@@ -105,7 +114,7 @@ fn what_a_turn_leaves_over_keeps_the_attention() {
     counts[0].left.store(2, Ordering::Relaxed);
     bays.signal(1);
     for expected in [true, true, false] {
-        bays.serve(&mut NoBus, |_, _| {});
+        bays.serve(&mut NoBus, 0, |_, _| {});
         assert_eq!(bays.want_attention(), expected);
     }
     assert_eq!(turns(&counts), [3]);
@@ -117,10 +126,10 @@ fn a_device_in_use_elsewhere_is_left_alone_and_not_forgotten() {
     let (bays, counts) = rig::<1>();
     bays.signal(1);
     let bay = Arc::clone(&bays.bays[0].1);
-    bay.with(&mut |_| bays.serve(&mut NoBus, |_, _| {}));
+    bay.with(&mut |_| bays.serve(&mut NoBus, 0, |_, _| {}));
     assert_eq!(turns(&counts), [0]);
     assert!(bays.want_attention());
-    bays.serve(&mut NoBus, |_, _| {});
+    bays.serve(&mut NoBus, 0, |_, _| {});
     assert_eq!(turns(&counts), [1]);
 }
 
@@ -128,9 +137,9 @@ fn a_device_in_use_elsewhere_is_left_alone_and_not_forgotten() {
 fn a_change_has_every_device_checked_once() {
     let (bays, counts) = rig::<2>();
     bays.signal(1 << DEVICE_VECTORS);
-    bays.serve(&mut NoBus, |_, _| {});
+    bays.serve(&mut NoBus, 0, |_, _| {});
     bays.signal(0b11);
-    bays.serve(&mut NoBus, |_, _| {});
+    bays.serve(&mut NoBus, 0, |_, _| {});
     for counts in counts {
         assert_eq!(counts.checks.load(Ordering::Relaxed), 1);
     }
@@ -142,7 +151,7 @@ fn changes_without_end_are_looked_at_now_and_then() {
     let (bays, counts) = rig::<1>();
     for _ in 0..1000 {
         bays.signal(1 << DEVICE_VECTORS);
-        bays.serve(&mut NoBus, |_, _| {});
+        bays.serve(&mut NoBus, 0, |_, _| {});
     }
     assert_eq!(counts[0].checks.load(Ordering::Relaxed), 4);
 }
@@ -152,11 +161,35 @@ fn devices_beyond_the_vectors_share_them() {
     let (bays, counts) = rig::<14>();
     assert_eq!(bays.vector_of_next(), 2);
     bays.signal(1 << 1);
-    bays.serve(&mut NoBus, |_, _| {});
+    bays.serve(&mut NoBus, 0, |_, _| {});
     let served: alloc::vec::Vec<usize> = turns(&counts)
         .iter()
         .enumerate()
         .filter_map(|(index, turns)| (*turns != 0).then_some(index))
         .collect();
     assert_eq!(served, [1, 13]);
+}
+
+/// Nobody signals for a host that says nothing.
+#[test]
+fn a_device_whose_host_has_something_gets_a_turn_when_it_is_due() {
+    let (bays, counts) = rig::<2>();
+    assert_eq!(bays.due_ns(), u64::MAX);
+    counts[0].interval_ns.store(500, Ordering::Relaxed);
+    counts[1].interval_ns.store(700, Ordering::Relaxed);
+    bays.signal(0b11);
+    bays.serve(&mut NoBus, 100, |_, _| {});
+    assert_eq!(bays.due_ns(), 600);
+    bays.call_due(599);
+    assert!(!bays.want_attention());
+    bays.call_due(600);
+    assert!(bays.want_attention());
+    assert_eq!(bays.due_ns(), 800);
+    counts[0].interval_ns.store(0, Ordering::Relaxed);
+    bays.serve(&mut NoBus, 650, |_, _| {});
+    assert_eq!(turns(&counts), [2, 1]);
+    bays.call_due(800);
+    bays.serve(&mut NoBus, 800, |_, _| {});
+    assert_eq!(turns(&counts), [2, 2]);
+    assert_eq!(bays.due_ns(), 1500);
 }

@@ -11,7 +11,7 @@ try() {
         echo $? >/tmp/status
     ) &
     n=0
-    while [ ! -s /tmp/status ] && [ $n -lt 40 ]; do
+    while [ ! -s /tmp/status ] && [ $n -lt ${PATIENCE:-40} ]; do
         usleep 100000
         n=$((n + 1))
     done

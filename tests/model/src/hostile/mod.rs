@@ -78,7 +78,7 @@ pub trait Attack: Sync {
     }
 }
 
-static ATTACKS: [&'static dyn Attack; 34] = [
+static ATTACKS: [&'static dyn Attack; 35] = [
     &doorbell_storm::ATTACK,
     &drop_page::ATTACK,
     &hv_flood::ATTACK,
@@ -108,6 +108,7 @@ static ATTACKS: [&'static dyn Attack; 34] = [
     &virtio::net_frame_long::ATTACK,
     &virtio::net_header_nonsense::ATTACK,
     &virtio::queue_size_changes::ATTACK,
+    &virtio::silence::ATTACK,
     &virtio::silent_interrupts::ATTACK,
     &virtio::status_lies::ATTACK,
     &virtio::used_index_jumps::ATTACK,

@@ -20,6 +20,7 @@ pub(super) mod mute_completions;
 pub(super) mod net_frame_long;
 pub(super) mod net_header_nonsense;
 pub(super) mod queue_size_changes;
+pub(super) mod silence;
 pub(super) mod silent_interrupts;
 pub(super) mod status_lies;
 pub(super) mod used_index_jumps;
