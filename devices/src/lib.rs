@@ -24,6 +24,7 @@ pub mod rtc;
 pub mod serial;
 pub mod test_devices;
 pub mod tpm;
+pub mod tpm_crb;
 pub mod virtio;
 
 mod state;
