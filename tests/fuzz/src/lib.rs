@@ -29,6 +29,7 @@ pub mod pci_traffic;
 pub mod saved_states;
 pub mod sealed_disks;
 pub mod sealed_stores;
+pub mod tpm_registers;
 pub mod used_rings;
 pub mod virtio_chains;
 pub mod virtio_states;
@@ -88,6 +89,7 @@ targets! {
     saved_states: 3000,
     sealed_disks: 3000,
     sealed_stores: 3000,
+    tpm_registers: 5000,
     used_rings: 20_000,
     virtio_chains: 50_000,
     virtio_states: 50_000,

@@ -67,6 +67,7 @@ tests! {
     saved_states
     sealed_disks
     sealed_stores
+    tpm_registers
     used_rings
     virtio_chains
     virtio_states
