@@ -67,8 +67,8 @@ pub trait PortBus {
 pub enum Done {
     /// It is complete; RIP is past it.
     Completed,
-    /// As `Completed`, or one element of a string is done, and TF was set: #DB is due. DR6 already says why.
-    SingleStep,
+    /// As `Completed`, or one element of a string is done, and TF was set or a breakpoint was met: #DB is due. DR6 already says why.
+    Trapped,
     /// A string instruction has elements left; RIP is still at it. Interrupts may be taken, then the guest goes on.
     Again,
 }

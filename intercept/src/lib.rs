@@ -1,4 +1,5 @@
-//! Guest exits decoded ([`exit`](mod@exit)), answered by policy ([`cpuid`], [`msr`]) or by instruction emulation ([`emulate`], [`walk`]).
+//! Guest exits decoded ([`exit`](mod@exit)), answered by policy ([`cpuid`], [`msr`]) or by instruction emulation ([`emulate`], [`walk`],
+//! [`debug`]).
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -7,6 +8,7 @@
 extern crate std;
 
 pub mod cpuid;
+pub mod debug;
 pub mod emulate;
 pub mod exit;
 pub mod msr;

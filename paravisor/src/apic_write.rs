@@ -6,10 +6,10 @@
 use stockade_abi::exit::NpfInfo;
 use stockade_abi::vmsa::Vmsa;
 use stockade_bus::{Gpa, GuestMemory};
+use stockade_intercept::debug;
 
 const EFER_LMA: u64 = 1 << 10;
 const CR4_LA57: u64 = 1 << 12;
-const RFLAGS_TF: u64 = 1 << 8;
 const RFLAGS_RF: u64 = 1 << 16;
 const ENTRY_PRESENT: u64 = 1 << 0;
 const ENTRY_LARGE: u64 = 1 << 7;
@@ -49,7 +49,7 @@ pub(crate) fn decode(
     if !is_data_write
         || !is_long_mode
         || vmsa.cpl != 0
-        || vmsa.rflags & RFLAGS_TF != 0
+        || debug::is_watched(vmsa)
         || vmsa.event_inj.valid()
     {
         return None;

@@ -4,6 +4,7 @@ use stockade_abi::exit::NpfInfo;
 use stockade_abi::terminate::StopReason;
 use stockade_abi::vmsa::Vmsa;
 use stockade_bus::{Gpa, GuestMemory};
+use stockade_intercept::debug;
 use stockade_intercept::emulate::{Done, Exception, Hint, Stop};
 use stockade_intercept::exit::{Advance, Exit, IoAccess};
 
@@ -16,10 +17,7 @@ use crate::vcpu::{Bus, Vcpu};
 /// How often in a row the guest may fault on one page of its own RAM before the host is taken to have withdrawn it.
 const WITHDRAWN_AFTER: u64 = 64;
 
-const RFLAGS_TF: u64 = 1 << 8;
 const RFLAGS_RF: u64 = 1 << 16;
-/// Single step.
-const DR6_BS: u64 = 1 << 14;
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +62,8 @@ pub(crate) fn dispatch<C: Timekeeper + Clone>(
         Exit::Hlt | Exit::IdleHlt => {
             finish(vcpu, vmsa, exit);
             // HLT has ended: its trap comes instead of the wait.
-            if vmsa.rflags & RFLAGS_TF != 0 {
-                return trap(vcpu, vmsa);
+            if debug::step(vmsa) {
+                return raise(vcpu, Exception::DEBUG);
             }
             Next::Wait
         }
@@ -123,8 +121,8 @@ fn finish(vcpu: &mut Vcpu, vmsa: &mut Vmsa, exit: Exit) -> Next {
             vmsa.rip = vmsa.guest_nrip;
             vmsa.vintr_ctrl.set_int_shadow(false);
             // The processor did not execute the instruction, so its trap is ours to raise (APM volume 2, 13.1.4).
-            if vmsa.rflags & RFLAGS_TF != 0 {
-                trap(vcpu, vmsa);
+            if debug::step(vmsa) {
+                raise(vcpu, Exception::DEBUG);
             }
             vmsa.rflags &= !RFLAGS_RF;
         }
@@ -139,12 +137,6 @@ fn or_fault(vcpu: &mut Vcpu, vmsa: &mut Vmsa, exit: Exit, outcome: Result<(), Ex
         Ok(()) => finish(vcpu, vmsa, exit),
         Err(exception) => raise(vcpu, exception),
     }
-}
-
-/// Raises the single-step trap.
-fn trap(vcpu: &mut Vcpu, vmsa: &mut Vmsa) -> Next {
-    vmsa.dr6 |= DR6_BS;
-    raise(vcpu, Exception::DEBUG)
 }
 
 fn raise(vcpu: &mut Vcpu, exception: Exception) -> Next {
@@ -230,7 +222,7 @@ fn emulate<C: Timekeeper + Clone>(
     };
     match outcome {
         Ok(Done::Completed | Done::Again) => next,
-        Ok(Done::SingleStep) => {
+        Ok(Done::Trapped) => {
             vcpu.exception = Some(Exception::DEBUG);
             next
         }

@@ -10,6 +10,7 @@ use stockade_abi::vmsa::Vmsa;
 use stockade_apic::{Effect, LocalApic, MSR_TSC_DEADLINE, MSR_X2APIC, TimerDeadline};
 use stockade_bus::{Gpa, GuestMemory};
 use stockade_devices::power;
+use stockade_intercept::debug;
 use stockade_intercept::exit::{Direction, Exit};
 
 use crate::apic_write::{self, ApicWrite};
@@ -20,7 +21,6 @@ use crate::registers;
 use crate::stats::Work;
 use crate::vcpu::{Vcpu, apic_time};
 
-const RFLAGS_TF: u64 = 1 << 8;
 const RFLAGS_RF: u64 = 1 << 16;
 /// The PM timer's port (`TIMER` of the power block at 600h).
 const PM_TIMER: u16 = 0x608;
@@ -88,7 +88,7 @@ fn is_plain(vcpu: &Vcpu, vmsa: &Vmsa) -> bool {
     vcpu.is_calm
         && !vmsa.guest_exit_int_info.valid()
         && !vmsa.event_inj.valid()
-        && vmsa.rflags & RFLAGS_TF == 0
+        && !debug::is_watched(vmsa)
 }
 
 fn decode(apic: &LocalApic, vmsa: &Vmsa, memory: &dyn GuestMemory) -> Option<Ask> {

@@ -3,6 +3,7 @@
 use stockade_abi::vmsa::{EventInfo, EventType, Vmsa};
 
 use super::flags::Flags;
+use crate::debug;
 use crate::walk::PageFault;
 
 /// An exception, with what the processor pushes and sets for it. APM vol. 2, 8.2.
@@ -19,7 +20,7 @@ pub struct Exception {
 impl Exception {
     /// #DE.
     pub const DIVIDE_ERROR: Self = Self::plain(0);
-    /// #DB, after a single step.
+    /// #DB, behind an instruction that was stepped over or met a breakpoint.
     pub const DEBUG: Self = Self::plain(1);
     /// #UD.
     pub const INVALID_OPCODE: Self = Self::plain(6);
@@ -58,14 +59,17 @@ impl Exception {
         }
     }
 
-    /// Sets what the processor sets before it delivers the exception: CR2 for a page fault, RF for every fault.
+    /// Sets what the processor sets before it delivers the exception: CR2 for a page fault, RF for every fault, and what #DB changes
+    /// about debugging.
     ///
-    /// Event injection does neither by itself. Call it once, when [`Self::event`] is queued.
+    /// Event injection does none of it by itself. Call it once, when [`Self::event`] is queued.
     pub fn prepare(&self, vmsa: &mut Vmsa) {
         if let Some(address) = self.address {
             vmsa.cr2 = address;
         }
-        if self.vector != Self::DEBUG.vector {
+        if self.vector == Self::DEBUG.vector {
+            debug::deliver(vmsa);
+        } else {
             vmsa.rflags |= Flags::RESUME.bits();
         }
     }

@@ -7,6 +7,7 @@ use super::guest::Guest;
 use super::shift::Shift;
 use super::vector::Lane;
 use super::{Done, Exception, MmioBus, Stop};
+use crate::debug::Transfer;
 
 /// Where execution goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,12 +32,12 @@ impl<B: MmioBus + ?Sized> Executor<'_, B> {
         let flags_before = self.guest.cpu.flags();
         let flow = self.dispatch()?;
         let cpu = &mut self.guest.cpu;
-        let rip = match flow {
-            Flow::Next => cpu.mode.wrap(self.instruction.next_ip()),
-            Flow::Jump(target) => target,
+        let (rip, transfer) = match flow {
+            Flow::Next => (cpu.mode.wrap(self.instruction.next_ip()), Transfer::None),
+            Flow::Jump(target) => (target, Transfer::Branch),
             Flow::Repeat => return Ok(cpu.pause(flags_before)),
         };
-        Ok(cpu.complete(rip, flags_before))
+        Ok(cpu.complete(rip, flags_before, transfer))
     }
 
     fn dispatch(&mut self) -> Result<Flow, Stop> {

@@ -9,6 +9,7 @@ use stockade_bus::{Gpa, GuestMemory};
 use super::flags::{Flags, Width};
 use super::registers::{CodeMode, Cpu};
 use super::{Exception, Hint, MmioBus, Stop};
+use crate::debug::Touch;
 use crate::walk::{self, Access, WalkError, control};
 
 const PAGE_BYTES: u64 = 0x1000;
@@ -85,12 +86,21 @@ impl<'a, B: MmioBus + ?Sized> Guest<'a, B> {
             return Err(Stop::Exception(Exception::ALIGNMENT_CHECK));
         }
         let room = PAGE_BYTES - linear % PAGE_BYTES;
-        if len as u64 <= room {
+        let span = if len as u64 <= room {
             let first = self.piece(linear, len, access)?;
             let second = None;
-            return Ok(Span { first, second });
-        }
-        self.locate_crossing(linear, len, access)
+            Span { first, second }
+        } else {
+            self.locate_crossing(linear, len, access)?
+        };
+        let mode = self.cpu.mode;
+        let addresses = (0..len as u64).map(|at| wrap(mode, linear.wrapping_add(at)));
+        let touch = match access {
+            Access::Write => Touch::Write,
+            Access::Read | Access::Fetch => Touch::Read,
+        };
+        self.cpu.watch(touch, addresses);
+        Ok(span)
     }
 
     /// As [`Self::locate`], for operands that must lie at a multiple of their length.
@@ -116,7 +126,7 @@ impl<'a, B: MmioBus + ?Sized> Guest<'a, B> {
 
     fn locate_crossing(&mut self, linear: u64, len: usize, access: Access) -> Result<Span, Stop> {
         let room = PAGE_BYTES - linear % PAGE_BYTES;
-        let next = self.wrap(linear.wrapping_add(room));
+        let next = wrap(self.cpu.mode, linear.wrapping_add(room));
         let room = usize::try_from(room).map_or(len, |room| room.min(len));
         if access == Access::Write {
             // Neither page may become dirty unless both can be written.
@@ -127,14 +137,6 @@ impl<'a, B: MmioBus + ?Sized> Guest<'a, B> {
         let first = self.piece(linear, room, access)?;
         let second = Some(self.piece(next, len - room, access)?);
         Ok(Span { first, second })
-    }
-
-    fn wrap(&self, linear: u64) -> u64 {
-        if self.cpu.mode == CodeMode::Bits64 {
-            linear
-        } else {
-            linear & 0xFFFF_FFFF
-        }
     }
 
     fn piece(&mut self, linear: u64, len: usize, access: Access) -> Result<Piece, Stop> {
@@ -282,6 +284,15 @@ impl<'a, B: MmioBus + ?Sized> Guest<'a, B> {
         let is_ram = self.memory.is_ram(gpa);
         self.read_piece(Piece { gpa, len, is_ram }, &mut data[..len])?;
         Ok(len)
+    }
+}
+
+/// Linear addresses have 32 bits outside 64-bit mode.
+fn wrap(mode: CodeMode, linear: u64) -> u64 {
+    if mode == CodeMode::Bits64 {
+        linear
+    } else {
+        linear & 0xFFFF_FFFF
     }
 }
 

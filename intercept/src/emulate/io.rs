@@ -6,6 +6,7 @@ use super::flags::Width;
 use super::guest::Guest;
 use super::string::Pointers;
 use super::{Done, MmioBus, PortBus, Stop};
+use crate::debug::{Touch, Transfer};
 use crate::exit::{Direction, IoAccess, StringIo};
 use crate::walk::Access;
 
@@ -34,7 +35,7 @@ pub(super) fn execute<B: MmioBus + PortBus + ?Sized>(
     let port = PortAccess::parse(access).ok_or(Stop::MalformedPortExit)?;
     let Some(string) = access.string else {
         guest.register_access(port);
-        return Ok(guest.cpu.complete(next_rip, flags_before));
+        return Ok(guest.cpu.complete(next_rip, flags_before, Transfer::None));
     };
     let memory = Memory::parse(string, port).ok_or(Stop::MalformedPortExit)?;
     if !string.rep {
@@ -42,7 +43,7 @@ pub(super) fn execute<B: MmioBus + PortBus + ?Sized>(
     } else if !guest.repeat_string(port, memory)? {
         return Ok(guest.cpu.pause(flags_before));
     }
-    Ok(guest.cpu.complete(next_rip, flags_before))
+    Ok(guest.cpu.complete(next_rip, flags_before, Transfer::None))
 }
 
 impl PortAccess {
@@ -105,6 +106,9 @@ impl<B: MmioBus + PortBus + ?Sized> Guest<'_, B> {
             }
             self.string_element(port, memory)?;
             self.cpu.count_down(memory.pointers);
+            if self.cpu.has_met_breakpoint() {
+                break;
+            }
         }
         Ok(self.cpu.is_counted_out(memory.pointers))
     }
@@ -131,7 +135,14 @@ impl<B: MmioBus + PortBus + ?Sized> Guest<'_, B> {
         Ok(())
     }
 
+    fn watch_port(&mut self, access: PortAccess) {
+        let first = u64::from(access.port);
+        let ports = first..first + access.width.bytes() as u64;
+        self.cpu.watch(Touch::Port, ports);
+    }
+
     fn read_port(&mut self, access: PortAccess) -> u64 {
+        self.watch_port(access);
         let mut bytes = [0; 8];
         let data = &mut bytes[..access.width.bytes()];
         self.bus.port_read(access.port, data);
@@ -139,6 +150,7 @@ impl<B: MmioBus + PortBus + ?Sized> Guest<'_, B> {
     }
 
     fn write_port(&mut self, access: PortAccess, value: u64) {
+        self.watch_port(access);
         let bytes = value.to_le_bytes();
         self.bus
             .port_write(access.port, &bytes[..access.width.bytes()]);

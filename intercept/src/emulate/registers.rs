@@ -7,10 +7,8 @@ use stockade_abi::vmsa::{Segment, Vmsa};
 
 use super::flags::{FlagChange, Flags, Width};
 use super::{Done, Exception, Stop};
+use crate::debug::{self, Touch, Transfer};
 use crate::walk::{WalkContext, control};
-
-/// DR6.BS: the debug exception comes from a single step. APM vol. 2, 13.1.1.3.
-const DR6_SINGLE_STEP: u64 = 1 << 14;
 
 /// How code is decoded and addresses are formed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +45,8 @@ pub(super) struct Cpu<'a> {
     pub(super) vmsa: &'a mut Vmsa,
     pub(super) mode: CodeMode,
     pub(super) walk: WalkContext,
+    /// The breakpoints met so far, as bits of DR6.
+    met: u64,
 }
 
 impl<'a> Cpu<'a> {
@@ -60,7 +60,12 @@ impl<'a> Cpu<'a> {
         } else {
             CodeMode::Bits16
         };
-        Self { vmsa, mode, walk }
+        Self {
+            vmsa,
+            mode,
+            walk,
+            met: 0,
+        }
     }
 
     pub(super) fn flags(&self) -> Flags {
@@ -139,25 +144,36 @@ impl<'a> Cpu<'a> {
         self.vmsa.xmm.get_mut(register.number())
     }
 
+    /// Compares an access with the guest's breakpoints.
+    pub(super) fn watch(&mut self, touch: Touch, addresses: impl Iterator<Item = u64> + Clone) {
+        self.met |= debug::met(self.vmsa, touch, addresses);
+    }
+
+    /// Returns whether a breakpoint was met, so that a string instruction traps after this element.
+    pub(super) fn has_met_breakpoint(&self) -> bool {
+        self.met != 0
+    }
+
     /// Completes an instruction: RIP moves on, RF and the interrupt shadow end. A trap is due if TF was set when it began.
-    pub(super) fn complete(&mut self, rip: u64, flags_before: Flags) -> Done {
+    pub(super) fn complete(&mut self, rip: u64, flags_before: Flags, transfer: Transfer) -> Done {
         self.vmsa.rip = rip;
         self.vmsa.rflags &= !Flags::RESUME.bits();
-        self.end(flags_before, Done::Completed)
+        self.end(flags_before, transfer, Done::Completed)
     }
 
-    /// Leaves a string instruction between two elements: RIP stays.
+    /// Leaves a string instruction between two elements: RIP stays, and a breakpoint on the instruction has had its turn.
     pub(super) fn pause(&mut self, flags_before: Flags) -> Done {
-        self.end(flags_before, Done::Again)
+        self.vmsa.rflags |= Flags::RESUME.bits();
+        self.end(flags_before, Transfer::None, Done::Again)
     }
 
-    fn end(&mut self, flags_before: Flags, done: Done) -> Done {
+    fn end(&mut self, flags_before: Flags, transfer: Transfer, done: Done) -> Done {
         self.vmsa.vintr_ctrl.set_int_shadow(false);
-        if !flags_before.contains(Flags::TRAP) {
-            return done;
+        if debug::end(self.vmsa, self.met, flags_before.bits(), transfer) {
+            Done::Trapped
+        } else {
+            done
         }
-        self.vmsa.dr6 |= DR6_SINGLE_STEP;
-        Done::SingleStep
     }
 }
 

@@ -122,6 +122,9 @@ impl<B: MmioBus + ?Sized> Executor<'_, B> {
             if is_over {
                 return Ok(Flow::Next);
             }
+            if self.guest.cpu.has_met_breakpoint() {
+                break;
+            }
         }
         if self.guest.cpu.is_counted_out(pointers) {
             return Ok(Flow::Next);

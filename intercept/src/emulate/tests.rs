@@ -11,6 +11,7 @@
 extern crate std;
 
 mod arithmetic;
+mod breakpoints;
 mod faults;
 mod moves;
 mod ports;

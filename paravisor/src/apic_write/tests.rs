@@ -121,11 +121,12 @@ fn nothing_is_taken_that_the_emulator_does_otherwise() {
 #[test]
 fn other_modes_and_events_are_left_to_the_emulator() {
     type Change = fn(&mut Vmsa);
-    let changes: [Change; 6] = [
+    let changes: [Change; 7] = [
         |vmsa| vmsa.efer = 0,
         |vmsa| vmsa.cs.attributes = SegmentAttributes::from_bits(0xC9B),
         |vmsa| vmsa.cpl = 3,
         |vmsa| vmsa.rflags |= 1 << 8,
+        |vmsa| vmsa.dr7 |= 1 << 6,
         |vmsa| vmsa.event_inj = EventInfo::new().with_valid(true),
         |vmsa| vmsa.rip |= 0xFF5,
     ];

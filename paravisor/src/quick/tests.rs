@@ -196,6 +196,19 @@ fn single_step_over_a_quick_exit_traps_behind_it() {
     assert_eq!(rig.processor.delivered, [1]);
 }
 
+/// Only the emulator compares what it accesses with DR0 to DR3.
+#[test]
+fn breakpoint_on_a_quick_port_traps_behind_it() {
+    let clock = FakeClock::default();
+    let mut rig = rig(&clock, &[PM_TIMER, host_interrupt]);
+    let vmsa = &mut rig.processor.vmsa;
+    (vmsa.dr3, vmsa.dr7, vmsa.cr4) = (0x608, 1 << 6 | 0b10 << 28, 1 << 3);
+    visit(&mut rig);
+    visit(&mut rig);
+    assert_eq!(rig.processor.delivered, [1]);
+    assert_eq!(rig.processor.vmsa.dr6 & 0xF, 1 << 3);
+}
+
 /// An earlier deadline than the host's timer is set to would come late otherwise; a later one costs no call.
 #[test]
 fn only_an_earlier_deadline_sets_the_hosts_timer() {

@@ -15,11 +15,6 @@ const MISSED: usize = 4;
 
 /// Checks that TCG's processor fails beneath us, where no exit tells anybody, and why.
 const PROCESSOR: &[(&str, &str)] = &[
-    (
-        "debug.data_breakpoint_on_mmio",
-        "breakpoints on what we emulate",
-    ),
-    ("debug.io_breakpoint", "breakpoints on what we emulate"),
     ("debug.general_detect", "DR7.GD is not looked at"),
     (
         "faults.reserved_bit_faults",

