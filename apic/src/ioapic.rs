@@ -4,9 +4,11 @@
 //! polarity bit is kept but has no effect. An edge on a masked pin is lost, a level waits. Several devices on one pin are the
 //! wiring's to combine.
 
+mod endings;
 mod redirection;
 mod saved;
 
+pub use endings::{Ending, Endings};
 pub use saved::SavedIoApic;
 
 use redirection::Redirection;
@@ -43,6 +45,8 @@ pub struct IoApic<S> {
 
     /// The pins that are high, a bit each.
     pins: u32,
+    /// The pins whose level was sent and has not ended: remote IRR of their redirection entries.
+    served: u32,
 }
 
 impl<S: MessageSink> IoApic<S> {
@@ -54,6 +58,7 @@ impl<S: MessageSink> IoApic<S> {
             id: 0,
             redirections: [Redirection::RESET; PINS],
             pins: 0,
+            served: 0,
         }
     }
 
@@ -65,9 +70,11 @@ impl<S: MessageSink> IoApic<S> {
             id,
             redirections,
             pins: _,
+            served,
         } = self;
         *index = 0;
         *id = 0;
+        *served = 0;
         *redirections = [Redirection::RESET; PINS];
     }
 
@@ -90,13 +97,26 @@ impl<S: MessageSink> IoApic<S> {
 
     /// Takes the end of a level-triggered vector: those pins are served and send again if they still are high.
     pub fn end_of_interrupt(&mut self, vector: u8) {
-        for pin in 0..PINS {
-            let redirection = &mut self.redirections[pin];
-            if redirection.remote_irr() && redirection.vector() == vector {
-                redirection.set_remote_irr(false);
-                self.evaluate(pin);
+        let mut served = self.served;
+        while served != 0 {
+            let pin = served.trailing_zeros();
+            served &= served - 1;
+            let place = usize::from(pin.to_le_bytes()[0]);
+            if self.redirections[place].vector() == vector {
+                self.served &= !(1 << pin);
+                self.evaluate(place);
             }
         }
+    }
+
+    /// Returns the pins that send again as soon as what they sent has ended.
+    const fn waiting(&self) -> u32 {
+        self.pins & self.served
+    }
+
+    /// Returns a redirection entry as it is read.
+    fn entry(&self, pin: usize) -> Redirection {
+        self.redirections[pin].with_remote_irr(self.served & 1 << pin != 0)
     }
 
     /// Sends for a level-triggered pin that is high, unmasked and not being served.
@@ -105,9 +125,9 @@ impl<S: MessageSink> IoApic<S> {
         let is_due = self.pins & 1 << pin != 0
             && redirection.is_level_triggered()
             && !redirection.is_masked()
-            && !redirection.remote_irr();
+            && self.served & 1 << pin == 0;
         if is_due {
-            self.redirections[pin].set_remote_irr(true);
+            self.served |= 1 << pin;
             self.send(redirection);
         }
     }
@@ -124,8 +144,7 @@ impl<S: MessageSink> IoApic<S> {
             VERSION => VERSION_VALUE,
             index => match redirection_half(index) {
                 Some((pin, shift)) => {
-                    let [b0, b1, b2, b3, ..] =
-                        (self.redirections[pin].into_bits() >> shift).to_le_bytes();
+                    let [b0, b1, b2, b3, ..] = (self.entry(pin).into_bits() >> shift).to_le_bytes();
                     u32::from_le_bytes([b0, b1, b2, b3])
                 }
                 None => 0,
@@ -138,13 +157,13 @@ impl<S: MessageSink> IoApic<S> {
             self.id = value & ID_WRITABLE;
         } else if let Some((pin, shift)) = redirection_half(self.index) {
             let writable = Redirection::WRITABLE & u64::from(u32::MAX) << shift;
-            let before = self.redirections[pin];
-            let bits = before.into_bits() & !writable | u64::from(value) << shift & writable;
-            let mut redirection = Redirection::from_bits(bits);
+            let before = self.redirections[pin].into_bits();
+            let bits = before & !writable | u64::from(value) << shift & writable;
+            self.redirections[pin] = Redirection::from_bits(bits);
             // Software without the EOI register clears remote IRR by going to edge and back.
-            let is_served = before.remote_irr() && redirection.is_level_triggered();
-            redirection.set_remote_irr(is_served);
-            self.redirections[pin] = redirection;
+            if !self.redirections[pin].is_level_triggered() {
+                self.served &= !(1 << pin);
+            }
             self.evaluate(pin);
         }
     }

@@ -25,7 +25,7 @@ pub mod saved;
 mod vectors;
 
 pub use inject::{Decision, NmiLatch, VirtualInterrupt};
-pub use ioapic::IoApic;
+pub use ioapic::{Ending, Endings, IoApic};
 pub use local::{
     Address, Config, Effect, Features, GeneralProtection, Ipi, IpiDestination, Lint, LocalApic,
     LocalEvent, LocalSource, MSR_TSC_DEADLINE, MSR_X2APIC, Role, Time, TimerDeadline,

@@ -17,7 +17,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use spin::{Mutex, MutexGuard};
-use stockade_apic::Mailbox;
+use stockade_apic::{Ending, Endings, Mailbox};
 use stockade_backend::HostBus;
 use stockade_bus::{AccessError, Clock, Deadline, Gpa, Mmio};
 use stockade_devices::pci::PciFunction;
@@ -47,6 +47,7 @@ const TIMEKEEPER: usize = 0;
 /// The machine all vCPUs share.
 pub struct Machine<C> {
     chips: Shared<Chips<C>>,
+    endings: Endings,
     slots: Arc<PciSlots>,
     bays: Bays,
     notes: Notes,
@@ -83,6 +84,7 @@ impl<C: Clock + Clone> Machine<C> {
         let chips = Chips::new(&clock, unix_seconds, &router, on_bus, &fittings);
         Self {
             chips: Shared::new(chips),
+            endings: Endings::new(),
             slots,
             bays: fittings.bays,
             notes: Notes::new(),
@@ -133,13 +135,26 @@ impl<C: Clock + Clone> Machine<C> {
     /// Works on the chips, then passes on what their wires say.
     pub(crate) fn with_chips<R>(&self, work: impl FnOnce(&mut Chips<C>) -> R) -> R {
         let mut chips = self.chips.lock();
+        chips.ioapic.take_endings(&self.endings);
         let result = work(&mut chips);
         chips.settle();
+        chips.ioapic.settle(&self.endings);
         if self.notes.take(&mut chips, &self.clock) == Due::Sooner {
             self.crew.call(TIMEKEEPER);
             self.wake.fetch_or(1 << TIMEKEEPER, Ordering::SeqCst);
         }
         result
+    }
+
+    /// Tells the IOAPIC of the end of a level-triggered vector, without the chips' lock unless a pin waits for one. Returns whether
+    /// interrupts may have come of it.
+    pub(crate) fn end_level(&self, vector: u8) -> Ending {
+        let ending = self.endings.post(vector);
+        if ending == Ending::AwaitedByPin {
+            // It is taken on the way.
+            self.with_chips(|_| ());
+        }
+        ending
     }
 
     /// Returns when a chip is next due, to the vCPU that sets its timer for it.

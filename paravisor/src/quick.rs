@@ -7,7 +7,7 @@
 
 use stockade_abi::exit::{ExitCode, IoioInfo, MSR_INFO_WRITE, NpfInfo};
 use stockade_abi::vmsa::Vmsa;
-use stockade_apic::{Effect, LocalApic, MSR_TSC_DEADLINE, MSR_X2APIC, TimerDeadline};
+use stockade_apic::{Effect, Ending, LocalApic, MSR_TSC_DEADLINE, MSR_X2APIC, TimerDeadline};
 use stockade_bus::{Gpa, GuestMemory};
 use stockade_devices::power;
 use stockade_intercept::debug;
@@ -198,6 +198,10 @@ const NPF: Exit = Exit::Npf {
 fn end_of_interrupt<C: Timekeeper + Clone>(vcpu: &mut Vcpu, machine: &Machine<C>) -> Quick {
     match vcpu.apic.end_of_interrupt() {
         Effect::None => Quick::Again,
+        Effect::EoiBroadcast(vector) => match machine.end_level(vector) {
+            Ending::Left => Quick::Again,
+            Ending::AwaitedByPin => Quick::Answered,
+        },
         effect => {
             vcpu.apply(effect, machine);
             Quick::Answered

@@ -277,7 +277,7 @@ fn apply<C: Timekeeper + Clone>(
             *wakes |= bit.unwrap_or(0);
         }),
         Effect::EoiBroadcast(vector) => {
-            machine.with_chips(|chips| chips.ioapic.end_of_interrupt(vector));
+            let _ = machine.end_level(vector);
         }
         Effect::AddressChanged => {
             let own = usize::try_from(apic.config().id).ok();

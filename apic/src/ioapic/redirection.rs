@@ -14,6 +14,7 @@ pub(super) struct Redirection {
     is_logical: bool,
     __is_busy: bool,
     is_active_low: bool,
+    /// Only where the entry is read: [`IoApic`](super::IoApic) keeps it apart.
     pub(super) remote_irr: bool,
     is_level: bool,
     pub(super) is_masked: bool,

@@ -8,22 +8,23 @@ use crate::msi::MessageSink;
 use crate::saved::{Register, RestoreError, check, check_version};
 
 impl<S: MessageSink> IoApic<S> {
-    /// Returns the state.
+    /// Returns the state; [`Self::take_endings`] comes before it.
     #[must_use]
     pub fn save(&self) -> SavedIoApic {
         let Self {
             sink: _,
             index,
             id,
-            redirections,
+            redirections: _,
             pins,
+            served: _,
         } = self;
         SavedIoApic {
             version: SAVED_VERSION,
             index: u32::from(*index),
             id: *id,
             pins: *pins,
-            redirections: redirections.map(Redirection::into_bits),
+            redirections: core::array::from_fn(|pin| self.entry(pin).into_bits()),
         }
     }
 
@@ -50,7 +51,12 @@ impl<S: MessageSink> IoApic<S> {
         self.index = index;
         self.id = id;
         self.pins = pins;
-        self.redirections = redirections.map(Redirection::from_bits);
+        self.served = 0;
+        for (pin, bits) in redirections.into_iter().enumerate() {
+            let redirection = Redirection::from_bits(bits);
+            self.served |= u32::from(redirection.remote_irr()) << pin;
+            self.redirections[pin] = redirection.with_remote_irr(false);
+        }
         // A state that was saved at rest sends nothing here.
         for pin in 0..PINS {
             self.evaluate(pin);

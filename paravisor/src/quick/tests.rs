@@ -3,6 +3,7 @@
 use stockade_abi::exit::ExitCode;
 use stockade_abi::vmsa::{EventInfo, Vmsa};
 use stockade_apic::Time;
+use stockade_bus::Gpa;
 use stockade_bus::fake::FakeClock;
 
 use crate::machine::locks_taken;
@@ -112,6 +113,47 @@ fn end_of_interrupt_lets_the_next_vector_in() {
     assert_eq!(rig.processor.delivered, [0x55, 0x44]);
     let in_service = rig.vcpu.apic.read_msr(0x812, Time::default());
     assert_eq!(in_service, Ok(1 << 4), "44h alone");
+}
+
+/// Sets pin 4 of the IOAPIC, the serial port's, up for a level-triggered vector, and raises it.
+fn raise_level(rig: &mut Rig<'_>) {
+    for (index, value) in [(0x18_u32, 0x8055_u32), (0x19, 0)] {
+        let machine = &rig.machine;
+        machine.mmio_write(Gpa(0xFEC0_0000), &index.to_le_bytes());
+        machine.mmio_write(Gpa(0xFEC0_0010), &value.to_le_bytes());
+    }
+    // OUT2, and the interrupt of an empty transmitter.
+    rig.machine.port_write(0x3FC, &[0x0B]);
+    rig.machine.port_write(0x3F9, &[0x02]);
+}
+
+/// The driver has served its device before: nothing but the vector's place in ISR is left to do.
+#[test]
+fn end_of_a_level_that_has_fallen_takes_no_lock() {
+    let clock = FakeClock::default();
+    let mut rig = rig(&clock, &[END, host_interrupt]);
+    raise_level(&mut rig);
+    rig.machine.port_write(0x3F9, &[0]);
+    let before = locks_taken();
+    visit(&mut rig);
+    assert_eq!(rig.processor.delivered, [0x55]);
+    assert_eq!(rig.processor.vmsa.rip, 0x1002);
+    assert_eq!(locks_taken(), before);
+    rig.machine.port_write(0x3F9, &[0x02]);
+    assert_eq!(rig.machine.take_wakes(), 1, "remote IRR is clear");
+}
+
+/// A level that lasts comes again at once.
+#[test]
+fn end_of_a_level_that_lasts_brings_it_again() {
+    let clock = FakeClock::default();
+    let mut rig = rig(&clock, &[END, host_interrupt]);
+    raise_level(&mut rig);
+    // The end, the mail it has led to, what comes of that.
+    for _ in 0..3 {
+        visit(&mut rig);
+    }
+    assert_eq!(rig.processor.delivered, [0x55, 0x55]);
 }
 
 /// Step 4: CR8 as the guest left it decides what is in its way.
