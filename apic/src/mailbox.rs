@@ -179,10 +179,15 @@ impl Mailbox {
     }
 
     /// Posts the level of the wire on LINT0: INTR of the 8259 pair. Calls for one wire must not race with each other.
+    ///
+    /// The level it has already is no news. It is the owner's too, or will be when it takes what was announced of it.
     #[must_use]
     pub fn set_lint0(&self, level: Level) -> bool {
-        self.lint0
-            .store(u32::from(level == Level::High), Ordering::Relaxed);
+        let level = u32::from(level == Level::High);
+        if self.lint0.load(Ordering::Relaxed) == level {
+            return false;
+        }
+        self.lint0.store(level, Ordering::Relaxed);
         self.announce(SUMMARY_LINT0)
     }
 

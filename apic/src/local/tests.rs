@@ -710,6 +710,16 @@ fn level_on_lint0_comes_by_the_mailbox() {
     assert!(!apic.wants_ext_int());
 }
 
+/// The 8259s say their level with every access; each would have looked like mail and cost their vCPU a turn.
+#[test]
+fn level_that_lint0_has_already_is_no_mail() {
+    let mailbox = Mailbox::new();
+    assert!(!mailbox.set_lint0(Level::Low) && mailbox.is_empty());
+    assert!(mailbox.set_lint0(Level::High));
+    let _ = enabled(0).deliver_remote(&mailbox);
+    assert!(!mailbox.set_lint0(Level::High) && mailbox.is_empty());
+}
+
 #[test]
 fn racing_senders_lose_no_vector() {
     let mailbox = Mailbox::new();
