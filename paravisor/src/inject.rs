@@ -129,6 +129,10 @@ fn carry_interrupted_event(vmsa: &mut Vmsa) {
     let executes_again = interrupted.event_type() == EventType::SOFTWARE
         || (interrupted.event_type() == EventType::EXCEPTION
             && VECTORS_OF_INSTRUCTIONS.contains(&interrupted.vector()));
+    if interrupted.event_type() == EventType::NMI {
+        // Its handler was not reached: it would be injected into a guest that masks it (APM volume 2, 15.21.10).
+        vmsa.vintr_ctrl.set_v_nmi_mask(false);
+    }
     if !executes_again && !vmsa.event_inj.valid() {
         vmsa.event_inj = interrupted;
     }

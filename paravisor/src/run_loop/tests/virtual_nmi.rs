@@ -62,3 +62,22 @@ fn halted_guest_wakes_for_an_nmi_the_processor_holds() {
     rig.turn().unwrap();
     assert_eq!((rig.host.waits, rig.vcpu.activity), (0, Activity::Running));
 }
+
+/// The entry that injects it masks the next one; a mask that is left over would have it injected into its own handler.
+#[test]
+fn nmi_cut_short_goes_in_again_unmasked() {
+    let clock = FakeClock::default();
+    let cut_short: Scene = |vmsa| {
+        host_interrupt(vmsa);
+        vmsa.vintr_ctrl.set_v_nmi_mask(true);
+        vmsa.guest_exit_int_info = EventInfo::new()
+            .with_vector(2)
+            .with_event_type(EventType::NMI)
+            .with_valid(true);
+    };
+    let mut rig = rig(&clock, &[cut_short, host_interrupt]);
+    rig.turn().unwrap();
+    assert!(!rig.processor.vmsa.vintr_ctrl.v_nmi_mask());
+    rig.turn().unwrap();
+    assert_eq!(rig.processor.delivered, [2]);
+}
