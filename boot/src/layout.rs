@@ -76,6 +76,9 @@ pub mod paravisor {
     /// One past the paravisor's last address.
     pub const END: u64 = BASE + SIZE;
 
+    /// The most memory an image may give the paravisor from [`END`] on; the launch's page tables do not have it.
+    pub const EXTRA_MAX_SIZE: u64 = 64 << 20;
+
     /// Never mapped: catches null-like offsets.
     pub const LOW_GUARD: u64 = BASE;
     /// PML4, PDPT, PD, PT in this order.
@@ -169,6 +172,7 @@ const _: () = assert_ascending(&[
     (LAPIC_BASE, LAPIC_BASE + PAGE_SIZE),
     (HIGH_RAM_START, HIGH_RAM_END),
     (paravisor::BASE, paravisor::END),
+    (paravisor::END, paravisor::END + paravisor::EXTRA_MAX_SIZE),
     (STAGING_BASE, STAGING_END),
     (BOUNCE_BASE, BOUNCE_END),
     (PCI_WINDOW64_BASE, PCI_WINDOW64_BASE + PCI_WINDOW64_SIZE),

@@ -13,13 +13,16 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::layout;
 
-pub use devices::{Devices, DiskAccess, DiskEntry, DiskMode, MAX_DISKS, MAX_NETS, NetEntry};
+pub use devices::{
+    Devices, DiskAccess, DiskEntry, DiskMode, LEAST_DISK_BYTES, MAX_DISKS, MAX_NETS, NET_BYTES,
+    NetEntry,
+};
 pub use error::ManifestError;
 
 /// The first bytes of a manifest.
 pub const MAGIC: [u8; 8] = *b"STOCKADE";
 /// The version this code writes and reads.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// How many payload entries a manifest has room for.
 pub const MAX_PAYLOADS: usize = 24;
 /// The most vCPUs a guest may be given (8-bit APIC ids, 255 is broadcast).
@@ -181,8 +184,8 @@ pub struct Manifest {
     flags: U64,
     payloads: [Payload; MAX_PAYLOADS],
     devices: Devices,
-    /// Zero.
-    reserved: U32,
+    /// Bytes the paravisor has beyond its first.
+    extra_bytes: U32,
 }
 
 const _: () = assert!(size_of::<Manifest>() == 36 + 72 * MAX_PAYLOADS + size_of::<Devices>());
@@ -214,7 +217,7 @@ impl Manifest {
             flags: flags.bits().into(),
             payloads,
             devices: Devices::default(),
-            reserved: U32::ZERO,
+            extra_bytes: U32::ZERO,
         };
         manifest.check()?;
         Ok(manifest)
@@ -224,6 +227,19 @@ impl Manifest {
     #[must_use]
     pub fn with_devices(self, devices: Devices) -> Self {
         Self { devices, ..self }
+    }
+
+    /// Returns the manifest with so much more memory for the paravisor, checked.
+    pub fn try_with_extra_memory(mut self, bytes: u32) -> Result<Self, ManifestError> {
+        self.extra_bytes = bytes.into();
+        self.check()?;
+        Ok(self)
+    }
+
+    /// Returns how many bytes the paravisor has from [`layout::paravisor::END`] on.
+    #[must_use]
+    pub fn extra_bytes(&self) -> u64 {
+        u64::from(self.extra_bytes.get())
     }
 
     /// Returns the host's devices.
@@ -302,6 +318,11 @@ impl Manifest {
         }
         if !(1..=MAX_VCPUS).contains(&self.max_vcpus()) {
             return Err(ManifestError::Vcpus(self.max_vcpus()));
+        }
+        let extra = self.extra_bytes();
+        let is_whole = extra.is_multiple_of(layout::LARGE_PAGE_SIZE);
+        if extra > layout::paravisor::EXTRA_MAX_SIZE || !is_whole {
+            return Err(ManifestError::ExtraMemory(extra));
         }
         self.devices.check()?;
         self.check_payloads()
@@ -382,6 +403,18 @@ mod tests {
         assert_eq!(read.payload(PayloadKind::INITRD), Some(&initrd));
         assert_eq!(read.payload(PayloadKind::COMMAND_LINE), None);
         assert_eq!(read.payloads().count(), 2);
+    }
+
+    #[test]
+    fn more_memory_is_in_large_pages_and_limited() {
+        let manifest = build(&[kernel()]).unwrap();
+        assert_eq!(manifest.extra_bytes(), 0);
+        let more = manifest.clone().try_with_extra_memory(4 << 20).unwrap();
+        assert_eq!(more.extra_bytes(), 4 << 20);
+        for bytes in [1 << 20, 66 << 20, u32::MAX] {
+            let error = manifest.clone().try_with_extra_memory(bytes).unwrap_err();
+            assert_eq!(error, ManifestError::ExtraMemory(bytes.into()));
+        }
     }
 
     #[test]

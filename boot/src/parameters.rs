@@ -186,7 +186,7 @@ impl Ends {
             self.low = end;
         } else if start == self.high && end <= layout::HIGH_RAM_END {
             self.high = end;
-        } else if !is_ours(paravisor::BASE, paravisor::END)
+        } else if !is_ours(paravisor::BASE, paravisor::END + paravisor::EXTRA_MAX_SIZE)
             && !is_ours(layout::STAGING_BASE, layout::BOUNCE_END)
         {
             return Err(ParameterError::Placement { start, end });
@@ -260,7 +260,7 @@ mod tests {
             (0xC000_0000, MIB),
             (HIGH_RAM_START + 0x1000, MIB),
             (HIGH_RAM_START, layout::HIGH_RAM_END),
-            (paravisor::END, 0x1000),
+            (paravisor::END + paravisor::EXTRA_MAX_SIZE, 0x1000),
             (layout::VTOM, MIB),
         ] {
             let error = parse(&[MemoryEntry::memory(gpa, len)]).unwrap_err();

@@ -8,12 +8,15 @@ use clap::Args;
 use stockade::image::Image;
 use stockade::run::devices::{
     self, Disk, DiskCache, DiskFormat, FIRST_DISK_SLOT, FIRST_NET_SLOT, HostDevices, MAX_DISKS,
-    MAX_NETS, Net, NetPeer,
+    MAX_NETS, Net, NetPeer, STORE_SLOT,
 };
 use stockade_boot::layout::{BOUNCE_MAX_SIZE, LARGE_PAGE_SIZE};
-use stockade_boot::manifest::{Devices, DiskAccess, DiskEntry, DiskMode, NetEntry};
+use stockade_boot::manifest::{
+    Devices, DiskAccess, DiskEntry, DiskMode, LEAST_DISK_BYTES, NET_BYTES, NetEntry,
+};
 
 use crate::failure::Failure;
+use crate::state_directory::StateDirectory;
 
 /// Shared memory for the devices, unless `--bounce` says otherwise.
 const DEFAULT_BOUNCE: u32 = 4 << 20;
@@ -29,7 +32,10 @@ pub(crate) struct DeviceArguments {
     /// A network card: user, or tap=INTERFACE; repeatable
     #[arg(long, value_name = "PEER")]
     net: Vec<NetArgument>,
-    /// Memory shared with the host that disks and cards go through [default: 4M if there are any]
+    /// A directory for what outlives the machine: the state of sealed disks; made if need be, the guest's alone while it runs
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Memory shared with the host that disks and cards go through [default: 4M if there are any, more if they are many]
     #[arg(long, value_name = "SIZE", value_parser = parse_bounce)]
     bounce: Option<u32>,
 }
@@ -119,7 +125,7 @@ fn parse_bounce(text: &str) -> Result<u32, String> {
 
 impl DeviceArguments {
     fn is_empty(&self) -> bool {
-        self.disk.is_empty() && self.net.is_empty()
+        self.disk.is_empty() && self.net.is_empty() && self.state.is_none()
     }
 
     /// Returns what the manifest says of the devices.
@@ -136,11 +142,26 @@ impl DeviceArguments {
             .zip(&self.net)
             .map(|((place, index), _)| NetEntry::new(place, mac(index)))
             .collect();
-        let bounce = self.bounce.unwrap_or(DEFAULT_BOUNCE);
         if disks.len() > MAX_DISKS || nets.len() > MAX_NETS {
             return Err(Failure::TooManyDevices);
         }
-        Devices::try_new(&disks, &nets, bounce).map_err(|_| Failure::TooManyDevices)
+        let least = least_bounce(disks.len() + self.state.iter().count(), nets.len());
+        let bounce = match self.bounce {
+            Some(bytes) if bytes < least => return Err(Failure::Bounce(u64::from(least >> 20))),
+            Some(bytes) => bytes,
+            None => DEFAULT_BOUNCE.max(least),
+        };
+        let devices = Devices::try_new(&disks, &nets, bounce);
+        let devices = devices.and_then(|devices| match self.state {
+            Some(_) => devices.try_with_store(STORE_SLOT),
+            None => Ok(devices),
+        });
+        devices.map_err(|_| Failure::TooManyDevices)
+    }
+
+    /// Returns the folder for what outlives the machine, looked at and locked, but not made.
+    pub(crate) fn state(&self) -> Result<Option<StateDirectory>, Failure> {
+        self.state.as_deref().map(StateDirectory::open).transpose()
     }
 
     /// Sees whether these are the devices an image that is there already was made for. An image that is not ours says nothing of devices.
@@ -149,7 +170,9 @@ impl DeviceArguments {
             return Ok(());
         };
         let (wanted, given) = (manifest.devices(), self.measured()?);
-        let is_same = wanted.disks().eq(given.disks()) && wanted.nets().eq(given.nets());
+        let is_same = wanted.disks().eq(given.disks())
+            && wanted.nets().eq(given.nets())
+            && wanted.store() == given.store();
         if !is_same {
             return Err(Failure::OtherDevices(format!(
                 "the image was built with {}, but is run with {}",
@@ -178,7 +201,8 @@ impl DeviceArguments {
             mac: Some(mac(index)),
         });
         let nets = nets.collect();
-        Ok((HostDevices { disks, nets }, locks))
+        let store = None;
+        Ok((HostDevices { disks, nets, store }, locks))
     }
 }
 
@@ -196,11 +220,19 @@ fn words(devices: &Devices) -> String {
         format!("--disk FILE{mode}{access}")
     };
     let nets = devices.nets().map(|_| "--net PEER".to_owned());
-    let all: Vec<String> = devices.disks().map(disk).chain(nets).collect();
+    let state = devices.store().map(|_| "--state DIR".to_owned());
+    let all = devices.disks().map(disk).chain(nets).chain(state);
+    let all: Vec<String> = all.collect();
     if all.is_empty() {
-        return "no disk and no network card".to_owned();
+        return "no disk, no network card and no state".to_owned();
     }
     all.join(" ")
+}
+
+/// Returns the least shared memory for so many disks, the store among them, and cards.
+fn least_bounce(disks: usize, nets: usize) -> u32 {
+    let bytes = disks as u64 * LEAST_DISK_BYTES + nets as u64 * NET_BYTES;
+    u32::try_from(bytes.next_multiple_of(LARGE_PAGE_SIZE)).unwrap_or(u32::MAX)
 }
 
 fn mac(index: u8) -> [u8; 6] {
@@ -318,7 +350,7 @@ mod tests {
         let arguments = DeviceArguments {
             disk: vec![path.parse().unwrap(); 1],
             net: vec!["user".parse().unwrap(); 2],
-            bounce: None,
+            ..DeviceArguments::default()
         };
         let measured = arguments.measured().unwrap();
         let (host, locks) = arguments.host().unwrap();
@@ -331,6 +363,12 @@ mod tests {
         assert!(arguments.host().is_err(), "the file is in use");
         drop(locks);
         assert!(arguments.host().is_ok());
+        let kept = DeviceArguments {
+            state: Some("dir".into()),
+            ..DeviceArguments::default()
+        };
+        let store = kept.measured().unwrap();
+        assert_eq!(store.store().map(DiskEntry::host_device), Some(24));
         let none = DeviceArguments::default().measured().unwrap();
         assert_eq!(none, Devices::default());
     }

@@ -11,11 +11,8 @@ use stockade_storage::disk::entry::Entry;
 use stockade_storage::disk::format::{Header, Superblock};
 use stockade_storage::disk::geometry::Geometry;
 use stockade_storage::disk::seals::Seals;
-use stockade_storage::store::format::Header as StoreHeader;
+use stockade_storage::store::format::{Header as StoreHeader, USUAL_AREA_BLOCKS};
 use stockade_storage::{BLOCK_BYTES, DiskKey, Fault, HostBlock, StoreFault};
-
-/// Blocks of a store's area: 128 KiB.
-pub const STORE_AREA_BLOCKS: u32 = 32;
 
 /// Why a disk could not be made or checked.
 #[derive(Debug, thiserror::Error)]
@@ -95,17 +92,65 @@ pub fn create_sealed(path: &Path, bytes: u64, key: Option<&DiskKey>) -> Result<(
     finish(path, written)
 }
 
-/// Makes an empty sealed store.
+/// Makes an empty sealed store: all of it or, if the power goes, nothing.
 pub fn create_store(path: &Path) -> Result<(), DiskError> {
-    let header = StoreHeader::try_new(STORE_AREA_BLOCKS, rand::random());
+    let header = StoreHeader::try_new(USUAL_AREA_BLOCKS, rand::random());
     let header = header.expect("this number of blocks is within the limits");
-    let file = create(path)?;
+    let folder = path.parent().filter(|parent| parent.as_os_str() != "");
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AlreadyExists => DiskError::Exists { path: path.into() },
+        _ => DiskError::Write {
+            path: path.into(),
+            source,
+        },
+    };
+    let file = tempfile::Builder::new()
+        .prefix(".stockade-")
+        .tempfile_in(folder.unwrap_or(Path::new(".")))
+        .map_err(failed)?;
     let length = header.total_blocks() * BLOCK_BYTES as u64;
-    let written = file
+    file.as_file()
         .set_len(length)
-        .and_then(|()| file.write_all_at(&header.to_block(), 0))
-        .and_then(|()| file.sync_all());
-    finish(path, written)
+        .and_then(|()| file.as_file().write_all_at(&header.to_block(), 0))
+        .and_then(|()| file.as_file().sync_all())
+        .map_err(failed)?;
+    file.persist_noclobber(path)
+        .map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+/// Sees whether a file can be a sealed store, as far as one can without its key.
+pub fn check_store(file: &File, path: &Path) -> Result<(), DiskError> {
+    let read = |source| DiskError::Read {
+        path: path.into(),
+        source,
+    };
+    let fault = |fault| DiskError::Store {
+        path: path.into(),
+        fault,
+    };
+    let length = file.metadata().map_err(read)?.len();
+    let mut first = [0; BLOCK_BYTES];
+    if length < BLOCK_BYTES as u64 {
+        return Err(fault(StoreFault::NotAStore));
+    }
+    file.read_exact_at(&mut first, 0).map_err(read)?;
+    let header = StoreHeader::read(&first).map_err(fault)?;
+    check_store_length(&header, length).map_err(fault)
+}
+
+fn check_store_length(header: &StoreHeader, length: u64) -> Result<(), StoreFault> {
+    let (found, expected) = (length / BLOCK_BYTES as u64, header.total_blocks());
+    if found < expected {
+        return Err(StoreFault::Truncated { found, expected });
+    }
+    if header.area_blocks() > USUAL_AREA_BLOCKS {
+        return Err(StoreFault::TooLarge {
+            found: header.area_blocks(),
+            most: USUAL_AREA_BLOCKS,
+        });
+    }
+    Ok(())
 }
 
 /// Reads a key: 32 bytes, or 64 hexadecimal digits.
@@ -239,10 +284,7 @@ fn describe_other(
     };
     match StoreHeader::read(first) {
         Ok(header) => {
-            let (found, expected) = (length / BLOCK_BYTES as u64, header.total_blocks());
-            if found < expected {
-                return Err(fault(StoreFault::Truncated { found, expected }));
-            }
+            check_store_length(&header, length).map_err(fault)?;
             Ok(format!(
                 "sealed store   format 1, two areas of {} blocks\n",
                 header.area_blocks()
@@ -420,7 +462,7 @@ mod tests {
         let path = folder.path().join("store");
         create_store(&path).unwrap();
         assert!(check(&path, None).unwrap().contains("sealed store"));
-        assert_eq!(fs::metadata(&path).unwrap().len(), 65 * 4096);
+        assert_eq!(fs::metadata(&path).unwrap().len(), 129 * 4096);
     }
 
     #[test]

@@ -48,6 +48,23 @@ pub(crate) enum Failure {
     /// Somebody else has the disk.
     #[error("{}: in use by another program", .0.display())]
     Locked(PathBuf),
+    /// The folder of the state is a file.
+    #[error("{}: not a directory; give --state one, or the name of a new one", .0.display())]
+    NoFolder(PathBuf),
+    /// The folder of the state cannot be used.
+    #[error("the state in {} cannot be used: {source}; give --state a directory you may write to", folder.display())]
+    State {
+        /// Which folder.
+        folder: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another machine runs with this state.
+    #[error("the state in {} is in use by another VM; wait for its end, or give --state another directory", .0.display())]
+    StateInUse(PathBuf),
+    /// Less shared memory than the devices need.
+    #[error("--bounce is too small for these devices; give them {0}M at least")]
+    Bounce(u64),
     /// More disks or cards than there are places.
     #[error("too many disks or network cards; there can be 14 disks and 8 cards")]
     TooManyDevices,

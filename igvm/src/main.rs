@@ -8,6 +8,7 @@ mod disk_command;
 mod failure;
 mod guest_arguments;
 mod run_command;
+mod state_directory;
 mod values;
 mod voice;
 

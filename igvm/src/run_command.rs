@@ -13,6 +13,7 @@ use stockade::setup::{self, Cache, Mode, Program, Qemu};
 use crate::device_arguments::DeviceArguments;
 use crate::failure::Failure;
 use crate::guest_arguments::{self, Guest};
+use crate::state_directory::StateDirectory;
 use crate::values;
 use crate::voice::Voice;
 
@@ -82,7 +83,8 @@ impl Default for Run {
 pub(crate) fn run(arguments: &Run) -> Result<u8, Failure> {
     let mut voice = Voice::new(arguments.host_log.as_deref())?;
     // The locks go with the run.
-    let (devices, _locks) = arguments.devices.host()?;
+    let (mut devices, _locks) = arguments.devices.host()?;
+    let mut state = arguments.devices.state()?;
     let cache = Cache::open()?;
     let qemu = Qemu::find(arguments.qemu.as_deref(), &mut |text| voice.say(text))?;
     let paravisor = program(&cache, Program::Paravisor, &voice)?;
@@ -111,6 +113,8 @@ pub(crate) fn run(arguments: &Run) -> Result<u8, Failure> {
         "launch digest {} ({} measured pages)",
         measurement.launch_digest, measurement.measured_pages
     ));
+    // Nothing is made before everything else is in order.
+    devices.store = state.as_mut().map(StateDirectory::make).transpose()?;
     let options = RunOptions {
         devices,
         ..options(arguments, path, model, paravisor)

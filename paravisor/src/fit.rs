@@ -10,10 +10,13 @@ use stockade_backend::net::Net;
 use stockade_backend::shared::AnyShared;
 use stockade_backend::transport::Doorbell;
 use stockade_backend::{BackendError, Function, SharedMemory};
-use stockade_boot::manifest::{DiskEntry, DiskMode, GuestFlags, Manifest, NetEntry};
+use stockade_boot::manifest::{
+    DiskEntry, DiskMode, GuestFlags, LEAST_DISK_BYTES, Manifest, NET_BYTES, NetEntry,
+};
 use stockade_bus::{Gpa, GuestMemory, MemoryError};
 use stockade_devices::virtio::rng::{Entropy, NoEntropy};
 use stockade_paravisor::machine::Functions;
+use stockade_paravisor::records::Records;
 use stockade_paravisor::virtio::{Bays, Card, Fitted, Frames, OwnEntropy, Plain};
 use stockade_platform::ghcb::{DEVICE_VECTOR, LAST_DEVICE_VECTOR};
 use stockade_platform::memory::GuestRam;
@@ -23,9 +26,11 @@ use stockade_storage::RootSecret;
 
 use crate::adapters::{PlatformHost, Time};
 use crate::sealing::{self, Order, SealingError};
+use crate::store::{self, Keeping};
 
-/// Shared memory of a network card: both queues, and 128 frames either way.
-const NET_BYTES: usize = (8 << 10) + (512 << 10);
+/// A network card has room for both queues and 128 frames either way.
+const _: () = assert!(NET_BYTES >= (8 << 10) + (512 << 10));
+const _: () = assert!(LEAST_DISK_BYTES >= block::MIN_MEMORY as u64);
 /// The processor devices signal.
 const SIGNALLED: u8 = 0;
 
@@ -77,16 +82,18 @@ fn fit_host_devices(
     let devices = manifest.devices();
     for (index, net) in (0..).zip(devices.nets()) {
         let place = Place::new(net.host_device(), bays);
-        match fitter.net(net, bounce.split_off(NET_BYTES), place) {
+        match fitter.net(net, bounce.split_off(bytes(NET_BYTES)), place) {
             Ok(card) => fit(card, bays, functions),
             Err(error) => report("network card", index, place, &error),
         }
     }
     let secret = fitter.secret(manifest);
+    let keeping = fitter.keeping(manifest, &mut bounce, bays, &secret);
     let share = bounce.len_bytes() / devices.disks().count().max(1);
     for (index, disk) in (0..).zip(devices.disks()) {
         let place = Place::new(disk.host_device(), bays);
-        match fitter.disk(disk, index, bounce.split_off(share), place, &secret) {
+        let sealed = (&secret, &keeping);
+        match fitter.disk(disk, index, bounce.split_off(share), place, sealed) {
             Ok(card) => fit(card, bays, functions),
             Err(error) => report("disk", index, place, &error),
         }
@@ -96,11 +103,51 @@ fn fit_host_devices(
 impl Fitter<'_> {
     /// Asks for the secret only if a disk needs it.
     fn secret(&mut self, manifest: &Manifest) -> Result<RootSecret, SealingError> {
+        let devices = manifest.devices();
         let is_sealed = |disk: &DiskEntry| disk.mode() == DiskMode::SEALED;
-        if !manifest.devices().disks().any(is_sealed) {
+        if !devices.disks().any(is_sealed) && devices.store().is_none() {
             return Err(SealingError::Unasked);
         }
         sealing::root_secret(self.psp, &self.ghcb)
+    }
+
+    /// Opens the store before the disks it remembers.
+    fn keeping(
+        &mut self,
+        manifest: &Manifest,
+        bounce: &mut SharedRegion,
+        bays: &mut Bays,
+        secret: &Result<RootSecret, SealingError>,
+    ) -> Keeping {
+        let Some(entry) = manifest.devices().store() else {
+            return Keeping::Nowhere;
+        };
+        let place = Place::of_store(entry.host_device());
+        let region = bounce.split_off(bytes(LEAST_DISK_BYTES));
+        match self.store(region, place, bays, secret) {
+            Ok(records) => Keeping::In(records),
+            Err(error) => {
+                let function = place.function;
+                log::error!("sealed store is missing: host device {function}, {error}");
+                Keeping::Failed
+            }
+        }
+    }
+
+    fn store(
+        &mut self,
+        region: Option<SharedRegion>,
+        place: Place,
+        bays: &mut Bays,
+        secret: &Result<RootSecret, SealingError>,
+    ) -> Result<Records, Missing> {
+        let memory = self.memory(region)?;
+        let block = Block::open(self.host, place.function, memory, place.doorbell)?;
+        let secret = secret.as_ref().map_err(|error| *error)?;
+        let attention = bays.attention_of_records();
+        let records = store::open(block, secret, attention, self.host, &self.clock)?;
+        bays.keep(&records);
+        Ok(records)
     }
 
     fn memory(&self, region: Option<SharedRegion>) -> Result<AnyShared, BackendError> {
@@ -127,7 +174,7 @@ impl Fitter<'_> {
         index: u8,
         region: Option<SharedRegion>,
         place: Place,
-        secret: &Result<RootSecret, SealingError>,
+        (secret, keeping): (&Result<RootSecret, SealingError>, &Keeping),
     ) -> Result<Box<dyn Fitted>, Missing> {
         let memory = self.memory(region)?;
         let block = Block::open(self.host, place.function, memory, place.doorbell)?;
@@ -141,8 +188,13 @@ impl Fitter<'_> {
             }
             DiskMode::SEALED => {
                 let secret = secret.as_ref().map_err(|error| *error)?;
-                let order = Order { index, access, id };
-                let sealed = sealing::open(block, secret, order, self.host, &self.clock)?;
+                let order = Order {
+                    index,
+                    access,
+                    id,
+                    keeping,
+                };
+                let sealed = sealing::open(block, secret, &order, self.host, &self.clock)?;
                 Ok(Box::new(Card::new(sealed, self.ram)))
             }
             _ => Err(BackendError::Lacks("an engine for its mode").into()),
@@ -159,6 +211,14 @@ struct Place {
 
 impl Place {
     fn new(device: u8, bays: &Bays) -> Self {
+        Self::with_vector(device, bays.vector_of_next())
+    }
+
+    fn of_store(device: u8) -> Self {
+        Self::with_vector(device, Bays::VECTOR_OF_RECORDS)
+    }
+
+    fn with_vector(device: u8, vector: u8) -> Self {
         Self {
             function: Function {
                 device,
@@ -166,11 +226,16 @@ impl Place {
             },
             doorbell: Doorbell {
                 apic_id: SIGNALLED,
-                vector: DEVICE_VECTOR + bays.vector_of_next(),
+                vector: DEVICE_VECTOR + vector,
                 change_vector: LAST_DEVICE_VECTOR,
             },
         }
     }
+}
+
+/// A number of bytes, which is small.
+fn bytes(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 /// What the guest knows a disk by.

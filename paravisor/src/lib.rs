@@ -29,6 +29,7 @@ mod startup;
 pub mod crew;
 pub mod machine;
 pub mod module;
+pub mod records;
 pub mod stats;
 pub mod vcpu;
 pub mod virtio;

@@ -13,6 +13,7 @@ mod adapters;
 mod fit;
 mod sealing;
 mod start;
+mod store;
 
 use stockade_platform::Platform;
 

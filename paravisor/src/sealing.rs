@@ -6,19 +6,20 @@ use stockade_backend::shared::AnyShared;
 use stockade_boot::manifest::DiskAccess;
 use stockade_devices::virtio::blk::Blk;
 use stockade_paravisor::host::Timekeeper;
-use stockade_paravisor::virtio::{SEALED_DEPTH, Sealed, Turn};
+use stockade_paravisor::virtio::{Anchors, SEALED_DEPTH, Sealed, Turn, Untold};
 use stockade_platform::Ghcb;
 use stockade_platform::psp::{Psp, PspError};
 use stockade_platform::random::{self, NoEntropy};
 use stockade_storage::{
-    Access, Anchoring, BLOCK_BYTES, Config, ConfigError, Fault, RootSecret, SealedDisk, State,
-    Trust,
+    Access, Anchoring, BLOCK_BYTES, Config, ConfigError, Fault, Freshness, RootSecret, SealedDisk,
+    State, StoreFault, Trust,
 };
 
 use crate::adapters::PlatformHost;
+use crate::store::Keeping;
 
 /// How long a host may take to let a disk be opened, or formatted.
-const PATIENCE_NS: u64 = 30_000_000_000;
+pub(crate) const PATIENCE_NS: u64 = 30_000_000_000;
 
 /// The labels of the disks' keys, by the place in the manifest.
 const LABELS: [&str; 14] = [
@@ -41,8 +42,17 @@ pub(crate) enum SealingError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// It cannot be opened.
-    #[error("{0}")]
-    Fault(Fault),
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreFault),
+    /// The store does not tell how old it is.
+    #[error(transparent)]
+    Untold(#[from] Untold),
+    /// The store is not there.
+    #[error("D15: the store that remembers how new the disk is is missing")]
+    NoStore,
     /// The host did not answer in time.
     #[error("the host does not answer")]
     Silent,
@@ -59,20 +69,22 @@ pub(crate) fn root_secret(psp: &mut Psp, ghcb: &Ghcb) -> Result<RootSecret, Seal
 
 /// Which disk, and what the guest gets of it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Order {
+pub(crate) struct Order<'a> {
     /// Its number, the label of its key.
     pub(crate) index: u8,
     /// What the guest may do.
     pub(crate) access: DiskAccess,
     /// Its name.
     pub(crate) id: [u8; 20],
+    /// Where its newest state is remembered.
+    pub(crate) keeping: &'a Keeping,
 }
 
 /// Opens a sealed disk. One that is empty is formatted.
 pub(crate) fn open(
     block: Block<AnyShared>,
     secret: &RootSecret,
-    order: Order,
+    order: &Order<'_>,
     host: &mut PlatformHost,
     clock: &impl Timekeeper,
 ) -> Result<(Blk, Sealed), SealingError> {
@@ -85,17 +97,28 @@ pub(crate) fn open(
             DiskAccess::ReadWrite => Access::ReadWrite,
             DiskAccess::ReadOnly => Access::ReadOnly,
         },
-        // There is no store to keep an anchor in.
-        anchoring: Anchoring::Lazy,
+        anchoring: match order.keeping {
+            Keeping::Nowhere => Anchoring::Lazy,
+            Keeping::In(_) | Keeping::Failed => Anchoring::Strict,
+        },
         ..Config::default()
     };
+    let anchors = match order.keeping {
+        Keeping::Nowhere => None,
+        Keeping::In(records) => Some(Anchors::new(records.clone(), order.index)),
+        Keeping::Failed => return Err(SealingError::NoStore),
+    };
+    let trust = anchors
+        .as_ref()
+        .map_or(Ok(Trust::FirstUse), Anchors::trust)?;
     let host_blocks = block.capacity() / (BLOCK_BYTES as u64 / SECTOR_BYTES);
     let key = secret.disk_key(LABELS.get(usize::from(order.index)).unwrap_or(&""));
-    let disk = SealedDisk::new(key, entropy, Trust::FirstUse, host_blocks, config)?;
-    let mut sealed = Sealed::new(disk, block);
+    let disk = SealedDisk::new(key, entropy, trust, host_blocks, config)?;
+    let mut sealed = Sealed::new(disk, block, anchors);
     let until = clock.now_ns().saturating_add(PATIENCE_NS);
-    while sealed.state() == State::Opening {
+    while sealed.state() == State::Opening || !sealed.is_anchored() {
         let turn = sealed.open(host);
+        order.keeping.work(host);
         if turn == Turn::Done && clock.now_ns() > until {
             return Err(SealingError::Silent);
         }
@@ -105,12 +128,25 @@ pub(crate) fn open(
         State::Failed(fault) => return Err(SealingError::Fault(fault)),
         State::Opening | State::Offline => return Err(SealingError::Silent),
     };
-    let index = order.index;
-    log::info!(
-        "disk {index}: sealed, {freshness:?}; no anchor is kept, so a rollback of the whole disk goes unnoticed"
-    );
+    say_how_new(order, freshness);
     let front = sealed
         .front(order.access, order.id)
         .ok_or(SealingError::Silent)?;
     Ok((front, sealed))
+}
+
+fn say_how_new(order: &Order<'_>, freshness: Freshness) {
+    let index = order.index;
+    let known = match (order.keeping, freshness) {
+        (Keeping::Nowhere, _) => {
+            "no store remembers it, so a rollback of the whole disk goes unnoticed"
+        }
+        (_, Freshness::Newest) => "as the store remembers it",
+        (_, Freshness::Ahead) => "one commit newer than the store, as a power cut leaves it",
+        (_, Freshness::Formatted) => "remembered by the store from now on",
+        (_, Freshness::Unknown) => {
+            "the store did not know it: how old it is is not known, from now on it is remembered"
+        }
+    };
+    log::info!("disk {index}: sealed, {freshness:?}; {known}");
 }

@@ -97,7 +97,7 @@ pub(crate) fn run(platform: Platform) -> ! {
 fn lead(shared: &'static Shared, plan: &Plan, cpu: Cpu) -> ! {
     let ghcb = cpu.ghcb;
     let mut vcpu = shared.vcpu(&cpu);
-    vcpu.stats.paravisor_bytes = paravisor::SIZE;
+    vcpu.stats.paravisor_bytes = paravisor::SIZE + plan.manifest.extra_bytes();
     let (mut host, mut processor) = shared.sides(cpu);
     let post = shared.post(&mut vcpu, &mut processor, &mut host);
     let end = life::lead(post, &mut |vmsa| {

@@ -4,6 +4,7 @@
 //! a bounded amount a call, and never waits. Who calls it: the vCPU that notified the device, the vCPU whose doorbell says that the
 //! host has something, and any vCPU as long as the last turn left something over.
 
+mod attention;
 mod bays;
 mod card;
 mod disk;
@@ -16,12 +17,13 @@ use stockade_bus::GuestMemory;
 use stockade_devices::pci::PciFunction;
 use stockade_devices::virtio::VirtioDevice;
 
+pub use attention::{Attention, Doubt};
 pub use bays::{Bay, Bays, DEVICE_VECTORS};
 pub use card::Card;
 pub use disk::Plain;
 pub use entropy::OwnEntropy;
 pub use net::Frames;
-pub use sealed::{DEPTH as SEALED_DEPTH, Sealed};
+pub use sealed::{Anchors, DEPTH as SEALED_DEPTH, Sealed, Untold};
 
 /// Guest memory as devices have it.
 pub type Memory = &'static (dyn GuestMemory + Sync);
@@ -53,10 +55,20 @@ pub trait Engine {
 
     /// Looks after requests the host has had for long. Returns when it is to be called next, if there are any.
     fn watch(&mut self, bus: &mut dyn HostBus, now_ns: u64) -> Option<u64>;
+
+    /// Returns whether it wants a turn when records have become durable.
+    fn keeps_records(&self) -> bool {
+        false
+    }
 }
 
 /// A device in a slot.
 pub trait Fitted: PciFunction + Send {
+    /// Returns whether it wants a turn when records have become durable.
+    fn keeps_records(&self) -> bool {
+        false
+    }
+
     /// Carries what there is between guest and host.
     fn turn(&mut self, bus: &mut dyn HostBus) -> Turn;
     /// Sees whether the host's device still is what it was.

@@ -13,6 +13,11 @@ pub const MAX_DISKS: usize = 14;
 /// How many network cards a manifest has room for.
 pub const MAX_NETS: usize = 8;
 
+/// The least shared memory a disk or the store works with.
+pub const LEAST_DISK_BYTES: u64 = 340 << 10;
+/// Shared memory of a network card.
+pub const NET_BYTES: u64 = 520 << 10;
+
 /// What becomes of a disk's content on its way to the host. Whoever writes the image chooses the number.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Default,
@@ -150,9 +155,11 @@ pub struct Devices {
     bounce_bytes: U32,
     disks: [DiskEntry; MAX_DISKS],
     nets: [NetEntry; MAX_NETS],
+    /// Not the guest's: our own sealed records.
+    store: DiskEntry,
 }
 
-const _: () = assert!(size_of::<Devices>() == 4 + 4 * MAX_DISKS + 8 * MAX_NETS);
+const _: () = assert!(size_of::<Devices>() == 8 + 4 * MAX_DISKS + 8 * MAX_NETS);
 
 impl Devices {
     /// Returns these devices, checked.
@@ -175,10 +182,30 @@ impl Devices {
         Ok(devices)
     }
 
+    /// Returns these devices with a sealed store that is device `host_device` on bus 0 of the host, checked.
+    pub fn try_with_store(mut self, host_device: u8) -> Result<Self, ManifestError> {
+        self.store = DiskEntry::new(DiskMode::STORE, DiskAccess::ReadWrite, host_device);
+        self.check()?;
+        Ok(self)
+    }
+
+    /// Returns the sealed store, if there is to be one.
+    #[must_use]
+    pub fn store(&self) -> Option<&DiskEntry> {
+        Some(&self.store).filter(|store| store.mode == DiskMode::STORE)
+    }
+
     /// Returns how many bytes their data is bounced through.
     #[must_use]
     pub fn bounce_bytes(&self) -> u64 {
         u64::from(self.bounce_bytes.get())
+    }
+
+    /// Returns the least number of bytes they can work with.
+    #[must_use]
+    pub fn least_bounce_bytes(&self) -> u64 {
+        let disks = self.disks().count() + self.store().iter().count();
+        disks as u64 * LEAST_DISK_BYTES + self.nets().count() as u64 * NET_BYTES
     }
 
     /// Returns the disks in the guest's order.
@@ -203,13 +230,23 @@ impl Devices {
         let mut seen = 0_u32;
         for disk in used {
             disk.check()?;
+            if disk.mode == DiskMode::STORE {
+                return Err(ManifestError::Disk);
+            }
             seen = claim(seen, disk.host_device, ManifestError::Disk)?;
+        }
+        if self.store != DiskEntry::default() {
+            self.store.check()?;
+            if self.store.mode != DiskMode::STORE || self.store.is_read_only != 0 {
+                return Err(ManifestError::Store);
+            }
+            seen = claim(seen, self.store.host_device, ManifestError::Store)?;
         }
         for net in self.nets.iter().filter(|net| **net != NetEntry::default()) {
             net.check()?;
             seen = claim(seen, net.host_device, ManifestError::Net)?;
         }
-        if seen != 0 && bytes == 0 {
+        if bytes < self.least_bounce_bytes() {
             return Err(ManifestError::Bounce(bytes));
         }
         Ok(())
@@ -264,5 +301,22 @@ mod tests {
             assert!(Devices::try_new(disks, nets, bounce).is_err());
         }
         assert_eq!(Devices::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn a_store_is_at_a_place_of_its_own_and_no_disk() {
+        let devices = Devices::try_new(&[disk(DiskMode::SEALED, 2)], &[], BOUNCE).unwrap();
+        assert_eq!(devices.store(), None);
+        let kept = devices.try_with_store(24).unwrap();
+        assert_eq!(kept.store().map(DiskEntry::host_device), Some(24));
+        assert_eq!(kept.disks().count(), 1);
+        for place in [2, 32] {
+            assert!(devices.try_with_store(place).is_err());
+        }
+        assert!(Devices::try_new(&[disk(DiskMode::STORE, 2)], &[], BOUNCE).is_err());
+        assert!(Devices::default().try_with_store(24).is_err());
+        let mut odd = devices;
+        odd.store = disk(DiskMode::SEALED, 24);
+        assert_eq!(odd.check(), Err(ManifestError::Store));
     }
 }

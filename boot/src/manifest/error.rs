@@ -62,12 +62,18 @@ pub enum ManifestError {
     /// A disk of no known kind, at no place or at another device's.
     #[error("a disk of the image makes no sense")]
     Disk,
+    /// A sealed store at no place or at another device's.
+    #[error("the sealed store of the image makes no sense")]
+    Store,
     /// A network card at no place or at another device's, or with the address of a group.
     #[error("a network card of the image makes no sense")]
     Net,
     /// Shared memory that is too much, not whole, or missing.
     #[error("{0} bytes of shared memory for devices")]
     Bounce(u64),
+    /// More memory for the paravisor than there is room for, or not in large pages.
+    #[error("{0} more bytes for the paravisor")]
+    ExtraMemory(u64),
     /// More entries than [`MAX_PAYLOADS`].
     #[error("more than {MAX_PAYLOADS} payload files")]
     TooMany,

@@ -4,8 +4,8 @@ use sha2::{Digest, Sha384};
 use stockade_abi::vmsa::SevFeatures;
 use stockade_boot::format;
 use stockade_boot::launch::{Encryption, LaunchState, TableState};
-use stockade_boot::layout::{self, PAGE_SIZE, paravisor};
-use stockade_boot::manifest::{Devices, GuestFlags, Manifest, Payload, PayloadKind};
+use stockade_boot::layout::{self, LARGE_PAGE_SIZE, PAGE_SIZE, paravisor};
+use stockade_boot::manifest::{Devices, DiskMode, GuestFlags, Manifest, Payload, PayloadKind};
 use zerocopy::IntoBytes;
 
 use super::elf::Paravisor;
@@ -74,10 +74,14 @@ pub fn build(options: &BuildOptions) -> Result<Vec<u8>, ImageError> {
     let staged = stage(options)?;
     let files: Vec<Payload> = staged.iter().map(|file| file.payload).collect();
     let manifest = Manifest::new(options.c_bit, options.max_vcpus, options.flags, &files)?
-        .with_devices(options.devices);
+        .with_devices(options.devices)
+        .try_with_extra_memory(extra_memory(&options.devices))?;
 
     let mut launch = Directives::default();
-    launch.required_memory(paravisor::BASE, constant(paravisor::SIZE));
+    launch.required_memory(
+        paravisor::BASE,
+        constant(paravisor::SIZE + manifest.extra_bytes()),
+    );
     measured(
         &mut launch,
         page_tables::tables(options.c_bit, &program.segments),
@@ -108,6 +112,21 @@ pub fn build(options: &BuildOptions) -> Result<Vec<u8>, ImageError> {
         paravisor_features(),
     ));
     launch.into_file(options.policy)
+}
+
+/// Returns how many bytes the paravisor needs for these devices beyond its first, which have room for two sealed disks, or for one and
+/// the store.
+fn extra_memory(devices: &Devices) -> u32 {
+    const FIRST: u64 = 2 << 20;
+    let sealed = devices
+        .disks()
+        .filter(|disk| disk.mode() == DiskMode::SEALED)
+        .count();
+    let plain = devices.disks().count() - sealed;
+    let sealed = sealed + devices.store().iter().count();
+    let bytes = ((sealed as u64) << 20) + ((plain as u64) << 18);
+    let extra = bytes.saturating_sub(FIRST);
+    constant(extra.next_multiple_of(LARGE_PAGE_SIZE))
 }
 
 /// A payload file and where it is staged.

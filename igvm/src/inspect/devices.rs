@@ -12,6 +12,9 @@ pub(super) fn write(text: &mut String, devices: &Devices) -> fmt::Result {
     for (index, net) in devices.nets().enumerate() {
         writeln!(text, "  network card {index}: {}", net_words(net))?;
     }
+    if let Some(store) = devices.store() {
+        writeln!(text, "  state: {}", disk_words(store))?;
+    }
     match devices.bounce_bytes() {
         0 => Ok(()),
         bytes => writeln!(text, "  shared with devices: {bytes} bytes"),
@@ -57,6 +60,9 @@ mod tests {
             "  disk 0: plain, host device 02\n  disk 1: sealed, read only, host device 03\n  \
              network card 0: 52:54:00:57:ad:01, host device 10\n  shared with devices: 4194304 bytes\n"
         );
+        text.clear();
+        write(&mut text, &devices.try_with_store(24).unwrap()).unwrap();
+        assert!(text.contains("\n  state: our sealed records, host device 18\n"));
         text.clear();
         write(&mut text, &Devices::default()).unwrap();
         assert_eq!(text, "");

@@ -1,7 +1,7 @@
 //! Disks and network cards of the host, as arguments for QEMU.
 //!
 //! [`HostDevices::arguments`] puts them on PCI bus 0 at fixed places: disk *n* is function 00:[`FIRST_DISK_SLOT`]+*n*.0, card *n*
-//! is 00:[`FIRST_NET_SLOT`]+*n*.0. Each is a modern virtio device behind the IOMMU: what it reaches of guest memory is what
+//! is 00:[`FIRST_NET_SLOT`]+*n*.0, the sealed store 00:[`STORE_SLOT`].0. Each is a modern virtio device behind the IOMMU: what it reaches of guest memory is what
 //! the model's IOMMU tables say, that is, shared pages.
 
 use std::path::PathBuf;
@@ -16,6 +16,8 @@ pub const MAX_DISKS: usize = 14;
 pub const FIRST_NET_SLOT: u8 = 16;
 /// Network cards there can be.
 pub const MAX_NETS: usize = 8;
+/// Device number of the sealed store on the host's PCI bus 0.
+pub const STORE_SLOT: u8 = 24;
 /// What virtio keeps of a serial number. Virtio 1.2, 5.2.6.
 pub const MAX_SERIAL_BYTES: usize = 20;
 
@@ -29,6 +31,8 @@ pub struct HostDevices {
     pub disks: Vec<Disk>,
     /// Network cards, in the paravisor's order.
     pub nets: Vec<Net>,
+    /// The file of the sealed store.
+    pub store: Option<PathBuf>,
 }
 
 /// A disk.
@@ -124,7 +128,7 @@ impl HostDevices {
     /// Whether there are none, so that QEMU's machine stays as it is without any.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.disks.is_empty() && self.nets.is_empty()
+        self.disks.is_empty() && self.nets.is_empty() && self.store.is_none()
     }
 
     /// Returns QEMU's arguments. What is beyond [`MAX_DISKS`] and [`MAX_NETS`] has no place and is left out.
@@ -142,6 +146,11 @@ impl HostDevices {
         for (slot, disk) in (FIRST_DISK_SLOT..).zip(self.disks.iter().take(MAX_DISKS)) {
             push("-blockdev", disk.backend(slot).to_string());
             push("-device", disk.frontend(slot).to_string());
+        }
+        if let Some(store) = &self.store {
+            let store = Disk::new(store);
+            push("-blockdev", store.backend(STORE_SLOT).to_string());
+            push("-device", store.frontend(STORE_SLOT).to_string());
         }
         for (slot, net) in (FIRST_NET_SLOT..).zip(self.nets.iter().take(MAX_NETS)) {
             push("-netdev", net.backend(slot));
@@ -248,16 +257,17 @@ mod tests {
                 peer: NetPeer::User { forwards: vec![] },
                 mac: Some([0x52, 0x54, 0, 0x12, 0x34, 0x5F]),
             }],
+            store: Some("/s".into()),
         };
         let arguments = devices.arguments();
         assert_eq!(value(&arguments, "-device", 0), IOMMU);
-        for (nth, place) in [(1, "0x2.0"), (2, "0x3.0"), (3, "0x10.0")] {
+        for (nth, place) in [(1, "0x2.0"), (2, "0x3.0"), (3, "0x18.0"), (4, "0x10.0")] {
             let device = parsed(&arguments, "-device", nth);
             assert_eq!(device["addr"], place);
             assert_eq!(device["iommu_platform"], true);
             assert_eq!(device["disable-legacy"], "on");
         }
-        assert_eq!(parsed(&arguments, "-device", 3)["mac"], "52:54:00:12:34:5f");
+        assert_eq!(parsed(&arguments, "-device", 4)["mac"], "52:54:00:12:34:5f");
         assert_eq!(value(&arguments, "-netdev", 0), "user,id=host16");
     }
 
@@ -273,7 +283,7 @@ mod tests {
         };
         let arguments = HostDevices {
             disks: vec![disk],
-            nets: vec![],
+            ..HostDevices::default()
         }
         .arguments();
         let backend = parsed(&arguments, "-blockdev", 0);
@@ -307,7 +317,7 @@ mod tests {
         let disks = vec![Disk::new("/a"); MAX_DISKS + 3];
         let devices = HostDevices {
             disks,
-            nets: vec![],
+            ..HostDevices::default()
         };
         let drives = devices.arguments();
         let count = drives.iter().filter(|word| *word == "-blockdev").count();

@@ -8,29 +8,27 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use spin::Mutex;
 use stockade_backend::HostBus;
 use stockade_devices::pci::PciFunction;
 
-use super::{Fitted, Turn};
+use super::{Attention, Doubt, Fitted, Turn};
 use crate::machine::{Functions, SlotFunction, SlotNumber};
+use crate::records::Records;
 
 /// How many doorbell vectors devices have for their queues; further devices share them. The one after is for changes of any.
 pub const DEVICE_VECTORS: u8 = 12;
-/// Turns between two comparisons of a device: a host that reports changes without end would otherwise leave no time for the guest.
-const TURNS_A_CHECK: u32 = 256;
+/// The attention bit of the records, beyond those of devices.
+const RECORDS_BIT: u32 = 1 << 31;
 
 /// One device.
 pub struct Bay {
     card: Mutex<Box<dyn Fitted>>,
-    attention: Arc<AtomicU32>,
-    bit: u32,
-    /// The host says that a device has changed: this one may have.
-    is_doubted: AtomicBool,
-    /// Turns since it was last compared.
-    turns: AtomicU32,
+    attention: Attention,
+    doubt: Doubt,
+    keeps_records: bool,
     /// When it is to be watched, in nanoseconds; `u64::MAX` while its host has nothing.
     due_ns: AtomicU64,
 }
@@ -41,17 +39,7 @@ impl SlotFunction for Bay {
     }
 
     fn accessed(&self) {
-        self.attention.fetch_or(self.bit, Ordering::SeqCst);
-    }
-}
-
-impl Bay {
-    fn is_check_due(&self) -> bool {
-        let turns = self.turns.load(Ordering::Relaxed).saturating_add(1);
-        let is_due = turns > TURNS_A_CHECK && self.is_doubted.swap(false, Ordering::SeqCst);
-        self.turns
-            .store(if is_due { 0 } else { turns }, Ordering::Relaxed);
-        is_due
+        self.attention.raise();
     }
 }
 
@@ -71,6 +59,8 @@ pub struct Bays {
     /// Before, no device is to be watched.
     due: Arc<Due>,
     bays: Vec<(SlotNumber, Arc<Bay>)>,
+    /// No device, but a host's disk like theirs is behind it.
+    records: Option<Records>,
 }
 
 impl fmt::Debug for Bays {
@@ -83,18 +73,34 @@ impl Bays {
     /// Fits a device into the next slot; `None` if all are taken. Its host's interrupts come by vector [`Self::vector_of_next`].
     pub fn fit(&mut self, card: Box<dyn Fitted>, functions: &mut Functions) -> Option<()> {
         let bit = 1_u32.checked_shl(u32::try_from(self.bays.len()).ok()?)?;
+        if bit == RECORDS_BIT {
+            return None;
+        }
         let bay = Arc::new(Bay {
+            attention: Attention::new(&self.attention, bit),
+            doubt: Doubt::default(),
+            keeps_records: card.keeps_records(),
             card: Mutex::new(card),
-            attention: Arc::clone(&self.attention),
-            bit,
-            is_doubted: AtomicBool::new(false),
-            turns: AtomicU32::new(TURNS_A_CHECK),
             due_ns: AtomicU64::new(u64::MAX),
         });
         let slot = functions.fit(Arc::clone(&bay) as Arc<dyn SlotFunction>)?;
         self.bays.push((slot, bay));
         Some(())
     }
+
+    /// Returns how records ask for their turn.
+    #[must_use]
+    pub fn attention_of_records(&self) -> Attention {
+        Attention::new(&self.attention, RECORDS_BIT)
+    }
+
+    /// Gives these records their turns from now on. Their host's interrupts come by [`Self::VECTOR_OF_RECORDS`].
+    pub fn keep(&mut self, records: &Records) {
+        self.records = Some(records.clone());
+    }
+
+    /// Which of the [`DEVICE_VECTORS`] the host of the records is to use.
+    pub const VECTOR_OF_RECORDS: u8 = DEVICE_VECTORS - 1;
 
     /// Returns which of the [`DEVICE_VECTORS`] the next device's host is to use.
     #[must_use]
@@ -107,12 +113,21 @@ impl Bays {
         let is_change = vectors >> DEVICE_VECTORS & 1 != 0;
         for (index, (_, bay)) in self.bays.iter().enumerate() {
             if is_change {
-                bay.is_doubted.store(true, Ordering::SeqCst);
+                bay.doubt.raise();
                 bay.accessed();
             }
             if vectors >> (index % usize::from(DEVICE_VECTORS)) & 1 != 0 {
                 bay.accessed();
             }
+        }
+        let Some(records) = &self.records else {
+            return;
+        };
+        if is_change {
+            records.doubted();
+        }
+        if vectors >> Self::VECTOR_OF_RECORDS & 1 != 0 {
+            records.accessed();
         }
     }
 
@@ -135,6 +150,13 @@ impl Bays {
                 self.due.0.fetch_min(due, Ordering::SeqCst);
             }
         }
+        if let Some(records) = &self.records {
+            if records.due_ns() <= now_ns {
+                records.accessed();
+            } else {
+                self.due.0.fetch_min(records.due_ns(), Ordering::SeqCst);
+            }
+        }
     }
 
     /// Returns whether a device wants to be looked at.
@@ -150,11 +172,11 @@ impl Bays {
         mut hear: impl FnMut(SlotNumber, &mut dyn PciFunction),
     ) {
         let due = self.attention.swap(0, Ordering::SeqCst);
-        for (slot, bay) in self.bays.iter().filter(|(_, bay)| bay.bit & due != 0) {
+        for (slot, bay) in self.bays.iter().filter(|(_, bay)| bay.attention.is_in(due)) {
             let turn = match bay.card.try_lock() {
                 None => Turn::More,
                 Some(mut card) => {
-                    if bay.is_check_due() {
+                    if bay.doubt.is_due() {
                         card.check(bus);
                     }
                     let turn = card.turn(bus);
@@ -168,6 +190,26 @@ impl Bays {
             if turn == Turn::More {
                 bay.accessed();
             }
+        }
+        // After the devices: what they have just queued goes with it.
+        let queued = self.attention.fetch_and(!RECORDS_BIT, Ordering::SeqCst);
+        if (due | queued) & RECORDS_BIT != 0 {
+            self.serve_records(bus, now_ns);
+        }
+    }
+
+    fn serve_records(&self, bus: &mut dyn HostBus, now_ns: u64) {
+        let Some(records) = &self.records else {
+            return;
+        };
+        let progress = records.turn(bus, Some(now_ns));
+        self.due.0.fetch_min(records.due_ns(), Ordering::SeqCst);
+        if progress.turn == Turn::More {
+            records.accessed();
+        }
+        if progress.has_news {
+            let clients = self.bays.iter().filter(|(_, bay)| bay.keeps_records);
+            clients.for_each(|(_, bay)| bay.accessed());
         }
     }
 }

@@ -39,6 +39,10 @@ where
         }
     }
 
+    fn keeps_records(&self) -> bool {
+        self.engine.keeps_records()
+    }
+
     fn check(&mut self, bus: &mut dyn HostBus) {
         self.engine.check(bus);
     }

@@ -3,6 +3,7 @@
 //! What the state machine wants of the host goes through the same [`Block`] as a plain disk's chunks, from slots it owns itself. One
 //! step of it encrypts or decrypts one block; a turn has a handful, so that the guest runs in between.
 
+mod anchors;
 mod pending;
 
 use alloc::boxed::Box;
@@ -22,6 +23,7 @@ use stockade_storage::{
 };
 
 use super::{Engine, Turn};
+pub use anchors::{Anchors, Untold};
 use pending::Pending;
 
 /// Requests of the guest that are worked on at a time.
@@ -47,13 +49,15 @@ pub struct Sealed {
     pending: Box<[Option<(GuestToken, Pending)>]>,
     /// A request that is not wholly submitted.
     current: Option<usize>,
+    /// Where the newest state is kept, if it is.
+    anchors: Option<Anchors>,
     events: u32,
 }
 
 impl Sealed {
-    /// Returns the engine of `disk` on the host's `block`.
+    /// Returns the engine of `disk` on the host's `block`. Without `anchors` the newest state is kept nowhere.
     #[must_use]
-    pub fn new(disk: SealedDisk, block: Block<AnyShared>) -> Self {
+    pub fn new(disk: SealedDisk, block: Block<AnyShared>, anchors: Option<Anchors>) -> Self {
         let tickets = usize::from(stockade_backend::queue::MAX_SIZE);
         Self {
             disk,
@@ -62,6 +66,7 @@ impl Sealed {
             held: None,
             pending: vec![None; usize::from(DEPTH)].into_boxed_slice(),
             current: None,
+            anchors,
             events: 0,
         }
     }
@@ -79,8 +84,27 @@ impl Sealed {
         let worked = self.step(&blk, &NoMemory);
         self.send();
         self.block.publish(&mut bus);
-        if worked == Work::Again || self.block.listen() {
+        let kept = self.keep();
+        if worked == Work::Again || kept == Turn::More || self.block.listen() {
             return Turn::More;
+        }
+        Turn::Done
+    }
+
+    /// Returns whether the store has what it is to keep of the disk.
+    #[must_use]
+    pub fn is_anchored(&self) -> bool {
+        self.anchors.as_ref().is_none_or(Anchors::is_settled)
+    }
+
+    /// Has the newest state kept.
+    fn keep(&mut self) -> Turn {
+        if let Some(anchors) = &mut self.anchors {
+            return anchors.turn(&mut self.disk);
+        }
+        // The disk is told that it is, so that it goes on.
+        if let Some(anchor) = self.disk.next_anchor() {
+            self.disk.anchored(anchor.generation);
         }
         Turn::Done
     }
@@ -288,13 +312,10 @@ impl Engine for Sealed {
         let worked = self.step(blk, memory);
         let sent = self.send();
         self.block.publish(&mut bus);
+        let kept = self.keep();
         self.answer(blk, memory);
-        // Without a store the newest state is kept nowhere; the disk is told that it is, so that it goes on.
-        if let Some(anchor) = self.disk.next_anchor() {
-            self.disk.anchored(anchor.generation);
-        }
         self.report();
-        let is_more = [taken, accepted, sent].contains(&Turn::More) || worked == Work::Again;
+        let is_more = [taken, accepted, sent, kept].contains(&Turn::More) || worked == Work::Again;
         if is_more || self.block.listen() {
             return Turn::More;
         }
@@ -307,6 +328,10 @@ impl Engine for Sealed {
 
     fn watch(&mut self, mut bus: &mut dyn HostBus, now_ns: u64) -> Option<u64> {
         self.block.watch(&mut bus, now_ns)
+    }
+
+    fn keeps_records(&self) -> bool {
+        self.anchors.is_some()
     }
 }
 

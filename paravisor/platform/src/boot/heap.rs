@@ -51,6 +51,16 @@ pub(super) unsafe fn init(range: Range<u64>) {
     unsafe { HEAP.0.lock().init(start, bytes) }
 }
 
+/// Gives the heap the memory that follows it.
+///
+/// # Safety
+/// 1. As for [`init`]; the bytes are those after its range.
+pub(super) unsafe fn extend(bytes: u64) {
+    let bytes = usize::try_from(bytes).expect("sizes are 64 bits");
+    // SAFETY: 1. is the caller's promise.
+    unsafe { HEAP.0.lock().extend(bytes) }
+}
+
 /// Returns how many bytes of the heap are in use.
 #[must_use]
 pub fn used_bytes() -> usize {

@@ -119,6 +119,7 @@ fn start(mut space: AddressSpace, cpuid: &'static CpuidTable) -> Platform {
     let doorbell = share_by_ghcb(&mut space, &ghcb);
     let psp = open_psp(&mut space, &ghcb);
     let manifest = launch::manifest();
+    extend_heap(&mut space, manifest.extra_bytes());
     let parameters = launch::parameters(manifest.max_vcpus());
     let clock = start_clock(sev_features, cpuid);
     let ram = accept_ram(&mut space, &parameters.ram);
@@ -191,6 +192,20 @@ fn start_clock(features: SevFeatures, cpuid: &CpuidTable) -> TscClock {
     };
     log::info!("time-stamp counter at {} MHz", hz / 1_000_000);
     TscClock::new(hz, &LATEST)
+}
+
+/// Takes over what memory the manifest gives us beyond our first.
+fn extend_heap(space: &mut AddressSpace, bytes: u64) {
+    if bytes == 0 {
+        return;
+    }
+    let range = space.map_extra(bytes);
+    let range = range.unwrap_or_else(|error| out_of_pages(error));
+    // SAFETY: 1. just mapped so; nothing lies there yet.
+    unsafe { accept::accept_own(range) }
+        .unwrap_or_else(|error| refuse(StopReason::ACCEPT_FAILED, &error));
+    // SAFETY: 1. the range is mapped and accepted, follows the heap, and nothing else uses it.
+    unsafe { heap::extend(bytes) };
 }
 
 fn accept_ram(space: &mut AddressSpace, map: &RamMap) -> GuestRam {

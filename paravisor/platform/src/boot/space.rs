@@ -125,6 +125,15 @@ impl AddressSpace {
         Ok(Some(unsafe { SharedRegion::new(start, len, BOUNCE_BASE) }))
     }
 
+    /// Maps what memory the image gives the paravisor beyond its first.
+    pub(super) fn map_extra(&mut self, bytes: u64) -> Result<Range<u64>, OutOfPages> {
+        let range = paravisor::END..paravisor::END + bytes;
+        let (tables, pages) = (&mut self.tables, &mut self.pages);
+        let (start, access) = (range.start, Access::ReadWrite);
+        tables.map(pages, range.clone(), start, access, Secrecy::Private)?;
+        Ok(range)
+    }
+
     /// Maps the staging range and the guest's RAM.
     pub(super) fn map_guest(&mut self, ram: &RamMap) -> Result<(), OutOfPages> {
         let staging = STAGING_BASE..STAGING_END;

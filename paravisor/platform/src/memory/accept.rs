@@ -1,5 +1,7 @@
 //! Taking over the guest's memory: each page validated once, then opened to VMPL2 (APM vol. 2, 15.36.3 and 15.36.6).
 
+use core::ops::Range;
+
 use stockade_abi::rmp::{PageSize, RmpError, RmpPermissions, VmsaPage};
 use stockade_boot::layout::{LARGE_PAGE_SIZE, PAGE_SIZE};
 use stockade_boot::ram::RamMap;
@@ -39,6 +41,31 @@ pub(crate) unsafe fn accept(map: &RamMap, window: u64) -> Result<PageStates, Acc
         }
     }
     Ok(states)
+}
+
+/// Accepts memory of our own, mapped one to one with the C-bit, for VMPL0 alone.
+///
+/// # Safety
+/// 1. The range is mapped so, in large pages, and no Rust object lies in it.
+pub(crate) unsafe fn accept_own(range: Range<u64>) -> Result<(), AcceptError> {
+    let validate = |gpa, size| {
+        // SAFETY: 1. and 2. mapped with the C-bit and without Rust objects, as the caller promises. An unchanged page is refused.
+        unsafe { pvalidate(gpa, size, Validation::Valid) }
+            .map_err(|failure| AcceptError { gpa, failure })
+    };
+    for gpa in range.step_by(0x20_0000) {
+        match validate(gpa, PageSize::SIZE_2M) {
+            Err(AcceptError {
+                failure: RmpFailure::Error(RmpError::FAIL_SIZE_MISMATCH),
+                ..
+            }) => {
+                let mut pages = (gpa..gpa + LARGE_PAGE_SIZE).step_by(0x1000);
+                pages.try_for_each(|page| validate(page, PageSize::SIZE_4K))?;
+            }
+            outcome => outcome?,
+        }
+    }
+    Ok(())
 }
 
 /// Accepts one large page, in small pages if the host backs it so, or one small page.
