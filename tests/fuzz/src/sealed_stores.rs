@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use stockade_storage::store::format::{Area, EntryKind, Header, Sealer};
+use stockade_storage::store::format::{Area, EntryKind, Header, Part, Sealer};
 use stockade_storage::{BLOCK_BYTES, SealedStore, StoreKey, StoreState, StoreTrust, Work};
 use zerocopy::IntoBytes;
 
@@ -91,7 +91,12 @@ fn forge(file: &mut File, input: &mut Input<'_>) {
     let mut sealer = Sealer::new(&StoreKey::new([3; 32]), &IDENTITY, &[9; 32]);
     let length = usize::from(input.u8());
     let mut payload = input.bytes(length).to_vec();
-    let entry = sealer.seal(EntryKind::Snapshot, 100, [0; 16], &mut payload);
+    let entry = sealer.seal(
+        (EntryKind::Snapshot, Part::Last),
+        100,
+        [0; 16],
+        &mut payload,
+    );
     let mut block = [0; BLOCK_BYTES];
     let bytes = entry.as_bytes();
     block[..bytes.len()].copy_from_slice(bytes);

@@ -146,19 +146,51 @@ pub enum EntryKind {
     Changes,
 }
 
-/// The first bytes of an entry; its payload, encrypted, follows.
+/// Whether an entry ends with this fragment of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// It does, so it counts.
+    Last,
+    /// More of it follows; without its end it is nothing.
+    More,
+}
+
+/// The bit of the kind that says that more follows.
+const MORE: u32 = 1 << 31;
+/// The most blocks of a fragment: what is sealed in one step.
+pub const FRAGMENT_BLOCKS: usize = 4;
+/// The most bytes of the payload of a fragment.
+pub const FRAGMENT_PAYLOAD: usize = FRAGMENT_BLOCKS * BLOCK_BYTES - ENTRY_HEADER;
+
+/// Returns how many blocks an entry with so long a payload takes.
+#[must_use]
+pub fn entry_blocks(payload: usize) -> usize {
+    let (whole, rest) = (payload / FRAGMENT_PAYLOAD, payload % FRAGMENT_PAYLOAD);
+    let is_partial = rest != 0 || whole == 0;
+    let partial = (ENTRY_HEADER + rest).div_ceil(BLOCK_BYTES);
+    whole * FRAGMENT_BLOCKS + if is_partial { partial } else { 0 }
+}
+
+/// Returns how long the payload of an entry can be in so many blocks.
+#[must_use]
+pub fn payload_room(blocks: usize) -> usize {
+    let (whole, rest) = (blocks / FRAGMENT_BLOCKS, blocks % FRAGMENT_BLOCKS);
+    whole * FRAGMENT_PAYLOAD + (rest * BLOCK_BYTES).saturating_sub(ENTRY_HEADER)
+}
+
+/// The first bytes of a fragment of an entry; its payload, encrypted, follows.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
 )]
 #[repr(C)]
 pub struct EntryHeader {
     magic: [u8; 8],
-    /// Grows by one with each entry, whatever its area.
+    /// Grows by one with each fragment, whatever its area.
     pub sequence: U64,
     kind: U32,
     /// Bytes of the payload.
     pub length: U32,
-    /// The tag of the entry before it; zeros before the very first.
+    /// The tag of the fragment before it; zeros before the very first.
     pub previous: [u8; 16],
     nonce: [u8; 12],
     /// Authenticates all before it and the payload.
@@ -181,14 +213,23 @@ impl EntryHeader {
     /// Returns what it is.
     #[must_use]
     pub fn kind(&self) -> Option<EntryKind> {
-        match self.kind.get() {
+        match self.kind.get() & !MORE {
             1 => Some(EntryKind::Snapshot),
             2 => Some(EntryKind::Changes),
             _ => None,
         }
     }
 
-    /// Returns the number of blocks the entry takes.
+    /// Returns whether the entry ends with it.
+    #[must_use]
+    pub fn part(&self) -> Part {
+        match self.kind.get() & MORE {
+            0 => Part::Last,
+            _ => Part::More,
+        }
+    }
+
+    /// Returns the number of blocks it takes.
     #[must_use]
     pub fn blocks(&self) -> usize {
         (ENTRY_HEADER + self.length.get() as usize).div_ceil(BLOCK_BYTES)
@@ -221,10 +262,10 @@ impl Sealer {
         }
     }
 
-    /// Makes an entry of a payload, which it encrypts in place.
+    /// Makes a fragment of a payload, which it encrypts in place.
     pub fn seal(
         &mut self,
-        kind: EntryKind,
+        (kind, part): (EntryKind, Part),
         sequence: u64,
         previous: [u8; 16],
         payload: &mut [u8],
@@ -232,10 +273,13 @@ impl Sealer {
         let mut header = EntryHeader {
             magic: ENTRY_MAGIC,
             sequence: sequence.into(),
-            kind: match kind {
+            kind: (match kind {
                 EntryKind::Snapshot => 1,
                 EntryKind::Changes => 2,
-            }
+            } | match part {
+                Part::Last => 0,
+                Part::More => MORE,
+            })
             .into(),
             length: u32::try_from(payload.len()).unwrap_or(u32::MAX).into(),
             previous,
@@ -261,7 +305,10 @@ impl Sealer {
 
 #[cfg(test)]
 mod tests {
-    use super::{Area, ENTRY_HEADER, EntryHeader, EntryKind, Header, Sealer};
+    use super::{
+        Area, ENTRY_HEADER, EntryHeader, EntryKind, FRAGMENT_PAYLOAD, Header, Part, Sealer,
+        entry_blocks, payload_room,
+    };
     use crate::host::HostBlock;
     use crate::key::StoreKey;
     use zerocopy::IntoBytes;
@@ -289,11 +336,31 @@ mod tests {
     }
 
     #[test]
+    fn payloads_and_blocks_agree() {
+        for (payload, blocks) in [
+            (0, 1),
+            (4028, 1),
+            (4029, 2),
+            (FRAGMENT_PAYLOAD, 4),
+            (FRAGMENT_PAYLOAD + 1, 5),
+        ] {
+            assert_eq!(entry_blocks(payload), blocks, "{payload}");
+        }
+        for blocks in 1..40 {
+            let room = payload_room(blocks);
+            assert_eq!(entry_blocks(room), blocks);
+            assert!(entry_blocks(room + 1) > blocks);
+        }
+    }
+
+    #[test]
     fn an_entry_opens_only_unchanged() {
         let mut sealer = Sealer::new(&StoreKey::new([1; 32]), &[2; 16], &[3; 32]);
         let mut payload = *b"a secret";
-        let header = sealer.seal(EntryKind::Changes, 5, [6; 16], &mut payload);
+        let header = sealer.seal((EntryKind::Changes, Part::More), 5, [6; 16], &mut payload);
         assert_ne!(&payload, b"a secret");
+        assert_eq!(header.part(), Part::More);
+        assert_eq!(header.kind(), Some(EntryKind::Changes));
         for bit in 0..8 * (ENTRY_HEADER + payload.len()) {
             let mut bytes = header.as_bytes().to_vec();
             bytes.extend(payload);

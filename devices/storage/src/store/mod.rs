@@ -2,7 +2,8 @@
 //!
 //! A log in one of two areas: a snapshot of all records, then changes. When an area is full, a snapshot begins the other one.
 //! Entries never share a block and are written one after the other, each made durable before the next, so that a power cut at any byte
-//! costs at most the entry being written, and an entry that is missing before another is no power cut.
+//! costs at most the entry being written, and an entry that is missing before another is no power cut. A long entry is sealed and
+//! written in fragments, so that no step takes long; it counts when its last one is there.
 //!
 //! [`format`] is the store as it lies in its file, `records` and `log` what is made of it, `opening` and `saving` the two things there
 //! are to do.
@@ -18,11 +19,11 @@ pub mod format;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 pub use fault::{StoreError, StoreFault, StoreFreshness, StoreTrust};
 
-use format::{Area, ENTRY_HEADER, Header, MOST_AREA_BLOCKS, Sealer};
+use format::{Area, FRAGMENT_BLOCKS, Header, MOST_AREA_BLOCKS, Sealer, payload_room};
 use opening::Opening;
 use records::{Records, check_name};
 use saving::Saving;
@@ -63,8 +64,10 @@ pub struct SealedStore {
     records: Records,
     /// Changes that are in no entry yet.
     changes: Records,
-    /// The area being read, or the entry being written.
+    /// The area being read, or the payload being written.
     buffer: Vec<u8>,
+    /// The fragment being written.
+    fragment: Box<[[u8; BLOCK_BYTES]; FRAGMENT_BLOCKS]>,
     scratch: Box<[u8; BLOCK_BYTES]>,
     /// The latest change.
     latest: Ticket,
@@ -109,6 +112,7 @@ impl SealedStore {
     ) -> Self {
         let area_blocks = area_blocks.min(MOST_AREA_BLOCKS);
         let area = area_blocks as usize * BLOCK_BYTES;
+        let room = payload_room(area_blocks as usize);
         Self {
             stage: Stage::Opening(Box::new(Opening::new(
                 key,
@@ -118,9 +122,10 @@ impl SealedStore {
                 area_blocks,
             ))),
             transfer: Transfer::new(slots.max(1)),
-            records: Records::new(area.saturating_sub(ENTRY_HEADER)),
-            changes: Records::new(area.saturating_sub(ENTRY_HEADER)),
+            records: Records::new(room),
+            changes: Records::new(room),
             buffer: alloc::vec![0; area],
+            fragment: Box::new([[0; BLOCK_BYTES]; FRAGMENT_BLOCKS]),
             scratch: Box::new([0; BLOCK_BYTES]),
             latest: Ticket(0),
             durable: Ticket(0),
@@ -226,6 +231,12 @@ impl SealedStore {
     fn ticket(&mut self) -> Ticket {
         self.latest.0 += 1;
         self.latest
+    }
+}
+
+impl Drop for SealedStore {
+    fn drop(&mut self) {
+        self.buffer.as_mut_slice().zeroize();
     }
 }
 

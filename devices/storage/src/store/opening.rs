@@ -3,7 +3,7 @@
 use zeroize::Zeroizing;
 
 use super::fault::{StoreFault, StoreFreshness, StoreTrust};
-use super::format::{Area, Header, Sealer};
+use super::format::{Area, Header, Sealer, payload_room};
 use super::log::{End, Found, follow, replay};
 use super::saving::Saving;
 use super::{Log, SealedStore, Stage};
@@ -183,7 +183,7 @@ impl SealedStore {
         };
         let freshness = opening.judge()?;
         let (header, sealer) = opening.found.take().ok_or(StoreFault::Unreadable)?;
-        let payload = header.area_blocks() as usize * BLOCK_BYTES - super::ENTRY_HEADER;
+        let payload = payload_room(header.area_blocks() as usize);
         self.records.limit(payload);
         self.changes.limit(payload);
         let full = header.area_blocks();

@@ -1,8 +1,12 @@
 //! Saving: the changes that wait become one entry, written and made durable before the next begins.
+//!
+//! A long entry goes in fragments. All but its last are durable before that one is written, so that its end is never there without it.
 
 use zerocopy::IntoBytes;
 
-use super::format::{ENTRY_HEADER, EntryKind};
+use super::format::{
+    ENTRY_HEADER, EntryKind, FRAGMENT_BLOCKS, FRAGMENT_PAYLOAD, Part, entry_blocks,
+};
 use super::{Log, SealedStore, Stage, Ticket};
 use crate::disk::Work;
 use crate::host::{BLOCK_BYTES, HostBlock, HostError, HostOp, Memory};
@@ -12,24 +16,46 @@ use crate::host::{BLOCK_BYTES, HostBlock, HostError, HostOp, Memory};
 pub(super) enum Saving {
     /// Nothing.
     Nothing,
-    /// An entry.
-    Writing {
-        entry: Entry,
-        /// Blocks the host was given.
-        written: u32,
-    },
+    /// The next fragment of an entry is to be sealed.
+    Sealing(Entry),
+    /// A fragment is being written.
+    Writing { entry: Entry, fragment: Fragment },
     /// An entry is being made durable.
     Flushing(Entry),
 }
 
-/// An entry in the buffer.
+/// An entry, its payload in the buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// Its first block in its area.
-    first: u32,
-    blocks: u32,
+    kind: EntryKind,
+    /// Bytes of the payload.
+    length: usize,
+    /// How many of them were sealed.
+    sealed: usize,
+    /// The block of its area the next fragment goes to.
+    next: u32,
     /// The latest change it contains.
     ticket: Ticket,
+}
+
+impl Entry {
+    fn left(&self) -> usize {
+        self.length - self.sealed
+    }
+
+    /// Returns whether what is left goes into one fragment.
+    fn is_last(&self) -> bool {
+        self.left() <= FRAGMENT_PAYLOAD
+    }
+}
+
+/// A sealed fragment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fragment {
+    part: Part,
+    blocks: u32,
+    /// Blocks the host was given.
+    written: u32,
 }
 
 impl SealedStore {
@@ -47,15 +73,17 @@ impl SealedStore {
             Saving::Nothing if log.sequence == 0 => self.begin_log(),
             Saving::Nothing if self.changes.bytes().is_empty() => return Work::Idle,
             Saving::Nothing => self.begin_entry(),
-            Saving::Writing { entry, written } if written < entry.blocks => {
-                self.write_on(memory, entry, written);
+            Saving::Sealing(entry) => {
+                let from = self.buffer.get(entry.sealed..entry.length);
+                log.seal(entry, from.unwrap_or(&[]), &mut self.fragment);
             }
-            Saving::Writing { entry, .. } => {
-                self.transfer.begin(HostOp::Flush, HostBlock(0), 0);
-                log.saving = Saving::Flushing(entry);
+            Saving::Writing { entry, fragment } if fragment.written < fragment.blocks => {
+                self.write_on(memory, entry, fragment);
             }
+            Saving::Writing { entry, fragment } => self.end_fragment(entry, fragment.part),
+            Saving::Flushing(entry) if entry.left() > 0 => log.saving = Saving::Sealing(entry),
             Saving::Flushing(entry) => {
-                log.next = entry.first + entry.blocks;
+                log.next = entry.next;
                 log.saving = Saving::Nothing;
                 self.durable = entry.ticket;
             }
@@ -66,16 +94,16 @@ impl SealedStore {
     /// Makes the first entry of a new store, a snapshot of nothing. If the power goes while it is written, nothing is lost; and a
     /// store with anything more in it, of which nothing is authentic, was not cut short.
     fn begin_log(&mut self) {
-        let Stage::Open(log) = &mut self.stage else {
-            return;
-        };
-        let blocks = log.seal_into(&mut self.buffer, EntryKind::Snapshot, &[]);
-        let entry = Entry {
-            first: log.next,
-            blocks,
-            ticket: self.durable,
-        };
-        log.saving = Saving::Writing { entry, written: 0 };
+        let ticket = self.durable;
+        if let Stage::Open(log) = &mut self.stage {
+            log.saving = Saving::Sealing(Entry {
+                kind: EntryKind::Snapshot,
+                length: 0,
+                sealed: 0,
+                next: log.next,
+                ticket,
+            });
+        }
     }
 
     /// Makes an entry of the changes that wait, or of all records if the area is full.
@@ -83,63 +111,101 @@ impl SealedStore {
         let Stage::Open(log) = &mut self.stage else {
             return;
         };
-        let fits = |length: usize| {
-            let blocks = (ENTRY_HEADER + length).div_ceil(BLOCK_BYTES);
-            log.next as usize + blocks <= log.header.area_blocks() as usize
-        };
-        let (kind, payload) = if fits(self.changes.bytes().len()) {
+        let blocks = entry_blocks(self.changes.bytes().len());
+        let fits = log.next as usize + blocks <= log.header.area_blocks() as usize;
+        let (kind, payload) = if fits {
             (EntryKind::Changes, self.changes.bytes())
         } else {
             log.area = log.area.other();
             log.next = 0;
             (EntryKind::Snapshot, self.records.bytes())
         };
-        let blocks = log.seal_into(&mut self.buffer, kind, payload);
-        log.saving = Saving::Writing {
-            entry: Entry {
-                first: log.next,
-                blocks,
-                ticket: self.latest,
-            },
-            written: 0,
-        };
+        if let Some(place) = self.buffer.get_mut(..payload.len()) {
+            place.copy_from_slice(payload);
+        }
+        log.saving = Saving::Sealing(Entry {
+            kind,
+            length: payload.len(),
+            sealed: 0,
+            next: log.next,
+            ticket: self.latest,
+        });
         self.changes.clear();
     }
 
-    fn write_on(&mut self, memory: &mut impl Memory, entry: Entry, written: u32) {
+    fn write_on(&mut self, memory: &mut impl Memory, entry: Entry, fragment: Fragment) {
         let Stage::Open(log) = &mut self.stage else {
             return;
         };
-        let block = log.header.block(log.area, entry.first + written);
-        let left = (entry.blocks - written) as usize;
+        let first = entry.next - fragment.blocks;
+        let block = log.header.block(log.area, first + fragment.written);
+        let left = (fragment.blocks - fragment.written) as usize;
         self.transfer.begin(HostOp::Write, block, left);
-        let blocks = self.buffer.chunks_exact(BLOCK_BYTES).skip(written as usize);
-        let mut done = written;
+        let blocks = self.fragment.iter().skip(fragment.written as usize);
+        let mut written = fragment.written;
         for (slot, block) in self.transfer.slots.list().iter().zip(blocks) {
-            self.scratch.copy_from_slice(block);
-            memory.write_slot(*slot, &self.scratch);
-            done += 1;
+            memory.write_slot(*slot, block);
+            written += 1;
         }
-        log.saving = Saving::Writing {
-            entry,
-            written: done,
+        let fragment = Fragment {
+            written,
+            ..fragment
         };
+        log.saving = Saving::Writing { entry, fragment };
+    }
+
+    /// Goes on to the next fragment, or has the host flush: all but the last before that one, and the last.
+    fn end_fragment(&mut self, entry: Entry, part: Part) {
+        let Stage::Open(log) = &mut self.stage else {
+            return;
+        };
+        if part == Part::Last || entry.is_last() {
+            self.transfer.begin(HostOp::Flush, HostBlock(0), 0);
+            log.saving = Saving::Flushing(entry);
+        } else {
+            log.saving = Saving::Sealing(entry);
+        }
     }
 }
 
 impl Log {
-    /// Puts an entry with this payload into the buffer, and returns how many blocks it has.
-    fn seal_into(&mut self, buffer: &mut [u8], kind: EntryKind, payload: &[u8]) -> u32 {
+    /// Seals the next fragment of an entry, of what is left of its payload.
+    fn seal(
+        &mut self,
+        entry: Entry,
+        left: &[u8],
+        fragment: &mut [[u8; BLOCK_BYTES]; FRAGMENT_BLOCKS],
+    ) {
+        let part = if entry.is_last() {
+            Part::Last
+        } else {
+            Part::More
+        };
+        let payload = &left[..left.len().min(FRAGMENT_PAYLOAD)];
         let end = ENTRY_HEADER + payload.len();
-        buffer.fill(0);
+        let bytes = fragment.as_flattened_mut();
+        bytes.fill(0);
         self.sequence += 1;
-        if let Some(place) = buffer.get_mut(ENTRY_HEADER..end) {
+        if let Some(place) = bytes.get_mut(ENTRY_HEADER..end) {
             place.copy_from_slice(payload);
+            let kind = (entry.kind, part);
             let header = self.sealer.seal(kind, self.sequence, self.tag, place);
             self.tag = header.tag;
-            let _ = header.write_to_prefix(buffer);
+            let _ = header.write_to_prefix(bytes);
         }
-        // An area has far fewer blocks than a u32 can count.
-        u32::try_from(end.div_ceil(BLOCK_BYTES)).unwrap_or(0)
+        // At most as many as a fragment has.
+        let blocks = u32::try_from(end.div_ceil(BLOCK_BYTES)).unwrap_or(0);
+        self.saving = Saving::Writing {
+            entry: Entry {
+                sealed: entry.sealed + payload.len(),
+                next: entry.next + blocks,
+                ..entry
+            },
+            fragment: Fragment {
+                part,
+                blocks,
+                written: 0,
+            },
+        };
     }
 }

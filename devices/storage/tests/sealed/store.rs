@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use stockade_storage::store::format::Header;
+use stockade_storage::store::format::{Header, payload_room};
 use stockade_storage::{
     BLOCK_BYTES, HostError, HostOp, SealedStore, StoreError, StoreFault, StoreFreshness, StoreKey,
     StoreState, StoreTrust, Work,
@@ -131,7 +131,7 @@ fn the_log_can_be_written_for_ever() {
 #[test]
 fn a_full_store_says_so_and_keeps_what_it_has() {
     let mut rig = Rig::open(empty(), StoreTrust::Nothing, 1);
-    let room = AREA as usize * BLOCK_BYTES - 68;
+    let room = payload_room(AREA as usize);
     rig.put(b"a", &vec![1; room - 6]);
     assert_eq!(rig.store.put(b"b", b""), Err(StoreError::Full));
     assert_eq!(rig.store.put(b"", b""), Err(StoreError::Name));
@@ -139,6 +139,27 @@ fn a_full_store_says_so_and_keeps_what_it_has() {
     rig.put(b"b", b"");
     let again = Rig::open(rig.host, StoreTrust::Nothing, 2);
     assert_eq!(again.records().len(), 2);
+}
+
+/// The steps are what a vCPU does in one go: they must not grow with the record.
+#[test]
+fn a_long_record_goes_in_fragments_and_its_end_after_a_flush_of_the_others() {
+    let mut rig = Rig::with(empty(), StoreTrust::Nothing, 1, 1 + 2 * u64::from(AREA), 32);
+    rig.store.put(b"a", &[7; 20_000]).unwrap();
+    let mut transfers = Vec::new();
+    while rig.store.durable().0 == 0 {
+        rig.store.work(&mut rig.ram);
+        if let Some(io) = rig.store.next_io() {
+            transfers.push((io.op, io.slots().len()));
+            rig.host.begin(&io, &rig.ram);
+            rig.host.end(&io, &mut rig.ram);
+            rig.store.complete(io.id, Ok(()));
+        }
+    }
+    let (write, flush) = (HostOp::Write, (HostOp::Flush, 0));
+    assert_eq!(transfers, [(write, 4), flush, (write, 1), flush]);
+    let again = Rig::open(rig.host, StoreTrust::Nothing, 2);
+    assert_eq!(again.store.get(b"a"), Some(&[7; 20_000][..]));
 }
 
 #[test]
@@ -293,7 +314,7 @@ fn expected_pair(expected: &BTreeMap<u8, Records>) -> (Records, Records) {
 fn work(rig: &mut Rig, dice: &mut Dice, expected: &mut BTreeMap<u8, Records>) {
     for step in 0..12_u8 {
         let name = vec![b'a' + dice.below(3) as u8];
-        let value = vec![step; dice.below(6000) as usize];
+        let value = vec![step; dice.below(7500) as usize];
         let mut records = expected[&0].clone();
         records.insert(name.clone(), value.clone());
         let ticket = rig.store.put(&name, &value).unwrap();
