@@ -18,7 +18,7 @@ const BLOCKS: u64 = 1 + 2 * AREA as u64;
 
 /// The file of a store nothing was ever kept in.
 pub(crate) fn empty() -> Vec<u8> {
-    let mut file = std::vec![0; BLOCKS as usize * 4096];
+    let mut file = std::vec![0; usize::try_from(BLOCKS).unwrap() * 4096];
     let header = Header::try_new(AREA, [5; 16]).unwrap();
     file[..4096].copy_from_slice(&header.to_block());
     file

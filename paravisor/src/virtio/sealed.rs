@@ -4,6 +4,7 @@
 //! step of it encrypts or decrypts one block; a turn has a handful, so that the guest runs in between.
 
 mod anchors;
+mod no_memory;
 mod pending;
 
 use alloc::boxed::Box;
@@ -24,6 +25,7 @@ use stockade_storage::{
 
 use super::{Engine, Turn};
 pub use anchors::{Anchors, Untold};
+use no_memory::NoMemory;
 use pending::Pending;
 
 /// Requests of the guest that are worked on at a time.
@@ -384,32 +386,5 @@ impl Memory for View<'_> {
 
     fn write_slot(&mut self, Slot(slot): Slot, from: &[u8; BLOCK_BYTES]) {
         self.block.write_slot(slot, from);
-    }
-}
-
-/// There is no guest yet.
-struct NoMemory;
-
-impl GuestMemory for NoMemory {
-    fn read(&self, gpa: stockade_bus::Gpa, _: &mut [u8]) -> Result<(), stockade_bus::MemoryError> {
-        Err(stockade_bus::MemoryError::NotMemory(gpa))
-    }
-
-    fn write(&self, gpa: stockade_bus::Gpa, _: &[u8]) -> Result<(), stockade_bus::MemoryError> {
-        Err(stockade_bus::MemoryError::NotMemory(gpa))
-    }
-
-    fn is_ram(&self, _: stockade_bus::Gpa) -> bool {
-        false
-    }
-
-    fn compare_exchange(
-        &self,
-        gpa: stockade_bus::Gpa,
-        _: u8,
-        _: u64,
-        _: u64,
-    ) -> Result<bool, stockade_bus::MemoryError> {
-        Err(stockade_bus::MemoryError::NotMemory(gpa))
     }
 }

@@ -51,6 +51,7 @@ fn the_stock_kernel_reads_and_writes_a_disk_of_the_host() {
     let devices = HostDevices {
         disks: vec![Disk::new(&file)],
         nets: vec![],
+        ..HostDevices::default()
     };
     let arguments = devices.arguments();
     let arguments = arguments.iter().map(|word| format!("--qemu-arg={word}"));

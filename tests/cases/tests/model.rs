@@ -72,6 +72,7 @@ fn a_disk_of_the_host_reaches_shared_memory_only_and_is_heard() {
     let devices = HostDevices {
         disks: vec![Disk::new(file)],
         nets: vec![],
+        ..HostDevices::default()
     };
     let log = run_with(&devices, "probe", "2", folder.path());
     for claim in [

@@ -166,6 +166,7 @@ fn enlightened_guest(initrd: &Path, disk: &Path, folder: &Path) -> Running {
     let devices = HostDevices {
         disks: vec![Disk::new(disk)],
         nets: vec![],
+        store: None,
     };
     let arguments = devices.arguments();
     let arguments = arguments.iter().map(|word| format!("--qemu-arg={word}"));
