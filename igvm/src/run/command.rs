@@ -47,7 +47,7 @@ pub(super) fn qemu(qemu: &Qemu, options: &RunOptions, paths: &Paths) -> Command 
     ]);
     command.args(["-machine", "q35", "-cpu", PROCESSOR]);
     command.args(["-m", &format!("{memory_mib}M")]);
-    command.args(["-smp", &options.cpus.to_string()]);
+    command.args(["-smp", &processors(options.cpus).to_string()]);
     if options.host_view.is_some() {
         let ram = format!(
             "memory-backend-file,id=ram,size={memory_mib}M,mem-path={},share=on",
@@ -70,6 +70,11 @@ pub(super) fn qemu(qemu: &Qemu, options: &RunOptions, paths: &Paths) -> Command 
     command.args(options.devices.arguments());
     command.args(&options.qemu_arguments);
     command
+}
+
+/// How many processors the model needs: with several vCPUs the one it boots on runs none (`machine::smp` there says why).
+fn processors(vcpus: u32) -> u32 {
+    if vcpus > 1 { vcpus + 1 } else { vcpus }
 }
 
 fn timing(command: &mut Command, options: &RunOptions) {

@@ -37,7 +37,7 @@ fn run_with(devices: &HostDevices, word: &str, processors: &str, folder: &Path) 
 #[test]
 fn the_machine_and_vmrun_do_what_the_model_builds_on() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let log = run("selftest", "2", folder.path());
+    let log = run("selftest", "3", folder.path());
     assert!(log.contains("selftest: 0 failures"), "{log}");
 }
 
@@ -45,7 +45,7 @@ fn the_machine_and_vmrun_do_what_the_model_builds_on() {
 #[test]
 fn a_guest_made_of_the_model_finds_sev_snp_as_specified() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let log = run("probe", "2", folder.path());
+    let log = run("probe", "3", folder.path());
     let claims = log.lines().filter(|line| line.starts_with("probe: ok"));
     assert!(claims.count() >= 41, "{log}");
     assert!(
@@ -74,7 +74,7 @@ fn a_disk_of_the_host_reaches_shared_memory_only_and_is_heard() {
         nets: vec![],
         ..HostDevices::default()
     };
-    let log = run_with(&devices, "probe", "2", folder.path());
+    let log = run_with(&devices, "probe", "3", folder.path());
     for claim in [
         "what is no window floats",
         "a message cannot have an exception's vector",

@@ -27,13 +27,6 @@ pub fn appended(words: &str) -> String {
     format!("{PANIC} {words}")
 }
 
-/// How often a machine is started that QEMU breaks.
-const ATTEMPTS: u32 = 4;
-/// What the model says when QEMU has lost the registers of a guest.
-const LOST: &str = "QEMU lost the registers of a guest";
-/// Exit code when QEMU ended by itself as if told to: it does so when the model itself is reset by a lost register.
-const STOPPED: i32 = 18;
-
 /// A call of `stockade`, being put together.
 #[derive(Clone, Debug)]
 pub struct Stockade {
@@ -135,27 +128,8 @@ impl Stockade {
     }
 
     /// Starts it, says nothing to it and waits for its end.
-    ///
-    /// With several vCPUs QEMU 7.2 loses a guest now and then (docs/testing.md, "What QEMU breaks"): then it is started again.
     #[must_use]
     pub fn finish(self) -> Finished {
-        for _ in 1..ATTEMPTS {
-            let finished = self.clone().start().finish();
-            if !self.is_parallel() || !is_lost(&finished) {
-                return finished;
-            }
-            eprintln!("rig: QEMU lost a guest; once more: {}", finished.name);
-        }
         self.start().finish()
     }
-
-    fn is_parallel(&self) -> bool {
-        let mut words = self.arguments.iter().skip_while(|word| *word != "--cpus");
-        words.nth(1).is_some_and(|count| count != "1")
-    }
-}
-
-/// Nobody told the machine to stop, so status 18 is QEMU's own doing.
-fn is_lost(finished: &Finished) -> bool {
-    finished.status.code() == Some(STOPPED) || finished.stderr.contains(LOST)
 }

@@ -71,20 +71,20 @@ pub unsafe fn init(start_info: u64, image: Range<u64>) -> Result<Boot, InitError
     let info = unsafe { StartInfo::read(start_info) }?;
     // SAFETY: (1) nothing is in use yet but the image and what the loader says.
     unsafe { share_memory_out(&info, image) }?;
-    let first = PerCpu::try_new(0, lapic::id()).ok_or(InitError::Memory(0))?;
-    smp::make_ready(Box::leak(Box::new(first)));
+    // SAFETY: (1) free memory was shared out by the loader's map, which leaves the tables out.
+    let tables =
+        unsafe { Tables::read(info.rsdp()) }.map_err(|_| InitError::Firmware("unreadable"))?;
+    smp::set_processors(lapic::id(), &tables.apic_ids);
+    let boot = PerCpu::try_new(smp::boot_index(), lapic::id()).ok_or(InitError::Memory(0))?;
+    smp::make_ready(Box::leak(Box::new(boot)));
+    lapic::listen_to_pic(true);
     processor::announce(processor::current());
     clock::start();
     pic::start();
     check_processor()?;
     let options = Options::parse(info.command_line())?;
-    // SAFETY: (1) free memory was shared out by the loader's map, which leaves the tables out.
-    let tables = unsafe { Tables::read(info.rsdp()) };
     guard_own_pages();
-    start_devices(
-        tables.map_err(|_| InitError::Firmware("unreadable"))?,
-        options.tsc_khz,
-    )?;
+    start_devices(&tables, options.tsc_khz)?;
     let image = info.module();
     log::info!(
         "{} processors, {} MiB free, image of {} bytes",
@@ -96,7 +96,7 @@ pub unsafe fn init(start_info: u64, image: Range<u64>) -> Result<Boot, InitError
 }
 
 /// Makes ready what the firmware's tables name.
-fn start_devices(tables: Tables, tsc_khz: Option<u64>) -> Result<(), InitError> {
+fn start_devices(tables: &Tables, tsc_khz: Option<u64>) -> Result<(), InitError> {
     ioapic::start(tables.ioapic.ok_or(InitError::Firmware("no IOAPIC"))?);
     let port = tables
         .pm_timer_port
@@ -105,10 +105,6 @@ fn start_devices(tables: Tables, tsc_khz: Option<u64>) -> Result<(), InitError> 
     if let Some(base) = tables.iommu {
         iommu::found(base);
     }
-    let own = processor::current().apic_id;
-    let mut others = tables.apic_ids;
-    others.retain(|id| *id != own && *id < 255);
-    smp::set_others(others);
     Ok(())
 }
 

@@ -20,7 +20,7 @@ const BASE: HostPa = HostPa::new(0xFEE0_0000);
 const ENABLED: u32 = 1 << 8;
 /// The mask bit of a local vector.
 const MASKED: u32 = 1 << 16;
-/// LINT0 of the first processor: from the PIC.
+/// LINT0 of one processor: from the PIC.
 const EXTERNAL: u32 = 7 << 8;
 /// LINT1: NMI.
 const NMI: u32 = 4 << 8;
@@ -36,15 +36,20 @@ const STARTUP: u32 = 0x0000_4600;
 /// ICR: fixed, assert.
 const FIXED: u32 = 0x0000_4000;
 
-/// Makes this processor's APIC ready; only the first takes interrupts of the PIC.
-pub(super) fn start(is_first: bool) {
+/// Makes this processor's APIC ready; interrupts of the PIC do not reach it.
+pub(super) fn start() {
     write(XAPIC_TPR, 0);
     write(XAPIC_LVT_ERROR, MASKED);
-    write(XAPIC_LVT_LINT0, if is_first { EXTERNAL } else { MASKED });
+    write(XAPIC_LVT_LINT0, MASKED);
     write(XAPIC_LVT_LINT1, NMI);
     write(XAPIC_TIMER_DIV_CONF, DIVIDE_BY_ONE);
     write(XAPIC_LVT_TIMER, u32::from(interrupts::TIMER));
     write(XAPIC_SVR, ENABLED | u32::from(interrupts::SPURIOUS));
+}
+
+/// Lets interrupts of the PIC reach this processor, or no longer.
+pub fn listen_to_pic(does: bool) {
+    write(XAPIC_LVT_LINT0, if does { EXTERNAL } else { MASKED });
 }
 
 /// Returns this processor's APIC id.

@@ -19,7 +19,7 @@ static PROCESSORS: [Once<&'static PerCpu>; MAXIMUM] = [const { Once::new() }; MA
 pub struct PerCpu {
     /// Its own address: `gs:[0]`.
     this: AtomicU64,
-    /// Its number: 0 is the one that booted, the others follow in MADT order.
+    /// Its number, which is that of the vCPU it runs: in MADT order, the one that booted last.
     pub index: u32,
     /// Its local APIC's id.
     pub apic_id: u32,
@@ -27,7 +27,7 @@ pub struct PerCpu {
     pub timer_fired: AtomicBool,
     /// Another processor asked for attention since this was last cleared.
     pub kicked: AtomicBool,
-    /// The console's interrupt came since this was last cleared (first processor only).
+    /// The console's interrupt came since this was last cleared (number 0 only).
     pub console_interrupt: AtomicBool,
     /// The TSC value this processor's timer is set for; all ones when it is not.
     pub(super) timer_deadline: AtomicU64,

@@ -1,4 +1,9 @@
-//! Starting the other processors.
+//! Starting the other processors, and who runs guests.
+//!
+//! The boot processor runs no guest when there are others. QEMU's TCG keeps IGNNE#, a signal of old coprocessors, among the flags
+//! of its first processor that VMRUN and #VMEXIT change as well, and any other processor that loads x87 state without a pending
+//! exception (FXRSTOR, XRSTOR, FLDENV) writes these flags from its own thread, without a lock: the first then loses a change, and
+//! its host runs on with the guest's nested paging. This is so in QEMU 7.2 and 10.0.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -20,7 +25,7 @@ const PATIENCE_NS: u64 = 2_000_000_000;
 /// The pause between INIT and the startup interrupt.
 const INIT_PAUSE_NS: u64 = 200_000;
 
-/// APIC ids of the processors to start, in the order of their numbers from 1 on.
+/// APIC ids of the processors to start, in the order of their numbers.
 static OTHERS: Once<Vec<u32>> = Once::new();
 /// Where a started processor goes.
 static ENTRY: Once<fn() -> !> = Once::new();
@@ -32,27 +37,39 @@ unsafe extern "C" {
     static other_argument: AtomicU64;
 }
 
-/// Remembers whom to start.
-pub(super) fn set_others(apic_ids: Vec<u32>) {
-    OTHERS.call_once(|| apic_ids);
+/// Remembers whom to start: all of `apic_ids` but the boot processor's `own`.
+pub(super) fn set_processors(own: u32, apic_ids: &[u32]) {
+    let others = apic_ids.iter().copied();
+    OTHERS.call_once(|| others.filter(|id| *id != own && *id < 255).collect());
+}
+
+/// Returns the number of the boot processor: the last, 0 if it is alone.
+#[must_use]
+pub fn boot_index() -> u32 {
+    u32::try_from(OTHERS.get().map_or(0, Vec::len)).unwrap_or(u32::MAX)
 }
 
 /// Returns how many processors the machine has, started or not.
 #[must_use]
 pub fn count() -> u32 {
-    let others = OTHERS.get().map_or(0, Vec::len);
-    u32::try_from(others + 1).unwrap_or(u32::MAX)
+    boot_index().saturating_add(1)
 }
 
-/// Starts all other processors, one after another; each is made ready as the first was and then runs `entry`, with interrupts off.
-/// To be called once, by the first. Returns how many of them run.
+/// Returns how many processors run guests: those numbered from 0 on.
+#[must_use]
+pub fn runners() -> u32 {
+    boot_index().max(1)
+}
+
+/// Starts all other processors, one after another; each is made ready as the boot processor was and then runs `entry`, with
+/// interrupts off. To be called once, by the boot processor. Returns how many of them run.
 pub fn start(entry: fn() -> !) -> u32 {
     let Some(others) = OTHERS.get().filter(|others| !others.is_empty()) else {
         return 0;
     };
     ENTRY.call_once(|| entry);
     place_trampoline();
-    (1..)
+    (0..)
         .zip(others)
         .map(|(index, apic_id)| u32::from(start_one(index, *apic_id)))
         .sum()
@@ -94,7 +111,7 @@ pub(super) fn make_ready(cpu: &'static PerCpu) {
     processor::install(cpu);
     segments::load();
     interrupts::load();
-    lapic::start(cpu.index == 0);
+    lapic::start();
     svm::enable();
 }
 
@@ -103,8 +120,8 @@ pub(super) fn make_ready(cpu: &'static PerCpu) {
 extern "C" fn model_other_main(cpu: &'static PerCpu) -> ! {
     make_ready(cpu);
     processor::announce(cpu);
-    if let Some(first) = processor::get(0) {
-        lapic::kick(first);
+    if let Some(boot) = processor::get(boot_index()) {
+        lapic::kick(boot);
     }
     match ENTRY.get() {
         Some(entry) => entry(),

@@ -265,7 +265,7 @@ fn other_processors() {
         others + 1 == smp::count(),
         smp::count(),
     );
-    for index in 1..=others {
+    for index in 0..others {
         let Some(cpu) = processor::get(index) else {
             continue;
         };
@@ -285,8 +285,8 @@ fn other() -> ! {
     let mut guest = guest(Entry::Spin);
     guest.run_until(|cpu| cpu.kicked.load(Ordering::Acquire));
     KICKED.fetch_add(1, Ordering::Release);
-    if let Some(first) = processor::get(0) {
-        lapic::kick(first);
+    if let Some(boot) = processor::get(smp::boot_index()) {
+        lapic::kick(boot);
     }
     loop {
         sleep::until_interrupt();

@@ -12,7 +12,7 @@ use crate::host::ports::RawPorts;
 use crate::machine::iommu::{self, IommuError};
 use crate::machine::memory::HostPa;
 use crate::machine::mmio;
-use crate::machine::{frames, pci};
+use crate::machine::{frames, pci, processor};
 use alloc::boxed::Box;
 use core::ops::Range;
 
@@ -155,6 +155,10 @@ impl Vm {
                 "the guest's message {value:#x} at {offset:#x} is not for it to send"
             );
         }
+        let value = match register {
+            Register::MessageTable(offset) => addressed(offset, value),
+            _ => value,
+        };
         if let Some(value) = self.take_register(function, register, len, value) {
             // SAFETY: a function's window; the IOMMU lets devices reach shared memory only, and messages were looked at.
             unsafe { mmio::write(HostPa::new(gpa), width, value) };
@@ -179,6 +183,17 @@ fn is_message(offset: u64, len: usize, value: u64) -> bool {
         4 => is_word(offset, low),
         8 => is_word(offset, low) && is_word(offset + 4, high),
         _ => false,
+    }
+}
+
+/// A message for a vCPU's local APIC addresses that of the processor which runs it.
+fn addressed(offset: u64, value: u64) -> u64 {
+    let apic_id = u32::try_from(value >> 12 & 0xFF).unwrap_or(0);
+    match processor::get(apic_id) {
+        Some(cpu) if offset.is_multiple_of(16) && value != 0 => {
+            value & !0xF_F000 | u64::from(cpu.apic_id) << 12
+        }
+        _ => value,
     }
 }
 

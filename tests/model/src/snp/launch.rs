@@ -15,7 +15,7 @@ use crate::host::loader::{HostParameters, LoadError, Target, load};
 use crate::hostile::{self, Attack};
 use crate::igvm_file::{self, Directive, IgvmFile, PageKind};
 use crate::machine::exit::{Ending, fail};
-use crate::machine::{Boot, frames, interrupts, ioapic, processor, smp};
+use crate::machine::{Boot, frames, interrupts, ioapic, lapic, processor, smp};
 use crate::psp::Status;
 use crate::psp::chip::Chip;
 use crate::psp::cpuid;
@@ -66,7 +66,7 @@ pub enum BootError {
     #[error("guest memory at {0:#x}: {1:?}")]
     Memory(u64, MapError),
     /// More vCPUs than processors.
-    #[error("{wanted} vCPUs are wanted, the machine has {found} processors")]
+    #[error("{wanted} vCPUs are wanted, the machine has processors for {found}")]
     Processors {
         /// Wanted.
         wanted: u32,
@@ -100,20 +100,26 @@ pub enum PageError {
 
 /// Makes the machine the boot loader's words ask for, and runs it.
 pub fn start(boot: &Boot) -> ! {
-    let vm = match build(boot) {
+    match build(boot) {
         Ok(vm) => VM.call_once(|| vm),
         Err(error) => fail(Ending::Refused, error),
     };
-    if vm.vcpu_count() > 1 {
-        smp::start(run_here);
-    }
-    ioapic::route(ioapic::COM1_PIN, interrupts::CONSOLE, processor::current());
+    start_others();
+    let first = processor::get(0).unwrap_or_else(|| fail(Ending::Bug, "vCPU 0 has no processor"));
+    ioapic::route(ioapic::COM1_PIN, interrupts::CONSOLE, first);
     run_here()
+}
+
+/// Has every processor run its vCPU; the PIC speaks to that of vCPU 0.
+pub(super) fn start_others() {
+    lapic::listen_to_pic(false);
+    smp::start(run_here);
 }
 
 /// Runs this processor's vCPU.
 pub(super) fn run_here() -> ! {
     let index = processor::current().index;
+    lapic::listen_to_pic(index == 0);
     match (VM.get(), Processor::try_new(index)) {
         (Some(vm), Some(processor)) if index < vm.vcpu_count() => vm.run(index, processor),
         (Some(_), Some(_)) => loop {
@@ -127,7 +133,7 @@ fn build(boot: &Boot) -> Result<Vm, BootError> {
     let options = &boot.options;
     let image = IgvmFile::parse(boot.image.ok_or(BootError::NoImage)?)?;
     let vcpus = options.cpus.unwrap_or(1);
-    let found = smp::count();
+    let found = smp::runners();
     if vcpus > found {
         return Err(BootError::Processors {
             wanted: vcpus,

@@ -5,7 +5,6 @@ use core::mem::offset_of;
 
 use super::vmcb::Vmcb;
 use super::{Event, ExtendedState, extended};
-use crate::machine::exit::{self, Ending};
 use crate::machine::memory::{HostPa, PageBox};
 use crate::machine::processor;
 
@@ -127,26 +126,8 @@ pub unsafe fn run(
         )
     };
     extended.store_registers();
-    if is_ours(vmcb) {
-        exit::fail(Ending::Stopped, LOST);
-    }
     Exit::of(vmcb)
 }
-
-/// Whether the guest's registers in the VMCB are those of the model, as they are right behind VMRUN.
-///
-/// QEMU 7.2 with a thread a processor leaves a guest twice, in 4 of 58 boots with four: the second time it stores the state of
-/// the host, which it has just loaded. The guest's is gone. It never happened with one processor, or with one thread for all.
-fn is_ours(vmcb: &Vmcb) -> bool {
-    let code = swap_and_run as *const () as u64;
-    // SAFETY: reading CR3 changes nothing.
-    let tables = unsafe { x86::controlregs::cr3() };
-    vmcb.save.cr3 == tables && (code..code + LONGEST_SWAP).contains(&vmcb.save.rip)
-}
-
-/// More bytes than the code of [`swap_and_run`] has.
-const LONGEST_SWAP: u64 = 0x200;
-const LOST: &str = "QEMU lost the registers of a guest (thread=multi); run it again";
 
 /// The part that may not be interrupted: GIF is clear from before the first guest register is loaded until all are stored.
 ///

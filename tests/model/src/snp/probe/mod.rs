@@ -15,7 +15,7 @@ mod second;
 use super::addr::{C_BIT, Gpa, LARGE_PAGE_SIZE, PAGE_SIZE, Phys};
 use super::bus;
 use super::gpa_map::{MapError, RangeKind};
-use super::launch::{BootError, VM, attack, rmp, run_here};
+use super::launch::{BootError, VM, attack, rmp, run_here, start_others};
 use super::memory::Memory;
 use super::rmp::{PageSize, Permissions, Vmpl};
 use super::vcpu::Vcpu;
@@ -74,14 +74,12 @@ impl Stack {
 
 /// Makes the guest and runs it.
 pub fn start(boot: &Boot) -> ! {
-    let vcpus = smp::count().min(2);
+    let vcpus = smp::runners().min(2);
     match build(vcpus, boot) {
         Ok(vm) => VM.call_once(|| vm),
         Err(error) => fail(Ending::Refused, error),
     };
-    if vcpus > 1 {
-        smp::start(run_here);
-    }
+    start_others();
     run_here()
 }
 
