@@ -148,6 +148,12 @@ pub mod guest {
     pub const ACPI_TABLES_SIZE: u64 = 0x4_0000;
     /// Bytes above the ACPI tables for what the guest must never reclaim (the FACS).
     pub const ACPI_NVS_SIZE: u64 = 0x1_0000;
+    /// Offset there of the byte by which a guest asks for its memory to be cleared at the next reset.
+    pub const MEMORY_CLEAR_REQUEST: u64 = 0x1000;
+    /// Offset there of the log of what was measured into the TPM.
+    pub const TPM_LOG: u64 = 0x8000;
+    /// Bytes of the log.
+    pub const TPM_LOG_SIZE: u64 = ACPI_NVS_SIZE - TPM_LOG;
 }
 
 const fn assert_ascending(ranges: &[(u64, u64)]) {

@@ -2,7 +2,8 @@
 //!
 //! What the image builder and the paravisor must agree on ([`layout`], [`manifest`]), then in the order of a start: what the
 //! host tells ([`parameters`]), what the guest gets ([`ram`], [`memory_map`], [`acpi`]), how its files come in ([`payload`], [`load`]),
-//! what kind of kernel it has ([`mod@format`], [`linux`], [`multiboot`], [`pvh`], [`kernel`]), and how that is started ([`launch`]).
+//! what kind of kernel it has ([`mod@format`], [`linux`], [`multiboot`], [`pvh`], [`kernel`]), how that is started ([`launch`]),
+//! and what a TPM is told of all that ([`measured`]).
 //! Pure logic without hardware: everything here is tested on the host.
 
 #![no_std]
@@ -21,6 +22,7 @@ pub mod layout;
 pub mod linux;
 pub mod load;
 pub mod manifest;
+pub mod measured;
 pub mod memory_map;
 pub mod multiboot;
 pub mod parameters;

@@ -104,6 +104,19 @@ impl RamMap {
     pub const fn acpi_nvs(&self) -> Range<u64> {
         self.low_end - layout::guest::ACPI_NVS_SIZE..self.low_end
     }
+
+    /// Returns where the byte lies by which the guest asks for its memory to be cleared at the next reset (bit 0).
+    #[must_use]
+    pub const fn memory_clear_request(&self) -> u64 {
+        self.acpi_nvs().start + layout::guest::MEMORY_CLEAR_REQUEST
+    }
+
+    /// Returns where the log of what was measured into the TPM lies.
+    #[must_use]
+    pub const fn tpm_log(&self) -> Range<u64> {
+        let start = self.acpi_nvs().start + layout::guest::TPM_LOG;
+        start..start + layout::guest::TPM_LOG_SIZE
+    }
 }
 
 #[cfg(test)]

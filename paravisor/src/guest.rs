@@ -2,6 +2,7 @@
 
 use alloc::format;
 use alloc::string::String;
+use alloc::vec;
 
 use stockade_abi::terminate::StopReason;
 use stockade_abi::vmsa::{Segment, SegmentAttributes, Vmsa};
@@ -10,10 +11,13 @@ use stockade_boot::launch::{LaunchState, SegmentState, TableState};
 use stockade_boot::layout;
 use stockade_boot::load::{LoadError, load_guest};
 use stockade_boot::manifest::{Manifest, PayloadKind};
+use stockade_boot::measured;
 use stockade_boot::payload::{PayloadError, PayloadSource};
 use stockade_boot::ram::RamMap;
-use stockade_bus::{Gpa, GuestMemory};
+use stockade_bus::{Gpa, GuestMemory, MemoryError};
 
+/// One page.
+const CLEARED_AT_A_TIME: usize = 0x1000;
 /// EFER.SVME: a save area without it cannot be run.
 const EFER_SVME: u64 = 1 << 12;
 
@@ -41,7 +45,7 @@ pub enum StartError {
     Acpi(#[from] acpi::AcpiError),
     /// Its memory.
     #[error("{0}")]
-    Memory(#[from] stockade_bus::MemoryError),
+    Memory(#[from] MemoryError),
 }
 
 impl StartError {
@@ -71,6 +75,11 @@ pub fn prepare<S: PayloadSource + ?Sized, M: GuestMemory + ?Sized>(
     let mut machine = acpi::Machine::new(plan.vcpus, plan.manifest.flags());
     // Nothing is plugged into the keyboard controller: a guest that is not told of it does not wait for it.
     machine.devices.remove(Devices::I8042);
+    if machine.devices.contains(Devices::TPM) {
+        honour_clear_request(&plan.ram, memory)?;
+        let log = measured::log(&measured::measurements(&plan.manifest));
+        memory.write(Gpa(plan.ram.tpm_log().start), &log)?;
+    }
     for (gpa, bytes) in acpi::build(&machine, &plan.ram)? {
         memory.write(Gpa(gpa), &bytes)?;
     }
@@ -82,6 +91,27 @@ pub fn prepare<S: PayloadSource + ?Sized, M: GuestMemory + ?Sized>(
         source,
         memory,
     )?)
+}
+
+/// Clears all memory if the system before this one asked for it (TCG PRAM 1.10, 4): its secrets are for nobody who comes after.
+fn honour_clear_request<M: GuestMemory + ?Sized>(
+    ram: &RamMap,
+    memory: &M,
+) -> Result<(), MemoryError> {
+    let mut request = [0];
+    memory.read(Gpa(ram.memory_clear_request()), &mut request)?;
+    if request[0] & 1 == 0 {
+        return Ok(());
+    }
+    log::info!("clearing the guest's memory, as it asked");
+    let zeros = vec![0; CLEARED_AT_A_TIME];
+    for range in ram.ranges() {
+        // RAM is whole pages.
+        for gpa in range.step_by(CLEARED_AT_A_TIME) {
+            memory.write(Gpa(gpa), &zeros)?;
+        }
+    }
+    Ok(())
 }
 
 /// What no image can know: the TSC's frequency. Linux on an AMD processor has no other exact source for it, and its own
@@ -131,5 +161,34 @@ fn table(state: &TableState) -> Segment {
         limit: u32::from(state.limit),
         base: state.base,
         ..Segment::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stockade_bus::fake::FakeMemory;
+
+    use super::*;
+
+    #[test]
+    fn memory_is_cleared_when_it_was_asked_for_and_only_then() {
+        const RAM: u64 = 32 << 20;
+        let ram = RamMap::of_size(RAM).unwrap();
+        let memory = FakeMemory::new(usize::try_from(RAM).unwrap());
+        let places = [Gpa(0), Gpa(0x12_3456), Gpa(RAM - 1)];
+        for gpa in places {
+            memory.write(gpa, &[0x5A]).unwrap();
+        }
+        let read = |gpa| {
+            let mut byte = [0];
+            memory.read(gpa, &mut byte).unwrap();
+            byte[0]
+        };
+        honour_clear_request(&ram, &memory).unwrap();
+        assert_eq!(places.map(read), [0x5A; 3]);
+        memory.write(Gpa(ram.memory_clear_request()), &[1]).unwrap();
+        honour_clear_request(&ram, &memory).unwrap();
+        assert_eq!(places.map(read), [0; 3]);
+        assert_eq!(read(Gpa(ram.memory_clear_request())), 0);
     }
 }

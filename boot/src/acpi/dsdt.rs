@@ -12,9 +12,11 @@ use acpi_tables::aml::{
 use acpi_tables::sdt::Sdt;
 
 use super::{Devices, Machine, OEM_ID, OEM_REVISION, OEM_TABLE_ID, ports};
-use crate::layout::{ECAM_BASE, ECAM_SIZE, HPET_BASE, IOAPIC_BASE, LAPIC_BASE, TPM_CRB_BASE};
+use crate::layout::{ECAM_BASE, ECAM_SIZE, HPET_BASE, IOAPIC_BASE, LAPIC_BASE};
+use crate::ram::RamMap;
 
 mod pci;
+mod tpm;
 
 /// Revision 2: integers have 64 bits.
 const REVISION: u8 = 2;
@@ -25,7 +27,7 @@ const ISA_BRIDGE: u32 = 0x001F_0000;
 type Object = Box<dyn Aml>;
 
 /// Returns the table.
-pub(super) fn dsdt(machine: &Machine) -> Vec<u8> {
+pub(super) fn dsdt(machine: &Machine, ram: &RamMap) -> Vec<u8> {
     let mut aml = Vec::new();
     let mut devices = processors(machine);
     devices.push(motherboard());
@@ -37,11 +39,7 @@ pub(super) fn dsdt(machine: &Machine) -> Vec<u8> {
         ));
     }
     if machine.devices.contains(Devices::TPM) {
-        let name = Name::new("_HID".into(), &"MSFT0101");
-        devices.push(device(
-            "TPM0",
-            &[Box::new(name), memory_resource(TPM_CRB_BASE, 0x1000)],
-        ));
+        devices.push(tpm::tpm(ram));
     }
     for object in pci::interrupt_model() {
         object.to_aml_bytes(&mut aml);

@@ -7,7 +7,8 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::tpm2::StartMethod;
 
 use super::{Machine, OEM_ID, OEM_REVISION, OEM_TABLE_ID, bytes_of};
-use crate::layout::{ECAM_BASE, HPET_BASE, TPM_CRB_BASE};
+use crate::layout::{ECAM_BASE, HPET_BASE, TPM_CRB_BASE, guest};
+use crate::ram::RamMap;
 
 /// Offset of the TPM's control area from the start of its locality (TCG PC Client PTP 1.05, 6.5.3).
 const TPM_CONTROL_AREA: u64 = 0x40;
@@ -46,10 +47,13 @@ pub(super) fn hpet() -> Vec<u8> {
     hpet.as_slice().to_vec()
 }
 
-/// Returns where the TPM's control area is (TCG ACPI 1.3, 7.3), without a log area.
-pub(super) fn tpm2() -> Vec<u8> {
+/// Returns where the TPM's control area and the log are (TCG ACPI 1.3, 7.3).
+pub(super) fn tpm2(ram: &RamMap) -> Vec<u8> {
+    let log = ram.tpm_log();
     let mut tpm2 = Sdt::new(*b"TPM2", 76, 4, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     tpm2.write_bytes(40, &(TPM_CRB_BASE + TPM_CONTROL_AREA).to_le_bytes());
     tpm2.write_u32(48, StartMethod::Crb as u32);
+    tpm2.write_bytes(64, &guest::TPM_LOG_SIZE.to_le_bytes()[..4]);
+    tpm2.write_bytes(68, &log.start.to_le_bytes());
     tpm2.as_slice().to_vec()
 }

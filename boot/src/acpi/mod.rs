@@ -89,9 +89,9 @@ pub fn build(machine: &Machine, ram: &RamMap) -> Result<Vec<Write>, AcpiError> {
         start: ram.acpi_tables().start,
         bytes: Vec::new(),
     };
-    let dsdt = region.add(&dsdt::dsdt(machine));
+    let dsdt = region.add(&dsdt::dsdt(machine, ram));
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    for table in tables(machine, dsdt, facs) {
+    for table in tables(machine, ram, dsdt) {
         xsdt.add_entry(region.add(&table));
     }
     let xsdt = region.add(&bytes_of(&xsdt));
@@ -103,9 +103,9 @@ pub fn build(machine: &Machine, ram: &RamMap) -> Result<Vec<Write>, AcpiError> {
 }
 
 /// The tables the XSDT names.
-fn tables(machine: &Machine, dsdt: u64, facs: u64) -> Vec<Vec<u8>> {
+fn tables(machine: &Machine, ram: &RamMap, dsdt: u64) -> Vec<Vec<u8>> {
     let mut tables = vec![
-        fadt::fadt(machine, dsdt, facs),
+        fadt::fadt(machine, dsdt, ram.acpi_nvs().start),
         madt::madt(machine),
         fixed::mcfg(machine),
         fixed::waet(),
@@ -114,7 +114,7 @@ fn tables(machine: &Machine, dsdt: u64, facs: u64) -> Vec<Vec<u8>> {
         tables.push(fixed::hpet());
     }
     if machine.devices.contains(Devices::TPM) {
-        tables.push(fixed::tpm2());
+        tables.push(fixed::tpm2(ram));
     }
     tables
 }

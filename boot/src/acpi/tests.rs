@@ -275,6 +275,47 @@ fn interpreter_grants_pci_express_control() {
 }
 
 #[test]
+fn interpreter_answers_for_the_tpm() {
+    let presence = "(A6 FA DD 3D 1B 36 B4 4E A4 24 8D 10 08 9D 16 53)";
+    let clear = "(ED 54 60 37 13 CC 75 46 90 1C 47 56 D7 F2 D4 5D)";
+    for (uuid, function, answer) in [
+        (presence, "1 0 (00)", "FF 01"),
+        (presence, "1 1 (00)", "\"1.3\""),
+        (presence, "1 2 [5]", "0000000000000001"),
+        (presence, "1 5 (00)", "Contains 3 Elements"),
+        (presence, "1 9 (00)", "00"),
+        (clear, "1 0 (00)", "03"),
+        (clear, "1 1 [1]", "0000000000000000"),
+        (
+            "(00 11 22 33 44 55 66 77 88 99 AA BB CC DD EE FF)",
+            "1 0 (00)",
+            "00",
+        ),
+    ] {
+        let Some(text) = execute(&format!("evaluate \\_SB.TPM0._DSM {uuid} {function}")) else {
+            return;
+        };
+        assert!(text.contains("returned object"), "{function}: {text}");
+        let value = text.split_once("returned object").unwrap().1;
+        assert!(value.contains(answer), "{function}: {text}");
+    }
+}
+
+#[test]
+fn tpm_table_says_where_control_area_and_log_are() {
+    let (_, table) = walk(&writes(&ALL))
+        .into_iter()
+        .find(|(name, _)| name == "TPM2")
+        .unwrap();
+    let log = RamMap::of_size(RAM).unwrap().tpm_log();
+    assert_eq!(u64_at(&table, 40), 0xFED4_0040);
+    assert_eq!(table[48..52], [7, 0, 0, 0]);
+    assert_eq!(table[64..68], 0x8000_u32.to_le_bytes());
+    assert_eq!(u64_at(&table, 68), log.start);
+    assert!(log.end <= RamMap::of_size(RAM).unwrap().acpi_nvs().end);
+}
+
+#[test]
 fn interpreter_reads_every_resource_template() {
     for (path, line) in [
         ("PCI0", "Address Minimum : C0000000"),

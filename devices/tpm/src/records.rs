@@ -10,7 +10,7 @@ pub use channel::ChannelRecords;
 pub use folder::FolderRecords;
 
 /// The longest value of one record. With its name it fits a message of the module's record store.
-pub(crate) const MAX_VALUE_BYTES: usize = 8000;
+pub(crate) const MAX_VALUE_BYTES: usize = 7000;
 
 /// Why a record was not read or written.
 #[derive(Debug, thiserror::Error)]

@@ -8,6 +8,9 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use stockade_boot::layout::{C_BIT, STAGING_BASE};
+use stockade_boot::manifest::{GuestFlags, Manifest, Payload, PayloadKind};
+use stockade_boot::measured;
 use stockade_rig::tpm::{SimulatedTpm, engine};
 use tempfile::TempDir;
 
@@ -66,6 +69,39 @@ fn pcrs_extend_in_both_banks_and_are_zero_after_a_reset() {
     platform(tpm.port(), 17);
     let zeros = "0".repeat(64);
     assert!(read(&tpm).contains(&zeros));
+}
+
+/// What is measured at a start is written to the log by our code, replayed by `tpm2_eventlog`, and extended by the TPM.
+#[test]
+fn log_of_a_start_replays_to_the_pcrs() {
+    let (tpm, folder) = new();
+    let payload = |kind, at: u64| Payload::new(kind, STAGING_BASE + at, 100, [7; 48]);
+    let payloads = [
+        payload(PayloadKind::KERNEL, 0),
+        payload(PayloadKind::INITRD, 0x1000),
+        payload(PayloadKind::COMMAND_LINE, 0x2000),
+    ];
+    let manifest = Manifest::new(C_BIT, 1, GuestFlags::TPM, &payloads).unwrap();
+    let measurements = measured::measurements(&manifest);
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    for it in &measurements {
+        let (pcr, short, long) = (it.pcr, hex(&it.sha256()), hex(&it.sha384()));
+        let _ = tpm.ask(
+            folder.path(),
+            &format!("tpm2_pcrextend {pcr}:sha256={short},sha384={long}"),
+        );
+    }
+    fs::write(folder.path().join("log"), measured::log(&measurements)).unwrap();
+    let replayed = tpm.ask(folder.path(), "tpm2_eventlog log");
+    let banks = "tpm2_pcrread sha256:0,1,2,3,4,5,6,7,8,9+sha384:0,1,2,3,4,5,6,7,8,9";
+    let values = tpm.ask(folder.path(), banks).to_lowercase();
+    let values: Vec<&str> = values.split("0x").skip(1).map(str::trim).collect();
+    assert_eq!(values.len(), 20);
+    let replayed = replayed.rsplit_once("pcrs:").unwrap().1.to_lowercase();
+    for value in values {
+        let value = value.split_whitespace().next().unwrap();
+        assert!(replayed.contains(value), "{value} is not in {replayed}");
+    }
 }
 
 #[test]

@@ -1,0 +1,127 @@
+//! The TPM in AML: where it is, and what systems ask it about physical presence and about clearing memory.
+//!
+//! There is no firmware to ask a person at a console, so no physical presence operation is offered, in the words of the
+//! interface: every request is answered "not supported". The request to clear memory at the next reset is kept in one byte of memory,
+//! which whoever resets the guest reads ([`RamMap::memory_clear_request`]).
+
+use alloc::boxed::Box;
+use alloc::vec;
+
+use acpi_tables::Aml;
+use acpi_tables::aml::{
+    Arg, BufferData, DeRefOf, Equal, Field, FieldAccessType, FieldEntry, FieldLockRule,
+    FieldUpdateRule, If, Index, Method, Name, ONE, OpRegion, OpRegionSpace, Package, Path, Return,
+    Store, Uuid, ZERO,
+};
+
+use super::{Object, device, dword, encoded, memory_resource};
+use crate::layout::{PAGE_SIZE, TPM_CRB_BASE};
+use crate::ram::RamMap;
+
+/// Localities, a page each.
+const PAGES: u64 = 5;
+/// Physical Presence Interface (TCG PPI 1.30, 8.1).
+const PHYSICAL_PRESENCE: &str = "3DDDFAA6-361B-4EB4-A424-8D10089D1653";
+/// Platform Reset Attack Mitigation (TCG PRAM 1.10, 6).
+const MEMORY_CLEAR: &str = "376054ED-CC13-4675-901C-4756D7F2D45D";
+
+/// Returns the device.
+pub(super) fn tpm(ram: &RamMap) -> Object {
+    let request = dword(ram.memory_clear_request());
+    let region = OpRegion::new("MCRG".into(), OpRegionSpace::SystemMemory, &request, &ONE);
+    let field = Field::new(
+        "MCRG".into(),
+        FieldAccessType::Byte,
+        FieldLockRule::NoLock,
+        FieldUpdateRule::Preserve,
+        vec![FieldEntry::Named(*b"MCRQ", 8)],
+    );
+    device(
+        "TPM0",
+        &[
+            Box::new(Name::new("_HID".into(), &"MSFT0101")),
+            Box::new(Name::new("_STA".into(), &0x0F_u8)),
+            memory_resource(TPM_CRB_BASE, PAGES * PAGE_SIZE),
+            encoded(&region),
+            encoded(&field),
+            device_specific_method(),
+        ],
+    )
+}
+
+/// `_DSM` (ACPI 6.5, 9.1.1): what is not asked by a name known here has no functions.
+fn device_specific_method() -> Object {
+    let (presence, clear) = (Uuid::new(PHYSICAL_PRESENCE), Uuid::new(MEMORY_CLEAR));
+    let (presence_functions, clear_functions) = (physical_presence(), memory_clear());
+    let none = BufferData::new(vec![0]);
+    encoded(&Method::new(
+        "_DSM".into(),
+        4,
+        true,
+        vec![
+            &If::new(
+                &Equal::new(&Arg(0), &presence),
+                super::borrow(&presence_functions),
+            ),
+            &If::new(
+                &Equal::new(&Arg(0), &clear),
+                super::borrow(&clear_functions),
+            ),
+            &Return::new(&none),
+        ],
+    ))
+}
+
+/// Returns the answer to one function.
+fn answer(function: u8, value: &dyn Aml) -> Object {
+    encoded(&If::new(
+        &Equal::new(&Arg(2), &function),
+        vec![&Return::new(value)],
+    ))
+}
+
+/// TCG PPI 1.30, 8.1 to 8.8.
+fn physical_presence() -> vec::Vec<Object> {
+    const NOT_SUPPORTED: u8 = 1;
+    let functions = BufferData::new(vec![0xFF, 0x01]);
+    vec![
+        answer(0, &functions),
+        answer(1, &"1.3"),
+        // Requests to the firmware.
+        answer(2, &NOT_SUPPORTED),
+        // What is requested: nothing.
+        answer(3, &Package::new(vec![&ZERO, &ZERO])),
+        // How the system gets to the firmware: by a reboot.
+        answer(4, &2_u8),
+        // What became of the last request: there was none.
+        answer(5, &Package::new(vec![&ZERO, &ZERO, &ZERO])),
+        // The language of what nobody displays.
+        answer(6, &3_u8),
+        answer(7, &NOT_SUPPORTED),
+        // Whether a request needs a person: none is implemented.
+        answer(8, &ZERO),
+        answer_rest(),
+    ]
+}
+
+/// TCG PRAM 1.10, 6.
+fn memory_clear() -> vec::Vec<Object> {
+    let functions = BufferData::new(vec![0x03]);
+    let request = Path::new("MCRQ");
+    let asked = Index::new(&ZERO, &Arg(3), &ZERO);
+    let asked = DeRefOf::new(&asked);
+    let keep = Store::new(&request, &asked);
+    vec![
+        answer(0, &functions),
+        encoded(&If::new(
+            &Equal::new(&Arg(2), &ONE),
+            vec![&keep, &Return::new(&ZERO)],
+        )),
+        answer_rest(),
+    ]
+}
+
+/// A function that there is not.
+fn answer_rest() -> Object {
+    encoded(&Return::new(&BufferData::new(vec![0])))
+}
