@@ -123,6 +123,14 @@ impl FakeHost {
         Self::new(memory, 1, 2)
     }
 
+    /// Returns a console of one port that says how large it is.
+    #[must_use]
+    pub fn console(memory: FakeMemory) -> Self {
+        let mut host = Self::new(memory, 3, 2);
+        host.offered |= 1;
+        host
+    }
+
     fn new(memory: FakeMemory, device_type: u16, queues: usize) -> Self {
         let queue = FakeQueue {
             size: 64,

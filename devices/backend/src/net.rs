@@ -3,16 +3,13 @@
 //! [`Net::send`] copies a frame into a slot and queues it, [`Net::receive`] copies one out and gives the slot to the device
 //! again. What frames hold is the network's to forge, with this host or without; their lengths are checked here.
 
-use alloc::boxed::Box;
-use alloc::vec;
-use alloc::vec::Vec;
-
 use crate::error::BackendError;
 use crate::host::{Function, HostBus};
+use crate::lane::{self, Lane, Plan};
 use crate::pci::DeviceType;
-use crate::queue::{MAX_SIZE, Posted, QUEUE_BYTES, Queue};
+use crate::queue::Posted;
 use crate::shared::SharedMemory;
-use crate::transport::{CommonFeatures, Doorbell, NotifyRegister, Transport};
+use crate::transport::{CommonFeatures, Doorbell, Transport};
 use crate::watch::Watch;
 
 /// Bytes of the header before each frame (virtio 1.2, section 5.1.6).
@@ -20,57 +17,14 @@ pub const HEADER_BYTES: usize = 12;
 /// The most bytes of a frame: Ethernet with a VLAN tag.
 pub const MAX_FRAME: usize = 1518;
 /// The least shared memory for a card.
-pub const MIN_MEMORY: usize = RESERVED + 2 * 16 * BUFFER_BYTES;
+pub const MIN_MEMORY: usize = lane::RESERVED + 2 * 16 * BUFFER_BYTES;
 
 /// Bytes of a buffer: header and frame.
 const BUFFER_BYTES: usize = 2048;
-const BUFFER_LEN: u32 = 2048;
-const RESERVED: usize = 2 * QUEUE_BYTES;
 const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;
 
 const _: () = assert!(HEADER_BYTES + MAX_FRAME <= BUFFER_BYTES);
-
-/// One direction.
-#[derive(Debug)]
-struct Lane {
-    queue: Queue,
-    notify: NotifyRegister,
-    index: u16,
-    /// Where its buffers begin in shared memory, one an entry of the queue.
-    base: usize,
-    /// Buffers that are nobody's.
-    free: Vec<u16>,
-    /// By queue id: which buffer.
-    buffers: Box<[u16]>,
-}
-
-impl Lane {
-    fn offset(&self, buffer: u16) -> usize {
-        self.base + usize::from(buffer) * BUFFER_BYTES
-    }
-
-    fn post(&mut self, memory: &impl SharedMemory, buffer: u16, posted: Posted) {
-        match self.queue.post(memory, posted) {
-            Some(id) => {
-                if let Some(slot) = self.buffers.get_mut(usize::from(id)) {
-                    *slot = buffer;
-                }
-            }
-            None => self.free.push(buffer),
-        }
-    }
-
-    /// Returns the next buffer that came back, and how many bytes the device says it wrote.
-    fn take(&mut self, memory: &impl SharedMemory) -> Result<Option<(u16, usize)>, BackendError> {
-        let Some(used) = self.queue.take(memory)? else {
-            return Ok(None);
-        };
-        let buffer = self.buffers.get(usize::from(used.id)).copied();
-        let written = usize::try_from(used.written).unwrap_or(0);
-        Ok(buffer.map(|buffer| (buffer, written)))
-    }
-}
 
 /// A network card of the host.
 #[derive(Debug)]
@@ -99,20 +53,12 @@ impl<M: SharedMemory> Net<M> {
         let agreed = transport.negotiate(bus, 0, wanted)?;
         let has_event_index = agreed & wanted != 0;
         transport.route(bus, doorbell)?;
-        let half = (memory.len_bytes() - RESERVED) / 2;
-        let mut lane = |index: u16| {
-            let start = RESERVED + usize::from(index) * half;
-            open_lane(
-                bus,
-                &transport,
-                &memory,
-                index,
-                has_event_index,
-                start,
-                half,
-            )
+        let plan = Plan {
+            has_event_index,
+            buffer_bytes: BUFFER_BYTES,
         };
-        let (receive, transmit) = (lane(RECEIVE)?, lane(TRANSMIT)?);
+        let receive = plan.open(bus, &transport, &memory, RECEIVE)?;
+        let transmit = plan.open(bus, &transport, &memory, TRANSMIT)?;
         transport.start(bus)?;
         let mut net = Self {
             transport,
@@ -122,7 +68,7 @@ impl<M: SharedMemory> Net<M> {
             watch: Watch::default(),
             failure: None,
         };
-        net.refill();
+        net.receive.refill(&net.memory);
         net.publish(bus);
         net.listen();
         Ok(net)
@@ -162,12 +108,8 @@ impl<M: SharedMemory> Net<M> {
 
     /// Takes back what the device has sent.
     fn reclaim(&mut self) {
-        for _ in 0..self.transmit.queue.size() {
-            match self.transmit.take(&self.memory) {
-                Ok(Some((buffer, _))) => self.transmit.free.push(buffer),
-                Ok(None) => break,
-                Err(error) => return self.fail(error),
-            }
+        if let Err(error) = self.transmit.reclaim(&self.memory) {
+            self.fail(error);
         }
     }
 
@@ -201,32 +143,15 @@ impl<M: SharedMemory> Net<M> {
         None
     }
 
-    /// Gives the device every buffer it may fill.
-    fn refill(&mut self) {
-        while !self.receive.queue.is_full() {
-            let Some(buffer) = self.receive.free.pop() else {
-                return;
-            };
-            let address = self.memory.bus_address(self.receive.offset(buffer));
-            let posted = Posted::writable(address, BUFFER_LEN);
-            self.receive.post(&self.memory, buffer, posted);
-        }
-    }
-
     /// Shows the device what was queued, and the buffers it may fill.
     pub fn publish(&mut self, bus: &mut impl HostBus) {
         if self.failure.is_some() {
             return;
         }
-        self.refill();
+        self.receive.refill(&self.memory);
         let lanes = [&mut self.receive, &mut self.transmit];
-        let outcome = lanes.into_iter().try_for_each(|lane| {
-            if lane.queue.publish(&self.memory) {
-                lane.notify.notify(bus)?;
-            }
-            Ok(())
-        });
-        if let Err(error) = outcome {
+        let outcome = lanes.map(|lane| lane.publish(&self.memory, bus));
+        if let [Err(error), _] | [_, Err(error)] = outcome {
             self.fail(error);
         }
     }
@@ -278,33 +203,6 @@ impl<M: SharedMemory> Net<M> {
         self.transmit.queue.kill();
         self.failure = Some(error);
     }
-}
-
-fn open_lane(
-    bus: &mut impl HostBus,
-    transport: &Transport,
-    memory: &impl SharedMemory,
-    index: u16,
-    has_event_index: bool,
-    base: usize,
-    len: usize,
-) -> Result<Lane, BackendError> {
-    let fitting = u16::try_from(len / BUFFER_BYTES).unwrap_or(MAX_SIZE);
-    let size = transport.queue_size(bus, index)?;
-    if size == 0 {
-        return Err(BackendError::Queue(index));
-    }
-    let place = usize::from(index) * QUEUE_BYTES;
-    let queue = Queue::new_truncate(place, size.min(fitting), has_event_index);
-    let notify = transport.set_queue(bus, index, queue.size(), queue.addresses(memory))?;
-    Ok(Lane {
-        notify,
-        index,
-        base,
-        free: (0..queue.size()).rev().collect(),
-        buffers: vec![0; usize::from(queue.size())].into_boxed_slice(),
-        queue,
-    })
 }
 
 #[cfg(test)]

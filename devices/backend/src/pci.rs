@@ -37,6 +37,8 @@ impl DeviceType {
     pub const NET: Self = Self(1);
     /// A disk.
     pub const BLOCK: Self = Self(2);
+    /// A console.
+    pub const CONSOLE: Self = Self(3);
 }
 
 /// One virtio function of the host.
