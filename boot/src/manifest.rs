@@ -30,6 +30,9 @@ pub const VERSION: u32 = 4;
 pub const MAX_PAYLOADS: usize = 24;
 /// The most vCPUs a guest may be given (8-bit APIC ids, 255 is broadcast).
 pub const MAX_VCPUS: u32 = 255;
+/// Device number of a virtio console on bus 0 of the host.
+pub const CONSOLE_HOST_DEVICE: u8 = 25;
+
 bitflags! {
     /// What the guest's machine is given beyond the least.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +53,8 @@ bitflags! {
         const TEST_DEVICES = 1 << 6;
         /// The machine has a virtio entropy source of ours.
         const ENTROPY = 1 << 7;
+        /// The machine has a virtio console, behind which is the host's at [`CONSOLE_HOST_DEVICE`].
+        const CONSOLE = 1 << 8;
     }
 }
 

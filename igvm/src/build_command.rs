@@ -6,6 +6,7 @@ use clap::Args;
 use stockade::image;
 use stockade::setup::{Cache, Mode, Program};
 
+use crate::console_arguments::ConsoleArguments;
 use crate::device_arguments::DeviceArguments;
 use crate::failure::Failure;
 use crate::guest_arguments::Guest;
@@ -26,6 +27,8 @@ pub(crate) struct Build {
     guest: Guest,
     #[command(flatten)]
     devices: DeviceArguments,
+    #[command(flatten)]
+    console: ConsoleArguments,
     /// The most vCPUs the guest may be started with
     #[arg(long, value_name = "N", default_value_t = values::MAX_CPUS, value_parser = values::parse_cpus)]
     cpus: u32,
@@ -44,6 +47,7 @@ pub(crate) fn build(arguments: &Build) -> Result<(), Failure> {
     let mut options = guest.collect(arguments.cpus, Mode::Shell, &cache, &paravisor, &mut voice)?;
     // What is behind them is the host's to say, when it runs the image.
     options.devices = arguments.devices.measured()?;
+    arguments.console.measure(&mut options)?;
     let written = image::write(&arguments.output, &image::build(&options)?);
     voice.fall_silent();
     Ok(written?)

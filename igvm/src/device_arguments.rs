@@ -201,8 +201,12 @@ impl DeviceArguments {
             mac: Some(mac(index)),
         });
         let nets = nets.collect();
-        let store = None;
-        Ok((HostDevices { disks, nets, store }, locks))
+        let devices = HostDevices {
+            disks,
+            nets,
+            ..HostDevices::default()
+        };
+        Ok((devices, locks))
     }
 }
 

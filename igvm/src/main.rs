@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod build_command;
+mod console_arguments;
 mod device_arguments;
 mod disk_command;
 mod failure;

@@ -10,6 +10,7 @@ use stockade::measure;
 use stockade::run::{self, Outcome, Report, RunOptions};
 use stockade::setup::{self, Cache, Mode, Program, Qemu};
 
+use crate::console_arguments::ConsoleArguments;
 use crate::device_arguments::DeviceArguments;
 use crate::failure::Failure;
 use crate::guest_arguments::{self, Guest};
@@ -24,6 +25,8 @@ pub(crate) struct Run {
     guest: Guest,
     #[command(flatten)]
     devices: DeviceArguments,
+    #[command(flatten)]
+    console: ConsoleArguments,
     /// vCPUs of the guest
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = values::parse_cpus)]
     cpus: u32,
@@ -64,6 +67,7 @@ impl Default for Run {
         Self {
             guest: Guest::default(),
             devices: DeviceArguments::default(),
+            console: ConsoleArguments::default(),
             cpus: 1,
             memory: 512 << 20,
             image: None,
@@ -84,6 +88,7 @@ pub(crate) fn run(arguments: &Run) -> Result<u8, Failure> {
     let mut voice = Voice::new(arguments.host_log.as_deref())?;
     // The locks go with the run.
     let (mut devices, _locks) = arguments.devices.host()?;
+    devices.console = arguments.console.host()?;
     let mut state = arguments.devices.state()?;
     let cache = Cache::open()?;
     let qemu = Qemu::find(arguments.qemu.as_deref(), &mut |text| voice.say(text))?;
@@ -107,6 +112,7 @@ pub(crate) fn run(arguments: &Run) -> Result<u8, Failure> {
     let image = Image::open(&path)?;
     if arguments.image.is_some() {
         arguments.devices.check(&image)?;
+        arguments.console.check(&image)?;
     }
     let measurement = measure::measure(&image);
     voice.say(&format!(
@@ -174,6 +180,7 @@ fn build_image(
     let guest = &arguments.guest;
     let mut options = guest.collect(arguments.cpus, mode(), cache, paravisor, voice)?;
     options.devices = arguments.devices.measured()?;
+    arguments.console.measure(&mut options)?;
     guest_arguments::check_memory(&options, arguments.memory)?;
     Ok(image::write(output, &image::build(&options)?)?)
 }

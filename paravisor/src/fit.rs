@@ -6,18 +6,20 @@
 use alloc::boxed::Box;
 
 use stockade_backend::block::{self, Block};
+use stockade_backend::console::{self, Console};
 use stockade_backend::net::Net;
 use stockade_backend::shared::AnyShared;
 use stockade_backend::transport::Doorbell;
 use stockade_backend::{BackendError, Function, SharedMemory};
 use stockade_boot::manifest::{
-    DiskEntry, DiskMode, GuestFlags, LEAST_DISK_BYTES, Manifest, NET_BYTES, NetEntry,
+    CONSOLE_HOST_DEVICE, DiskEntry, DiskMode, GuestFlags, LEAST_DISK_BYTES, Manifest, NET_BYTES,
+    NetEntry,
 };
 use stockade_bus::{Gpa, GuestMemory, MemoryError};
 use stockade_devices::virtio::rng::{Entropy, NoEntropy};
 use stockade_paravisor::machine::Functions;
 use stockade_paravisor::records::Records;
-use stockade_paravisor::virtio::{Bays, Card, Fitted, Frames, OwnEntropy, Plain};
+use stockade_paravisor::virtio::{Bays, Card, Characters, Fitted, Frames, OwnEntropy, Plain};
 use stockade_platform::ghcb::{DEVICE_VECTOR, LAST_DEVICE_VECTOR};
 use stockade_platform::memory::GuestRam;
 use stockade_platform::psp::Psp;
@@ -85,6 +87,13 @@ fn fit_host_devices(
         match fitter.net(net, bounce.split_off(bytes(NET_BYTES)), place) {
             Ok(card) => fit(card, bays, functions),
             Err(error) => report("network card", index, place, &error),
+        }
+    }
+    if manifest.flags().contains(GuestFlags::CONSOLE) {
+        let place = Place::new(CONSOLE_HOST_DEVICE, bays);
+        match fitter.console(bounce.split_off(console::MEMORY), place) {
+            Ok(card) => fit(card, bays, functions),
+            Err(error) => report("console", 0, place, &error),
         }
     }
     let secret = fitter.secret(manifest);
@@ -166,6 +175,17 @@ impl Fitter<'_> {
         let wire = Net::open(self.host, place.function, memory, place.doorbell)?;
         log::info!("network card: host device {}", place.function);
         Ok(Box::new(Card::new(Frames::new(wire, net.mac()), self.ram)))
+    }
+
+    fn console(
+        &mut self,
+        region: Option<SharedRegion>,
+        place: Place,
+    ) -> Result<Box<dyn Fitted>, Missing> {
+        let memory = self.memory(region)?;
+        let wire = Console::open(self.host, place.function, memory, place.doorbell)?;
+        log::info!("console: host device {}", place.function);
+        Ok(Box::new(Card::new(Characters::new(wire), self.ram)))
     }
 
     fn disk(

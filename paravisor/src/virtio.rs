@@ -7,6 +7,7 @@
 mod attention;
 mod bays;
 mod card;
+mod console;
 mod disk;
 mod entropy;
 mod net;
@@ -20,6 +21,7 @@ use stockade_devices::virtio::VirtioDevice;
 pub use attention::{Attention, Doubt};
 pub use bays::{Bay, Bays, DEVICE_VECTORS};
 pub use card::Card;
+pub use console::Characters;
 pub use disk::Plain;
 pub use entropy::OwnEntropy;
 pub use net::Frames;

@@ -4,9 +4,13 @@
 //! is 00:[`FIRST_NET_SLOT`]+*n*.0, the sealed store 00:[`STORE_SLOT`].0. Each is a modern virtio device behind the IOMMU: what it reaches of guest memory is what
 //! the model's IOMMU tables say, that is, shared pages.
 
+mod console;
+
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
+
+pub use console::ConsolePeer;
 
 /// Device number of the first disk on the host's PCI bus 0.
 pub const FIRST_DISK_SLOT: u8 = 2;
@@ -33,6 +37,8 @@ pub struct HostDevices {
     pub nets: Vec<Net>,
     /// The file of the sealed store.
     pub store: Option<PathBuf>,
+    /// What a virtio console is connected to, if there is one.
+    pub console: Option<ConsolePeer>,
 }
 
 /// A disk.
@@ -128,7 +134,10 @@ impl HostDevices {
     /// Whether there are none, so that QEMU's machine stays as it is without any.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.disks.is_empty() && self.nets.is_empty() && self.store.is_none()
+        self.disks.is_empty()
+            && self.nets.is_empty()
+            && self.store.is_none()
+            && self.console.is_none()
     }
 
     /// Returns QEMU's arguments. What is beyond [`MAX_DISKS`] and [`MAX_NETS`] has no place and is left out.
@@ -155,6 +164,11 @@ impl HostDevices {
         for (slot, net) in (FIRST_NET_SLOT..).zip(self.nets.iter().take(MAX_NETS)) {
             push("-netdev", net.backend(slot));
             push("-device", net.frontend(slot).to_string());
+        }
+        if let Some(console) = &self.console {
+            for (option, value) in console.arguments() {
+                push(option, value);
+            }
         }
         arguments
     }
@@ -258,6 +272,7 @@ mod tests {
                 mac: Some([0x52, 0x54, 0, 0x12, 0x34, 0x5F]),
             }],
             store: Some("/s".into()),
+            ..HostDevices::default()
         };
         let arguments = devices.arguments();
         assert_eq!(value(&arguments, "-device", 0), IOMMU);

@@ -50,7 +50,6 @@ fn the_stock_kernel_reads_and_writes_a_disk_of_the_host() {
     fs::write(&file, content).expect("the folder is writable");
     let devices = HostDevices {
         disks: vec![Disk::new(&file)],
-        nets: vec![],
         ..HostDevices::default()
     };
     let arguments = devices.arguments();

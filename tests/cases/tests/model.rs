@@ -71,7 +71,6 @@ fn a_disk_of_the_host_reaches_shared_memory_only_and_is_heard() {
     fs::write(&file, content).expect("the folder is writable");
     let devices = HostDevices {
         disks: vec![Disk::new(file)],
-        nets: vec![],
         ..HostDevices::default()
     };
     let log = run_with(&devices, "probe", "3", folder.path());

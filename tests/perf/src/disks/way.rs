@@ -165,8 +165,7 @@ fn enlightened_guest(initrd: &Path, disk: &Path, folder: &Path) -> Running {
     image::write(&path, &bytes).expect("the folder is writable");
     let devices = HostDevices {
         disks: vec![Disk::new(disk)],
-        nets: vec![],
-        store: None,
+        ..HostDevices::default()
     };
     let arguments = devices.arguments();
     let arguments = arguments.iter().map(|word| format!("--qemu-arg={word}"));

@@ -1,0 +1,117 @@
+//! A console: characters as they are, copied between guest and host.
+//!
+//! The guest's driver waits on the spot until its characters are taken, so they are taken whatever becomes of them: those a console that
+//! is offline should have are lost. What comes in while the guest has no buffer waits here, the rest with the host.
+
+use alloc::boxed::Box;
+use alloc::vec;
+
+use stockade_backend::HostBus;
+use stockade_backend::console::{BUFFER_BYTES, Console as Wire, Size};
+use stockade_backend::shared::AnyShared;
+use stockade_bus::GuestMemory;
+use stockade_devices::virtio::console::{Console, ConsoleSize};
+
+use super::{Engine, Turn};
+
+/// Buffers taken in each direction in a turn.
+const BUDGET: usize = 16;
+
+/// What lies between a console and the host's.
+pub struct Characters {
+    wire: Wire<AnyShared>,
+    /// Characters on their way out.
+    outgoing: Box<[u8]>,
+    /// Characters on their way in, and which of them found no buffer of the guest.
+    incoming: Box<[u8]>,
+    waiting: core::ops::Range<usize>,
+}
+
+impl Characters {
+    /// Returns the engine in front of `wire`, and the front-end.
+    #[must_use]
+    pub fn new(wire: Wire<AnyShared>) -> (Console, Self) {
+        let front = Console::new(size(wire.size()));
+        let buffer = || vec![0; BUFFER_BYTES].into_boxed_slice();
+        let engine = Self {
+            wire,
+            outgoing: buffer(),
+            incoming: buffer(),
+            waiting: 0..0,
+        };
+        (front, engine)
+    }
+
+    /// Passes on what the guest writes.
+    fn send(&mut self, console: &mut Console, memory: &dyn GuestMemory) -> Turn {
+        for _ in 0..BUDGET {
+            let is_offline = self.wire.failure().is_some();
+            if !is_offline && !self.wire.can_send() {
+                // The host's next interrupt says when there is room.
+                let came = self.wire.listen_for_room() && self.wire.can_send();
+                return if came { Turn::More } else { Turn::Done };
+            }
+            let len = console.take_output(memory, &mut self.outgoing);
+            if len == 0 {
+                return Turn::Done;
+            }
+            let characters = self.outgoing.get(..len).unwrap_or_default();
+            self.wire.send(characters);
+        }
+        Turn::More
+    }
+
+    /// Gives the guest what came in.
+    fn receive(&mut self, console: &mut Console, memory: &dyn GuestMemory) -> Turn {
+        for _ in 0..BUDGET {
+            if self.waiting.is_empty() {
+                self.waiting = 0..self.wire.receive(&mut self.incoming);
+            }
+            let characters = self.incoming.get(self.waiting.clone()).unwrap_or_default();
+            if characters.is_empty() {
+                return Turn::Done;
+            }
+            let given = console.push_input(memory, characters);
+            self.waiting.start += given;
+            if given == 0 {
+                // The driver notifies when it has room.
+                return Turn::Done;
+            }
+        }
+        Turn::More
+    }
+}
+
+impl Engine for Characters {
+    type Front = Console;
+
+    fn turn(
+        &mut self,
+        console: &mut Console,
+        memory: &dyn GuestMemory,
+        mut bus: &mut dyn HostBus,
+    ) -> Turn {
+        console.resize(size(self.wire.size()));
+        let sent = self.send(console, memory);
+        let received = self.receive(console, memory);
+        self.wire.publish(&mut bus);
+        let has_more = self.waiting.is_empty() && self.wire.listen();
+        if sent == Turn::More || received == Turn::More || has_more {
+            return Turn::More;
+        }
+        Turn::Done
+    }
+
+    fn check(&mut self, mut bus: &mut dyn HostBus) {
+        self.wire.check(&mut bus);
+    }
+
+    /// A console that takes nothing is one nobody looks at.
+    fn watch(&mut self, _: &mut dyn HostBus, _: u64) -> Option<u64> {
+        None
+    }
+}
+
+fn size(Size { columns, rows }: Size) -> ConsoleSize {
+    ConsoleSize { columns, rows }
+}
