@@ -13,6 +13,7 @@
 //! versions use is not here: checksums, chunks and interrupts read as absent.
 
 mod localities;
+mod port;
 mod registers;
 mod saved;
 
@@ -24,6 +25,7 @@ use crate::tpm::command::{HEADER_BYTES, Header, Locality, MAX_BYTES, ResponseCod
 use localities::{Localities, Passed};
 use registers::{CtrlReq, CtrlSts, IntfId, LocCtrl, LocState, LocSts, OneBit, at};
 
+pub use port::{Progress, TpmPort};
 pub use saved::TpmCrbState;
 
 /// Where PCs have the interface (PC Client PTP 1.05, 6.5.3.1).
@@ -35,31 +37,6 @@ pub const TPM_CRB_BYTES: u64 = PAGE_BYTES * Locality::COUNT as u64;
 /// The buffer as registers have it.
 const BUFFER_BYTES: u32 = 0xF80;
 const _: () = assert!(BUFFER_BYTES as usize == MAX_BYTES);
-
-/// Where a command is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// The engine is at it.
-    Running,
-    /// The response has so many bytes.
-    Done(usize),
-    /// The engine is gone; there will be no response.
-    Failed,
-}
-
-/// The way to the engine. Nothing here waits for it.
-pub trait TpmPort {
-    /// Hands over a command. The one before is done.
-    fn begin(&mut self, locality: Locality, command: &[u8]);
-    /// Asks the engine to give up what it is at.
-    fn cancel(&mut self);
-    /// Looks for the response, which is written to the start of `response`. After [`Progress::Done`] it is gone.
-    fn poll(&mut self, response: &mut [u8; MAX_BYTES]) -> Progress;
-    /// Returns whether there was a dynamic launch, as far as known.
-    fn is_established(&self) -> bool;
-    /// Has that forgotten, if the engine allows it from there.
-    fn reset_established(&mut self, locality: Locality);
-}
 
 /// Which localities answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +106,17 @@ impl<P: TpmPort> TpmCrb<P> {
         self.is_cancel_set = false;
         self.is_failed = false;
         self.drop_command();
+    }
+
+    /// Notes that the engine is gone: until a reset there are failures only. No command is at it.
+    pub fn fail(&mut self) {
+        self.is_failed = true;
+    }
+
+    /// Returns whether the engine is at a command, wanted or not.
+    #[must_use]
+    pub fn is_executing(&self) -> bool {
+        matches!(self.state, State::Execution(_))
     }
 
     /// Looks for a response; the machine calls this when the engine has said something.

@@ -31,6 +31,7 @@ pub mod machine;
 pub mod module;
 pub mod records;
 pub mod stats;
+pub mod tpm;
 pub mod vcpu;
 pub mod virtio;
 pub mod wires;

@@ -19,6 +19,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use spin::{Mutex, MutexGuard};
 use stockade_apic::{Ending, Endings, Mailbox};
 use stockade_backend::HostBus;
+use stockade_boot::measured::Measurement;
 use stockade_bus::{AccessError, Clock, Deadline, Gpa, Mmio};
 use stockade_devices::pci::PciFunction;
 
@@ -37,6 +38,7 @@ use slots::{PciSlots, Wires};
 
 use crate::crew::Crew;
 use crate::stats::Stats;
+use crate::tpm::{Tpm, TpmError};
 use crate::virtio::Bays;
 
 /// Bytes of the widest register most chips have.
@@ -50,6 +52,7 @@ pub struct Machine<C> {
     endings: Endings,
     slots: Arc<PciSlots>,
     bays: Bays,
+    tpm: Option<Tpm>,
     notes: Notes,
     mailboxes: Arc<[Mailbox]>,
     wake: Arc<AtomicU64>,
@@ -87,6 +90,7 @@ impl<C: Clock + Clone> Machine<C> {
             endings: Endings::new(),
             slots,
             bays: fittings.bays,
+            tpm: fittings.tpm.map(Tpm::new),
             notes: Notes::new(),
             wake: router.wake,
             mailboxes,
@@ -129,6 +133,9 @@ impl<C: Clock + Clone> Machine<C> {
     /// Puts every chip back to power-on.
     pub fn reset(&self) {
         self.with_chips(Chips::reset_all);
+        if let Some(tpm) = &self.tpm {
+            tpm.reset();
+        }
         self.notes.forget_request();
     }
 
@@ -226,6 +233,18 @@ impl<C: Clock + Clone> Machine<C> {
         result
     }
 
+    /// Powers the TPM on and tells it what was measured, if there is one.
+    pub fn start_tpm(
+        &self,
+        measurements: &[Measurement],
+        serve: &mut dyn FnMut() -> bool,
+    ) -> Result<(), TpmError> {
+        match &self.tpm {
+            Some(tpm) => tpm.start(measurements, serve),
+            None => Ok(()),
+        }
+    }
+
     /// Returns the virtio devices.
     pub(crate) fn bays(&self) -> &Bays {
         &self.bays
@@ -262,6 +281,9 @@ impl<C: Clock + Clone> Machine<C> {
         if let Some(place) = self.slots.find(gpa) {
             return self.look_at(self.slots.read(place, data));
         }
+        if let (Some(tpm), Some(offset)) = (&self.tpm, Tpm::place(gpa)) {
+            return tpm.read(offset, data);
+        }
         self.with_chips(|chips| {
             let outcome = chips.with_mmio(gpa, |chip, offset| chip.mmio_read(offset, data));
             if outcome == Err(AccessError::Width) && data.len() > WORD {
@@ -282,6 +304,9 @@ impl<C: Clock + Clone> Machine<C> {
     pub fn mmio_write(&self, gpa: Gpa, data: &[u8]) {
         if let Some(place) = self.slots.find(gpa) {
             return self.look_at(self.slots.write(place, data));
+        }
+        if let (Some(tpm), Some(offset)) = (&self.tpm, Tpm::place(gpa)) {
+            return tpm.write(offset, data);
         }
         self.with_chips(|chips| {
             let outcome = chips.with_mmio(gpa, |chip, offset| chip.mmio_write(offset, data));

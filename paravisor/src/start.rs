@@ -176,6 +176,7 @@ fn fittings(flags: GuestFlags, vcpus: u32, ram: &'static GuestRam) -> Fittings {
         hpet: flags.contains(GuestFlags::HPET),
         functions: Functions::default(),
         bays: Bays::default(),
+        tpm: None,
         test_devices: flags
             .contains(GuestFlags::TEST_DEVICES)
             .then_some(test_devices),

@@ -1,5 +1,6 @@
 //! What a machine may have beyond the least: an HPET, PCI functions, and the small devices that test kernels expect of QEMU.
 
+use alloc::sync::Arc;
 use core::fmt;
 
 use stockade_bus::{AccessError, GuestMemory, PortIo};
@@ -7,6 +8,7 @@ use stockade_devices::fw_cfg::{Facts, FwCfg};
 use stockade_devices::test_devices::{DebugExit, LATCH_PORT, LINES, PcTestdev};
 
 use super::slots::Functions;
+use crate::module::Channel;
 use crate::virtio::Bays;
 use crate::wires::Wire;
 
@@ -24,6 +26,8 @@ pub struct Fittings {
     pub functions: Functions,
     /// Those of them that are virtio devices.
     pub bays: Bays,
+    /// The channel of a TPM's engine.
+    pub tpm: Option<Arc<Channel>>,
 }
 
 /// What the test devices need.
