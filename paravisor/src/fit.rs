@@ -33,8 +33,8 @@ use crate::store::{self, Keeping};
 /// A network card has room for both queues and 128 frames either way.
 const _: () = assert!(NET_BYTES >= (8 << 10) + (512 << 10));
 const _: () = assert!(LEAST_DISK_BYTES >= block::MIN_MEMORY as u64);
-/// The processor devices signal.
-const SIGNALLED: u8 = 0;
+/// Rings of a disk: behind them is one queue of the host's, so more gain nothing.
+const MAX_QUEUES: u16 = 4;
 
 /// Why a device is missing.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +54,7 @@ pub(crate) struct Fitter<'a> {
     pub(crate) clock: Time,
     pub(crate) psp: &'a mut Psp,
     pub(crate) ghcb: Ghcb,
+    pub(crate) vcpus: u32,
 }
 
 /// Returns the devices of the manifest.
@@ -72,6 +73,8 @@ pub(crate) fn devices(
         let entropy = Card::new(OwnEntropy::new(Processor), fitter.ram);
         fit(Box::new(entropy), &mut bays, &mut functions);
     }
+    // A signal to a processor that has yet to start may be lost.
+    bays.look_at_all();
     (functions, bays)
 }
 
@@ -83,14 +86,14 @@ fn fit_host_devices(
 ) {
     let devices = manifest.devices();
     for (index, net) in (0..).zip(devices.nets()) {
-        let place = Place::new(net.host_device(), bays);
+        let place = fitter.place(net.host_device(), bays);
         match fitter.net(net, bounce.split_off(bytes(NET_BYTES)), place) {
             Ok(card) => fit(card, bays, functions),
             Err(error) => report("network card", index, place, &error),
         }
     }
     if manifest.flags().contains(GuestFlags::CONSOLE) {
-        let place = Place::new(CONSOLE_HOST_DEVICE, bays);
+        let place = fitter.place(CONSOLE_HOST_DEVICE, bays);
         match fitter.console(bounce.split_off(console::MEMORY), place) {
             Ok(card) => fit(card, bays, functions),
             Err(error) => report("console", 0, place, &error),
@@ -100,7 +103,7 @@ fn fit_host_devices(
     let keeping = fitter.keeping(manifest, &mut bounce, bays, &secret);
     let share = bounce.len_bytes() / devices.disks().count().max(1);
     for (index, disk) in (0..).zip(devices.disks()) {
-        let place = Place::new(disk.host_device(), bays);
+        let place = fitter.place(disk.host_device(), bays);
         let sealed = (&secret, &keeping);
         match fitter.disk(disk, index, bounce.split_off(share), place, sealed) {
             Ok(card) => fit(card, bays, functions),
@@ -110,6 +113,20 @@ fn fit_host_devices(
 }
 
 impl Fitter<'_> {
+    /// Returns where the next device is, and which processor it signals: each another one, as far as they go.
+    fn place(&self, device: u8, bays: &Bays) -> Place {
+        Place::new(
+            device,
+            bays.vector_of_next(),
+            bays.processor_of_next(self.vcpus),
+        )
+    }
+
+    /// Returns how many rings a disk has for the guest's processors.
+    fn queues(&self) -> u16 {
+        u16::try_from(self.vcpus).map_or(MAX_QUEUES, |vcpus| vcpus.clamp(1, MAX_QUEUES))
+    }
+
     /// Asks for the secret only if a disk needs it.
     fn secret(&mut self, manifest: &Manifest) -> Result<RootSecret, SealingError> {
         let devices = manifest.devices();
@@ -203,7 +220,7 @@ impl Fitter<'_> {
         let (access, id) = (disk.access(), name(index));
         match disk.mode() {
             DiskMode::PLAIN => {
-                let plain = Plain::new(block, access, id);
+                let plain = Plain::new(block, access, id, self.queues());
                 Ok(Box::new(Card::new(plain, self.ram)))
             }
             DiskMode::SEALED => {
@@ -212,6 +229,7 @@ impl Fitter<'_> {
                     index,
                     access,
                     id,
+                    queues: self.queues(),
                     keeping,
                 };
                 let sealed = sealing::open(block, secret, &order, self.host, &self.clock)?;
@@ -230,22 +248,18 @@ struct Place {
 }
 
 impl Place {
-    fn new(device: u8, bays: &Bays) -> Self {
-        Self::with_vector(device, bays.vector_of_next())
-    }
-
     fn of_store(device: u8) -> Self {
-        Self::with_vector(device, Bays::VECTOR_OF_RECORDS)
+        Self::new(device, Bays::VECTOR_OF_RECORDS, 0)
     }
 
-    fn with_vector(device: u8, vector: u8) -> Self {
+    fn new(device: u8, vector: u8, apic_id: u8) -> Self {
         Self {
             function: Function {
                 device,
                 function: 0,
             },
             doorbell: Doorbell {
-                apic_id: SIGNALLED,
+                apic_id,
                 vector: DEVICE_VECTOR + vector,
                 change_vector: LAST_DEVICE_VECTOR,
             },

@@ -76,6 +76,8 @@ pub(crate) struct Order<'a> {
     pub(crate) access: DiskAccess,
     /// Its name.
     pub(crate) id: [u8; 20],
+    /// Its rings for the guest's processors.
+    pub(crate) queues: u16,
     /// Where its newest state is remembered.
     pub(crate) keeping: &'a Keeping,
 }
@@ -130,7 +132,7 @@ pub(crate) fn open(
     };
     say_how_new(order, freshness);
     let front = sealed
-        .front(order.access, order.id)
+        .front(order.access, order.id, order.queues)
         .ok_or(SealingError::Silent)?;
     Ok((front, sealed))
 }

@@ -67,6 +67,7 @@ pub(crate) fn run(platform: Platform) -> ! {
         clock,
         psp: &mut psp,
         ghcb: cpu.ghcb,
+        vcpus,
     };
     let devices = fit::devices(&launch.manifest, bounce, &mut fitter);
     let shared = SHARED.call_once(|| Shared {

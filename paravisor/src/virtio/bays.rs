@@ -108,6 +108,18 @@ impl Bays {
         u8::try_from(self.bays.len()).unwrap_or(0) % DEVICE_VECTORS
     }
 
+    /// Returns the APIC id of which processor the next device's host is to signal.
+    #[must_use]
+    pub fn processor_of_next(&self, vcpus: u32) -> u8 {
+        let index = u32::try_from(self.bays.len()).unwrap_or(0);
+        u8::try_from(index.checked_rem(vcpus).unwrap_or(0)).unwrap_or(0)
+    }
+
+    /// Has every device looked at once.
+    pub fn look_at_all(&self) {
+        self.bays.iter().for_each(|(_, bay)| bay.accessed());
+    }
+
     /// Notes that the host signalled these vectors, a bit each.
     pub(crate) fn signal(&self, vectors: u16) {
         let is_change = vectors >> DEVICE_VECTORS & 1 != 0;

@@ -48,9 +48,14 @@ pub struct Plain {
 
 impl Plain {
     /// Returns the engine in front of `block`, and the front-end that fits it: `access` is what the guest may do even if the host's
-    /// disk allows more, `id` its name.
+    /// disk allows more, `id` its name, `queues` how many rings there are for the guest's processors.
     #[must_use]
-    pub fn new(block: Block<AnyShared>, access: DiskAccess, id: [u8; 20]) -> (Blk, Self) {
+    pub fn new(
+        block: Block<AnyShared>,
+        access: DiskAccess,
+        id: [u8; 20],
+        queues: u16,
+    ) -> (Blk, Self) {
         let features = block.features();
         let is_read_only = access == DiskAccess::ReadOnly || features.contains(Features::READ_ONLY);
         let offers = |feature| !is_read_only && features.contains(feature);
@@ -67,6 +72,7 @@ impl Plain {
                 may_unmap: true,
             }),
             id,
+            queues,
             depth: DEPTH,
             ..BlkOptions::default()
         };

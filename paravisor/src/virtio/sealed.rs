@@ -30,8 +30,8 @@ use pending::Pending;
 
 /// Requests of the guest that are worked on at a time.
 pub const DEPTH: u16 = 64;
-/// Blocks encrypted or decrypted in a turn.
-const STEPS: usize = 4;
+/// Blocks encrypted or decrypted in a turn: some 50 µs of a processor's time, and up to 5 ms where it is emulated.
+const STEPS: usize = 16;
 /// Requests and transfers taken or sent in a turn.
 const BUDGET: usize = 32;
 /// Sectors of the state machine's blocks.
@@ -113,7 +113,7 @@ impl Sealed {
 
     /// Returns the front-end, once the disk is open.
     #[must_use]
-    pub fn front(&self, access: DiskAccess, id: [u8; 20]) -> Option<Blk> {
+    pub fn front(&self, access: DiskAccess, id: [u8; 20], queues: u16) -> Option<Blk> {
         let is_read_only = access == DiskAccess::ReadOnly;
         Some(Blk::new(BlkOptions {
             sectors: self.disk.sectors()?,
@@ -128,6 +128,7 @@ impl Sealed {
                 may_unmap: true,
             }),
             id,
+            queues,
             depth: DEPTH,
             ..BlkOptions::default()
         }))

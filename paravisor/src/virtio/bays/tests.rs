@@ -193,3 +193,17 @@ fn a_device_whose_host_has_something_gets_a_turn_when_it_is_due() {
     assert_eq!(turns(&counts), [2, 2]);
     assert_eq!(bays.due_ns(), 1500);
 }
+
+/// One processor that hears all devices would do all their work.
+#[test]
+fn devices_signal_one_processor_after_the_other() {
+    let (bays, counts) = rig::<3>();
+    assert_eq!(
+        [1, 2, 4].map(|vcpus| bays.processor_of_next(vcpus)),
+        [0, 1, 3]
+    );
+    assert_eq!(bays.processor_of_next(0), 0);
+    bays.look_at_all();
+    bays.serve(&mut NoBus, 0, |_, _| {});
+    assert_eq!(turns(&counts), [1; 3]);
+}
