@@ -30,7 +30,7 @@ struct Figures {
 
 /// Exits of one cause.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Exits {
+pub(crate) struct Exits {
     cause: String,
     count: f64,
     /// Entries of VMPL0 for them.
@@ -83,15 +83,16 @@ fn exits(own: &Figures, start: &Figures, requests: f64) -> String {
     if own.exits.is_empty() {
         return "– | –".to_owned();
     }
-    let all = |figures: &Figures| {
-        let exits = figures.exits.iter();
-        exits.fold([0.0; 2], |[count, entries], exits| {
-            [count + exits.count, entries + exits.entries]
-        })
-    };
-    let (own, start) = (all(own), all(start));
+    let (own, start) = (total(&own.exits), total(&start.exits));
     let each = |index: usize| (own[index] - start[index]) / requests;
     format!("{:.2} | {:.2}", each(0), each(1))
+}
+
+/// Returns exits, and entries of VMPL0 for them, of all causes.
+pub(crate) fn total(exits: &[Exits]) -> [f64; 2] {
+    exits.iter().fold([0.0; 2], |[count, entries], exits| {
+        [count + exits.count, entries + exits.entries]
+    })
 }
 
 /// Exits of each cause a request.
@@ -152,7 +153,7 @@ fn all(ran: &Ran) -> Vec<Figures> {
     figures.collect()
 }
 
-fn exits_of_phase(stats: &Value, phase: usize) -> Vec<Exits> {
+pub(crate) fn exits_of_phase(stats: &Value, phase: usize) -> Vec<Exits> {
     let rows = stats.pointer(&format!("/model/vmpl0_work/phases/{phase}"));
     let rows = rows.and_then(Value::as_object).into_iter().flatten();
     let exits = rows.filter_map(|(cause, row)| {

@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p stockade-perf` measures everything, which takes some minutes on an idle machine; `--only` picks one
 //! table. [`boots`] compares a boot with and without us, [`per_exit`] counts the instructions of its exits, [`operations`] those of single
-//! operations, also on KVM, [`footprint`] memory and pages.
+//! operations, also on KVM, [`footprint`] memory and pages, [`disks`] and [`network`] what devices carry.
 
 #![forbid(unsafe_code)]
 
@@ -10,6 +10,7 @@ mod boots;
 mod disks;
 mod footprint;
 mod nested;
+mod network;
 mod operations;
 mod per_exit;
 
@@ -43,6 +44,8 @@ enum Table {
     Footprint,
     /// Disks: directly, below us, and what a guest does for itself.
     Disks,
+    /// A network card: directly and below us.
+    Network,
 }
 
 fn main() {
@@ -67,5 +70,8 @@ fn main() {
         let ways = arguments.way.map(|way| vec![way]);
         let ways = ways.unwrap_or_else(|| disks::Way::ALL.to_vec());
         println!("{}", disks::table(&ways));
+    }
+    if wants(Table::Network) {
+        println!("{}", network::table());
     }
 }

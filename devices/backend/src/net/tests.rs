@@ -112,3 +112,34 @@ fn a_disk_in_the_place_of_a_card_is_refused() {
     let outcome = Net::open(&mut host, FakeHost::function(), memory, DOORBELL);
     assert_eq!(outcome.err(), Some(BackendError::Malformed("identity")));
 }
+
+/// Checksum and segmentation work left undone is refused in both directions: a header of the host's has no meaning here.
+#[test]
+fn no_offload_is_agreed_on_whatever_the_card_offers() {
+    const OFFLOADS: u64 = 0b11 | 0b1111 << 7 | 0b1111 << 11 | 1 << 15;
+    let memory = FakeMemory::new(MIN_MEMORY);
+    let mut host = FakeHost::net(memory.clone());
+    host.offered |= OFFLOADS;
+    Net::open(&mut host, FakeHost::function(), memory, DOORBELL).unwrap();
+    assert_eq!(host.accepted & OFFLOADS, 0);
+}
+
+/// A header that asks for a frame to be split, or points its checksum beyond the frame, is not even read.
+#[test]
+fn what_the_host_says_in_a_header_changes_nothing() {
+    let (mut host, mut net) = rig();
+    for header in [
+        [0xFF; 12],
+        [1, 0x84, 0, 0, 1, 0, 0xFF, 0xFF, 0xFF, 0xFF, 9, 0],
+    ] {
+        let (head, buffers) = host.next_chain(0).unwrap();
+        host.memory.device_write(buffers[0].address, &header);
+        host.memory.device_write(buffers[0].address + 12, &[7; 64]);
+        host.finish(0, head.into(), 12 + 64);
+        let mut frame = [0; MAX_FRAME];
+        assert_eq!(net.receive(&mut frame), Some(64));
+        assert_eq!(frame[..64], [7; 64]);
+        assert!(frame[64..].iter().all(|byte| *byte == 0));
+        assert_eq!(net.failure(), None);
+    }
+}

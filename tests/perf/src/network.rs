@@ -1,0 +1,175 @@
+//! A network card of the same kind in the same QEMU TCG: directly, and below us.
+//!
+//! The guest takes and sends a stretch of bytes by TCP on QEMU's own network, whose other end is a program here. The marks are those of
+//! [`crate::disks`].
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener};
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use stockade_rig::{Initrd, Running, Slot, Stockade, appended, command_line, workshop};
+
+use crate::boots::PROCESSOR;
+use crate::disks::{exits_of_phase, total};
+
+const MEMORY: &str = "256M";
+const LIMIT: Duration = Duration::from_secs(300);
+/// What is carried each way.
+const BYTES: usize = 32 << 20;
+const MIB: u32 = 32;
+/// Sent and taken at once at our end.
+const PIECE: usize = 64 << 10;
+
+/// The directions, as the guest sees them.
+const DIRECTIONS: [&str; 2] = ["to the guest", "from the guest"];
+
+const SCRIPT: &str = "\
+modprobe -a virtio_pci virtio_net cpuid
+for i in 1 2 3 4 5 6 7 8 9; do [ -d /sys/class/net/eth0 ] && break; sleep 1; done
+ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up
+mark() { dd if=/dev/cpu/0/cpuid of=/dev/null bs=16 count=1 iflag=skip_bytes skip=$((0x53544B00 + $1)) 2>/dev/null; }
+port=$(sed 's/.*stockade.port=\\([0-9]*\\).*/\\1/' /proc/cmdline)
+dd if=/dev/zero of=/tmp/zeros bs=1M count=32 2>/dev/null
+say 'begin 0'; mark 1; nc 10.0.2.2 $port </dev/null >/dev/null; mark 0; say 'end 0'
+say 'begin 1'; mark 2; nc 10.0.2.2 $port </tmp/zeros >/dev/null; mark 0; say 'end 1'
+say done
+";
+
+/// What one direction cost.
+struct Figures {
+    wall: Duration,
+    cpu: Duration,
+    exits: Option<[f64; 2]>,
+}
+
+/// Measures and returns the table.
+pub(crate) fn table() -> String {
+    let _alone = Slot::take_all();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let initrd = Initrd::new(SCRIPT)
+        .modules(&["virtio_pci", "virtio_net", "cpuid"])
+        .write(folder.path());
+    let stats = folder.path().join("stats.json");
+    let ways = [
+        ("directly", run(|port| directly(&initrd, port), None)),
+        (
+            "below us",
+            run(|port| below_us(&initrd, port, &stats), Some(&stats)),
+        ),
+    ];
+    let mut text = String::from(
+        "| 32 MiB by TCP | way | MiB/s | CPU ms a MiB | exits a MiB | entries of VMPL0 |\n|---|---|---|---|---|---|\n",
+    );
+    for (index, direction) in DIRECTIONS.iter().enumerate() {
+        for (way, figures) in &ways {
+            let figures = &figures[index];
+            let exits = figures
+                .exits
+                .map_or("– | –".to_owned(), |[exits, entries]| {
+                    let mib = f64::from(MIB);
+                    format!("{:.0} | {:.0}", exits / mib, entries / mib)
+                });
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                text,
+                "| {direction} | {way} | {:.1} | {:.1} | {exits} |",
+                f64::from(MIB) / figures.wall.as_secs_f64(),
+                figures.cpu.as_secs_f64() * 1000.0 / f64::from(MIB),
+            );
+        }
+    }
+    text
+}
+
+fn run(start: impl FnOnce(u16) -> Running, stats: Option<&Path>) -> Vec<Figures> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a port");
+    let port = listener.local_addr().expect("it is bound").port();
+    thread::spawn(move || serve(&listener));
+    let mut running = start(port);
+    let times: Vec<(Duration, Duration)> = (0..DIRECTIONS.len())
+        .map(|index| {
+            running.expect(&format!("begin {index}"));
+            let (begun, before) = (Instant::now(), running.cpu());
+            running.expect(&format!("end {index}"));
+            (begun.elapsed(), running.cpu() - before)
+        })
+        .collect();
+    running.expect("guest-check: done");
+    let _ = running.finish();
+    let stats = stats.and_then(|path| fs::read_to_string(path).ok());
+    let stats = stats.and_then(|text| serde_json::from_str::<Value>(&text).ok());
+    let exits = |phase| {
+        stats
+            .as_ref()
+            .map(|stats| total(&exits_of_phase(stats, phase)))
+    };
+    (1..)
+        .zip(times)
+        .map(|(phase, (wall, cpu))| Figures {
+            wall,
+            cpu,
+            exits: exits(phase),
+        })
+        .collect()
+}
+
+/// Sends all to who comes first, takes all from who comes next.
+fn serve(listener: &TcpListener) {
+    let piece = [0; PIECE];
+    if let Ok((mut stream, _)) = listener.accept() {
+        for _ in 0..BYTES / PIECE {
+            if stream.write_all(&piece).is_err() {
+                return;
+            }
+        }
+        let _ = stream.shutdown(Shutdown::Both);
+    }
+    let mut piece = [0; PIECE];
+    if let Ok((mut stream, _)) = listener.accept() {
+        let mut left = BYTES;
+        while left > 0 {
+            match stream.read(&mut piece) {
+                Ok(0) | Err(_) => return,
+                Ok(count) => left = left.saturating_sub(count),
+            }
+        }
+    }
+}
+
+fn directly(initrd: &Path, port: u16) -> Running {
+    let mut command = Command::new("qemu-system-x86_64");
+    command
+        .args(["-nodefaults", "-no-user-config", "-display", "none"])
+        .args(["-no-reboot", "-machine", "q35", "-accel", "tcg"])
+        .args(["-cpu", PROCESSOR, "-m", MEMORY, "-serial", "stdio"])
+        .args(["-netdev", "user,id=net"])
+        .args(["-device", "virtio-net-pci,netdev=net,disable-legacy=on"])
+        .arg("-kernel")
+        .arg(&workshop().kernel)
+        .arg("-initrd")
+        .arg(initrd)
+        .args(["-append", &command_line(&words(port))]);
+    Running::start(&mut command, "qemu".to_owned(), LIMIT, None)
+}
+
+fn below_us(initrd: &Path, port: u16, stats: &Path) -> Running {
+    Stockade::new("run")
+        .args(["--memory", MEMORY, "--net", "user"])
+        .args(["--append", &appended(&words(port)), "--initrd"])
+        .arg(initrd)
+        .arg("--stats")
+        .arg(stats)
+        .limit(LIMIT)
+        .with_slots_taken()
+        .start()
+}
+
+fn words(port: u16) -> String {
+    format!("stockade.port={port}")
+}
