@@ -8,6 +8,7 @@ mod checks;
 mod devices;
 mod error;
 mod payload;
+mod sealing;
 
 use bitflags::bitflags;
 use zerocopy::little_endian::{U32, U64};
@@ -21,6 +22,7 @@ pub use devices::{
 };
 pub use error::ManifestError;
 pub use payload::{MAX_COMMAND_LINE_BYTES, MAX_KERNEL_BYTES, Payload, PayloadKind};
+pub use sealing::{Binding, Sealing};
 
 /// The first bytes of a manifest.
 pub const MAGIC: [u8; 8] = *b"STOCKADE";
@@ -72,9 +74,10 @@ pub struct Manifest {
     devices: Devices,
     /// Bytes the paravisor has beyond its first.
     extra_bytes: U32,
+    sealing: Sealing,
 }
 
-const _: () = assert!(size_of::<Manifest>() == 36 + 72 * MAX_PAYLOADS + size_of::<Devices>());
+const _: () = assert!(size_of::<Manifest>() == 44 + 72 * MAX_PAYLOADS + size_of::<Devices>());
 const _: () = assert!(size_of::<Manifest>() as u64 <= layout::PAGE_SIZE);
 
 impl Manifest {
@@ -104,6 +107,7 @@ impl Manifest {
             payloads,
             devices: Devices::default(),
             extra_bytes: U32::ZERO,
+            sealing: Sealing::default(),
         };
         manifest.check()?;
         Ok(manifest)
@@ -126,6 +130,18 @@ impl Manifest {
     #[must_use]
     pub fn extra_bytes(&self) -> u64 {
         u64::from(self.extra_bytes.get())
+    }
+
+    /// Returns the manifest with this secret for what is sealed.
+    #[must_use]
+    pub fn with_sealing(self, sealing: Sealing) -> Self {
+        Self { sealing, ..self }
+    }
+
+    /// Returns what the secret of what is sealed depends on.
+    #[must_use]
+    pub fn sealing(&self) -> Sealing {
+        self.sealing
     }
 
     /// Returns the host's devices.

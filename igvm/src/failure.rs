@@ -65,6 +65,12 @@ pub(crate) enum Failure {
     /// Less shared memory than the devices need.
     #[error("--bounce is too small for these devices; give them {0}M at least")]
     Bounce(u64),
+    /// A family without a name.
+    #[error("only a signed image has a family to seal for; give --id-key, or leave --seal out")]
+    SealingUnsigned,
+    /// Its own data would be beyond the image.
+    #[error("--seal asks for a newer security version than the image has; raise --svn")]
+    SealingVersion,
     /// More disks or cards than there are places.
     #[error("too many disks or network cards; there can be 14 disks and 8 cards")]
     TooManyDevices,

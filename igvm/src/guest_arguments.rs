@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use stockade::image::{self, BuildOptions};
+use stockade::image::{self, BuildOptions, Identity};
 use stockade::setup::{self, Cache, Mode};
 use stockade_boot::format::{self, Format};
 use stockade_boot::kernel::Module;
 use stockade_boot::load;
-use stockade_boot::manifest::GuestFlags;
+use stockade_boot::manifest::{GuestFlags, Sealing};
 use stockade_boot::ram::RamMap;
 
 use crate::failure::Failure;
@@ -44,11 +44,55 @@ pub(crate) struct Guest {
     /// Give the guest the small devices that test kernels expect of QEMU; its exit status becomes ours
     #[arg(long)]
     test_devices: bool,
+    /// Sign the image with this key, P-384 in PEM: the secure processor checks and reports who signed it
+    #[arg(long, value_name = "FILE")]
+    id_key: Option<PathBuf>,
+    /// The family of a signed image, 32 hexadecimal digits [default: that of all images with its key]
+    #[arg(long, value_name = "ID", requires = "id_key", value_parser = parse_id)]
+    family: Option<[u8; 16]>,
+    /// The security version of a signed image
+    #[arg(long, value_name = "N", requires = "id_key", default_value_t = 0)]
+    svn: u32,
+    /// Who can open what is sealed: image (this very one), or family (any signed one of the same family and policy; see docs/threats.md),
+    /// with ,svn=N for those of at least this security version
+    #[arg(long, value_name = "image|family[,svn=N]", default_value = "image", value_parser = parse_sealing)]
+    seal: SealingChoice,
+}
+
+/// What sealed data is bound to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum SealingChoice {
+    #[default]
+    Image,
+    Family {
+        svn: u32,
+    },
+}
+
+fn parse_sealing(text: &str) -> Result<SealingChoice, String> {
+    match text.split_once(',').unwrap_or((text, "svn=0")) {
+        ("image", _) if text == "image" => Ok(SealingChoice::Image),
+        ("family", version) => {
+            let svn = version
+                .strip_prefix("svn=")
+                .and_then(|number| number.parse().ok());
+            let svn = svn.ok_or("give family,svn= and a number")?;
+            Ok(SealingChoice::Family { svn })
+        }
+        _ => Err("give image, family, or family,svn= and a number".to_owned()),
+    }
+}
+
+fn parse_id(text: &str) -> Result<[u8; 16], String> {
+    let number = u128::from_str_radix(text, 16).ok();
+    let number = number.filter(|_| text.len() == 32 && text.is_ascii());
+    let number = number.ok_or("give 32 hexadecimal digits")?;
+    Ok(number.to_be_bytes())
 }
 
 impl Guest {
     /// Names of the arguments, which make no sense for an image that is there already.
-    pub(crate) const ARGUMENTS: [&str; 8] = [
+    pub(crate) const ARGUMENTS: [&str; 12] = [
         "kernel",
         "initrd",
         "module",
@@ -57,6 +101,10 @@ impl Guest {
         "hpet",
         "rng",
         "test_devices",
+        "id_key",
+        "family",
+        "svn",
+        "seal",
     ];
 
     /// Collects the parts of the image for a guest of up to `cpus` vCPUs; our own first process does as `mode` says.
@@ -92,6 +140,8 @@ impl Guest {
             self.append.clone()
         };
         options.max_vcpus = cpus;
+        options.identity = self.identity()?;
+        options.sealing = self.sealing(options.identity.as_ref())?;
         for (flag, is_wanted) in [
             (GuestFlags::X2APIC, self.x2apic),
             (GuestFlags::HPET, self.hpet),
@@ -101,6 +151,27 @@ impl Guest {
             options.flags.set(flag, is_wanted);
         }
         Ok(options)
+    }
+
+    fn identity(&self) -> Result<Option<Identity>, Failure> {
+        let Some(path) = &self.id_key else {
+            return Ok(None);
+        };
+        let mut identity = Identity::open(path)?;
+        identity.family_id = self.family.unwrap_or(identity.family_id);
+        identity.svn = self.svn;
+        Ok(Some(identity))
+    }
+
+    fn sealing(&self, identity: Option<&Identity>) -> Result<Sealing, Failure> {
+        match (self.seal, identity) {
+            (SealingChoice::Image, _) => Ok(Sealing::to_image()),
+            (SealingChoice::Family { svn }, Some(identity)) if svn <= identity.svn => {
+                Ok(Sealing::to_family(svn))
+            }
+            (SealingChoice::Family { .. }, Some(_)) => Err(Failure::SealingVersion),
+            (SealingChoice::Family { .. }, None) => Err(Failure::SealingUnsigned),
+        }
     }
 
     fn kernel(&self, cache: &Cache, voice: &mut Voice) -> Result<PathBuf, Failure> {

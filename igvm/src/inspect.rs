@@ -9,6 +9,7 @@ mod registers;
 use std::fmt::{self, Write as _};
 
 use igvm::IgvmDirectiveHeader;
+use stockade_boot::manifest::Binding;
 
 use crate::image::Image;
 use crate::measure::{LaunchDigest, measure};
@@ -65,6 +66,20 @@ fn write_all(text: &mut String, image: &Image) -> fmt::Result {
             writeln!(text, "\nregisters of vCPU {vp_index}:")?;
             registers::write(text, vmsa)?;
         }
+        if let IgvmDirectiveHeader::SnpIdBlock {
+            family_id,
+            image_id,
+            guest_svn,
+            ..
+        } = directive
+        {
+            let [family, image] = [family_id, image_id].map(|id| u128::from_be_bytes(*id));
+            let version = format!("security version {guest_svn}");
+            writeln!(
+                text,
+                "\nsigned: family {family:032x}, image {image:032x}, {version}"
+            )?;
+        }
     }
     let measurement = measure(image);
     let (measured, launched) = (measurement.measured_pages, measurement.launched_pages);
@@ -109,6 +124,13 @@ fn write_manifest(text: &mut String, image: &Image) -> fmt::Result {
     names.for_each(|name| flags = format!("{flags} {name}"));
     writeln!(text, "  options:{flags}")?;
     devices::write(text, manifest.devices())?;
+    if manifest.sealing().binding() == Binding::FAMILY {
+        let svn = manifest.sealing().svn();
+        writeln!(
+            text,
+            "  sealed for its family, from security version {svn} on"
+        )?;
+    }
     for payload in manifest.payloads() {
         let (kind, gpa) = (payload.kind.name(), payload.gpa.get());
         let digest = LaunchDigest(payload.sha384);

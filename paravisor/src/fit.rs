@@ -134,7 +134,7 @@ impl Fitter<'_> {
         if !devices.disks().any(is_sealed) && devices.store().is_none() {
             return Err(SealingError::Unasked);
         }
-        sealing::root_secret(self.psp, &self.ghcb)
+        sealing::root_secret(self.psp, &self.ghcb, manifest.sealing())
     }
 
     /// Opens the store before the disks it remembers.

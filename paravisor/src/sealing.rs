@@ -3,7 +3,7 @@
 use stockade_abi::guest_message::{GuestFieldSelect, KeyRequest};
 use stockade_backend::block::{Block, SECTOR_BYTES};
 use stockade_backend::shared::AnyShared;
-use stockade_boot::manifest::DiskAccess;
+use stockade_boot::manifest::{Binding, DiskAccess, Sealing};
 use stockade_devices::virtio::blk::Blk;
 use stockade_paravisor::host::Timekeeper;
 use stockade_paravisor::virtio::{Anchors, SEALED_DEPTH, Sealed, Turn, Untold};
@@ -58,12 +58,29 @@ pub(crate) enum SealingError {
     Silent,
 }
 
-/// Returns the secret all keys of sealed disks come from: the secure processor's, for this image and policy on this chip.
-pub(crate) fn root_secret(psp: &mut Psp, ghcb: &Ghcb) -> Result<RootSecret, SealingError> {
-    let fields = GuestFieldSelect::MEASUREMENT | GuestFieldSelect::POLICY;
+/// Returns the secret all keys of sealed disks and of the store come from: the secure processor's, on this chip, for what the manifest
+/// binds it to.
+pub(crate) fn root_secret(
+    psp: &mut Psp,
+    ghcb: &Ghcb,
+    sealing: Sealing,
+) -> Result<RootSecret, SealingError> {
+    let fields = match sealing.binding() {
+        Binding::FAMILY => {
+            log::warn!(
+                "sealed data is bound to the image's family: every image a host launches with these ids gets its keys"
+            );
+            GuestFieldSelect::FAMILY_ID
+                | GuestFieldSelect::IMAGE_ID
+                | GuestFieldSelect::GUEST_SVN
+                | GuestFieldSelect::POLICY
+        }
+        _ => GuestFieldSelect::MEASUREMENT | GuestFieldSelect::POLICY,
+    };
     let mut request = KeyRequest::default();
     request.root_key_select = KeyRequest::ROOT_VCEK;
     request.guest_field_select = fields.bits();
+    request.guest_svn = sealing.svn();
     Ok(RootSecret::new(*psp.derived_key(ghcb, &request)?))
 }
 

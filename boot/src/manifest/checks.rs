@@ -31,6 +31,7 @@ impl Manifest {
         if extra > layout::paravisor::EXTRA_MAX_SIZE || !is_whole {
             return Err(ManifestError::ExtraMemory(extra));
         }
+        self.sealing.check()?;
         self.devices.check()?;
         self.check_payloads()
     }

@@ -65,6 +65,9 @@ pub enum ManifestError {
     /// A sealed store at no place or at another device's.
     #[error("the sealed store of the image makes no sense")]
     Store,
+    /// A choice of secret that means nothing.
+    #[error("the image binds its sealed data to nothing known")]
+    Sealing,
     /// A network card at no place or at another device's, or with the address of a group.
     #[error("a network card of the image makes no sense")]
     Net,

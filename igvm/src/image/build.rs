@@ -5,16 +5,21 @@ use stockade_abi::vmsa::SevFeatures;
 use stockade_boot::format;
 use stockade_boot::launch::{Encryption, LaunchState, TableState};
 use stockade_boot::layout::{self, LARGE_PAGE_SIZE, PAGE_SIZE, paravisor};
-use stockade_boot::manifest::{Devices, DiskMode, GuestFlags, Manifest, Payload, PayloadKind};
+use stockade_boot::manifest::{
+    Devices, DiskMode, GuestFlags, Manifest, Payload, PayloadKind, Sealing,
+};
 use zerocopy::IntoBytes;
 
 use super::elf::Paravisor;
 use super::error::ImageError;
+use super::file::Image;
+use super::id_block::Identity;
 use super::kernel_file::Module;
 use super::page_tables;
 use super::pages::{PAGE_BYTES, Pages};
 use super::parts::{Directives, PageKind};
 use super::vmsa::vmsa;
+use crate::measure::launch_digest;
 
 /// SMT allowed, no debugging, no migration agent, any firmware version (SNP firmware ABI, table 9; bit 17 must be 1).
 pub const DEFAULT_POLICY: u64 = 0x3_0000;
@@ -38,6 +43,10 @@ pub struct BuildOptions {
     pub flags: GuestFlags,
     /// The host's devices the guest gets.
     pub devices: Devices,
+    /// What sealed disks and records are bound to.
+    pub sealing: Sealing,
+    /// Who signs the image, if somebody does.
+    pub identity: Option<Identity>,
     /// The guest policy the PSP enforces.
     pub policy: u64,
     /// The C-bit's position.
@@ -57,6 +66,8 @@ impl BuildOptions {
             max_vcpus: 1,
             flags: GuestFlags::VMWARE_IDENTITY,
             devices: Devices::default(),
+            sealing: Sealing::to_image(),
+            identity: None,
             policy: DEFAULT_POLICY,
             c_bit: layout::C_BIT,
         }
@@ -75,6 +86,7 @@ pub fn build(options: &BuildOptions) -> Result<Vec<u8>, ImageError> {
     let files: Vec<Payload> = staged.iter().map(|file| file.payload).collect();
     let manifest = Manifest::new(options.c_bit, options.max_vcpus, options.flags, &files)?
         .with_devices(options.devices)
+        .with_sealing(options.sealing)
         .try_with_extra_memory(extra_memory(&options.devices))?;
 
     let mut launch = Directives::default();
@@ -111,6 +123,13 @@ pub fn build(options: &BuildOptions) -> Result<Vec<u8>, ImageError> {
         &launch_state(program.entry, options.c_bit),
         paravisor_features(),
     ));
+    let Some(identity) = &options.identity else {
+        return launch.into_file(options.policy);
+    };
+    // The block is in no measurement, so the image is whole without it.
+    let whole = launch.clone().into_file(options.policy)?;
+    let digest = launch_digest(&Image::parse("the image", &whole)?);
+    launch.identity(identity.directive(digest.0, options.policy));
     launch.into_file(options.policy)
 }
 

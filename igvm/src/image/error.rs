@@ -63,6 +63,9 @@ pub enum ImageError {
     /// The kernel would not see what stands behind it.
     #[error("the command line contains a NUL character; leave it out")]
     CommandLineNul,
+    /// No key to sign with.
+    #[error("{} is no P-384 key in PEM; make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384`", path.display())]
+    IdKey { path: PathBuf },
     /// The library refused what we made.
     #[error("the image cannot be written as IGVM: {0}")]
     Igvm(#[from] igvm::Error),

@@ -31,7 +31,7 @@ pub(super) enum PageKind {
 }
 
 /// Directives in the order of launch.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Directives(Vec<IgvmDirectiveHeader>);
 
 impl Directives {
@@ -128,6 +128,11 @@ impl Directives {
             vp_index: 0,
             vmsa,
         });
+    }
+
+    /// Names who signed the image.
+    pub(super) fn identity(&mut self, block: IgvmDirectiveHeader) {
+        self.0.push(block);
     }
 
     /// Returns the file.
