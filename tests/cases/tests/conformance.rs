@@ -10,8 +10,10 @@ use stockade_rig::conformance::{Start, on_plain_qemu, on_the_model};
 
 /// The requirement; there are some hundred more.
 const LEAST: usize = 150;
-/// How many checks of clocks a run may miss on a busy machine.
+/// How many checks a run in real time may fail that are judged again in counted time.
 const MISSED: usize = 4;
+/// The guest's time is the number of its instructions, however busy this machine is.
+const COUNTED: &str = "--icount";
 
 /// Checks that TCG's processor fails beneath us, where no exit tells anybody, and why.
 const PROCESSOR: &[(&str, &str)] = &[
@@ -63,19 +65,19 @@ fn conforms(start: Start, cpus: usize, arguments: &[&str]) {
         let unforeseen = failures.filter(|check| !foreseen.contains(check.name.as_str()));
         unforeseen.cloned().collect()
     };
-    let again = wrong(&report);
-    if arguments.contains(&"--icount") {
-        assert!(again.is_empty(), "{again:#?}");
-    }
-    if !again.is_empty() {
-        // A machine busy with other things misses moments of the guest's clocks: what failed must hold when it is tried alone.
-        println!("tried again: {again:#?}");
-        assert!(again.len() <= MISSED, "{again:#?}");
-        let words: Vec<_> = again
+    let failed = wrong(&report);
+    if !failed.is_empty() {
+        assert!(!arguments.contains(&COUNTED), "{failed:#?}");
+        // Processors that run at the same time do so in real time, and a busy machine takes them from a guest that watches a clock. A
+        // clock that is wrong is wrong in counted time too, where nothing but the guest makes it go on.
+        println!("judged again in counted time: {failed:#?}");
+        assert!(failed.len() <= MISSED, "{failed:#?}");
+        let words: Vec<_> = failed
             .iter()
             .map(|check| format!("test={}", check.name))
             .collect();
-        let (report, _) = run(start, cpus, &words.join(" "), arguments);
+        let counted = [arguments, &[COUNTED]].concat();
+        let (report, _) = run(start, cpus, &words.join(" "), &counted);
         let wrong = wrong(&report);
         assert!(wrong.is_empty(), "{wrong:#?}");
     }
@@ -90,7 +92,7 @@ fn conforms(start: Start, cpus: usize, arguments: &[&str]) {
 
 #[test]
 fn multiboot_with_one_cpu_conforms_to_the_instruction() {
-    conforms(Start::Multiboot, 1, &["--icount"]);
+    conforms(Start::Multiboot, 1, &[COUNTED]);
 }
 
 #[test]
@@ -105,7 +107,7 @@ fn multiboot_with_four_cpus_conforms() {
 
 #[test]
 fn pvh_with_one_cpu_and_x2apic_conforms_to_the_instruction() {
-    conforms(Start::Pvh, 1, &["--icount", "--x2apic"]);
+    conforms(Start::Pvh, 1, &[COUNTED, "--x2apic"]);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd, VmFd};
+use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 
 use crate::Failure;
@@ -121,7 +122,16 @@ impl Machine {
 pub(crate) fn run(mut vcpu: VcpuFd) -> Result<(), Failure> {
     let mut devices = Devices::new();
     loop {
-        match vcpu.run()? {
+        let exit = match vcpu.run() {
+            // So a processor comes back that has waited for its start-up IPI.
+            Err(error)
+                if [Errno::EAGAIN, Errno::EINTR].contains(&Errno::from_raw(error.errno())) =>
+            {
+                continue;
+            }
+            exit => exit?,
+        };
+        match exit {
             VcpuExit::IoIn(port, data) => devices.read(port, data),
             VcpuExit::IoOut(port, data) => {
                 if devices.write(port, data) == Next::End {
