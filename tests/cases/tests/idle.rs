@@ -85,6 +85,11 @@ fn an_idle_guest_exits_seldom_in_x2apic_mode() {
 }
 
 #[test]
+fn four_idle_vcpus_exit_seldom() {
+    exits_are_few(4, &["--x2apic"]);
+}
+
+#[test]
 fn a_guest_at_its_prompt_leaves_the_processors_alone() {
     const CPUS: usize = 1;
     let _alone = Slot::take_all();
