@@ -7,6 +7,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod flushes;
+pub mod sealed;
+
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;

@@ -298,7 +298,11 @@ fn net_header_nonsense_offloads_nobody_agreed_on_are_ignored() {
 #[test]
 fn every_lie_has_its_test() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/src/hostile/virtio");
-    let here = include_str!("hostile_virtio.rs");
+    let here = [
+        include_str!("hostile_virtio.rs"),
+        include_str!("hostile_sealed.rs"),
+    ]
+    .concat();
     for entry in fs::read_dir(folder).expect("the model is beside us") {
         let name = entry.expect("it is readable").file_name();
         let name = name.to_string_lossy();

@@ -70,8 +70,11 @@ impl Disk {
                 7 => self.scribble_used(input),
                 8 => self.scribble(input),
                 9 => {
+                    let size = self.host.queues[0].size;
                     change(&mut self.host, input);
                     self.block.check(&mut self.host);
+                    // Its rings stay where they are.
+                    self.host.queues[0].size = size;
                 }
                 10 => {
                     self.block.listen();
@@ -214,8 +217,10 @@ fn drive_card(input: &mut Input<'_>) {
                 memory.device_write(at, &input.array::<2>());
             }
             4 => {
+                let size = host.queues[0].size;
                 change(&mut host, input);
                 net.check(&mut host);
+                host.queues[0].size = size;
             }
             5 => {
                 net.listen();

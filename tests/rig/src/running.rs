@@ -112,6 +112,32 @@ impl Running {
         kill(pid(&self.child), signal).expect("it is our child");
     }
 
+    /// Ends what the command started, without a word: the machine's power cord.
+    ///
+    /// # Panics
+    /// It runs nothing.
+    pub fn kill_machine(&self) {
+        let own = self.child.id().to_string();
+        let is_child = |stat: &str| {
+            // After the name in parentheses: state, then parent.
+            let (_, rest) = stat.rsplit_once(") ")?;
+            (rest.split(' ').nth(1)? == own).then_some(())
+        };
+        let processes = std::fs::read_dir("/proc").expect("there is a list of processes");
+        let numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let children: Vec<i32> = numbers
+            .filter(|number| {
+                let stat = std::fs::read_to_string(format!("/proc/{number}/stat"));
+                stat.is_ok_and(|stat| is_child(&stat).is_some())
+            })
+            .collect();
+        assert!(!children.is_empty(), "{} runs nothing", self.name);
+        for child in children {
+            // It may have ended meanwhile.
+            let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
+        }
+    }
+
     /// Closes its stdin and waits for its end.
     #[must_use]
     pub fn finish(mut self) -> Finished {

@@ -38,6 +38,8 @@ pub enum Instead {
 pub trait Attack: Sync {
     /// The name on the command line.
     fn name(&self) -> &'static str;
+    /// Takes the number after the name on the command line.
+    fn set(&self, _number: u64) {}
     /// How often it was tried.
     fn attempts(&self) -> u64;
     /// How often the modelled hardware let through what it must refuse.
@@ -78,7 +80,7 @@ pub trait Attack: Sync {
     }
 }
 
-static ATTACKS: [&'static dyn Attack; 35] = [
+static ATTACKS: [&'static dyn Attack; 41] = [
     &doorbell_storm::ATTACK,
     &drop_page::ATTACK,
     &hv_flood::ATTACK,
@@ -107,7 +109,13 @@ static ATTACKS: [&'static dyn Attack; 35] = [
     &virtio::mute_completions::ATTACK,
     &virtio::net_frame_long::ATTACK,
     &virtio::net_header_nonsense::ATTACK,
+    &virtio::power_cut::ATTACK,
     &virtio::queue_size_changes::ATTACK,
+    &virtio::sealed_flipped::ATTACK,
+    &virtio::sealed_foreign::ATTACK,
+    &virtio::sealed_older::ATTACK,
+    &virtio::sealed_refused::ATTACK,
+    &virtio::sealed_swapped::ATTACK,
     &virtio::silence::ATTACK,
     &virtio::silent_interrupts::ATTACK,
     &virtio::status_lies::ATTACK,
@@ -116,9 +124,12 @@ static ATTACKS: [&'static dyn Attack; 35] = [
     &virtio::used_twice::ATTACK,
 ];
 
-/// The attack of that name.
-pub fn find(name: &str) -> Option<&'static dyn Attack> {
-    ATTACKS.into_iter().find(|attack| attack.name() == name)
+/// The attack of that name; `NAME:NUMBER` is one that is told a number.
+pub fn find(words: &str) -> Option<&'static dyn Attack> {
+    let (name, number) = words.split_once(':').unwrap_or((words, "0"));
+    let attack = ATTACKS.into_iter().find(|attack| attack.name() == name)?;
+    attack.set(number.parse().ok()?);
+    Some(attack)
 }
 
 /// The names of all attacks, to be printed.
@@ -148,5 +159,6 @@ mod tests {
             assert_eq!(found, Some(index));
         }
         assert!(find("nothing").is_none());
+        assert!(find("late-timer:7").is_some() && find("late-timer:x").is_none());
     }
 }

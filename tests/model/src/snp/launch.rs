@@ -234,7 +234,7 @@ fn back(ram: &[(u64, u64)], image: &IgvmFile<'_>, seed: u64) -> Result<Memory, B
     for (start, len) in ram {
         add(*start, *len, RangeKind::Ram)?;
     }
-    add(SERVICE_BASE, SERVICE_SIZE, RangeKind::Service)?;
+    add(SERVICE_BASE, service_bytes(image), RangeKind::Service)?;
     for (start, len) in staging_ranges(image) {
         add(start, len, RangeKind::Staging)?;
     }
@@ -251,6 +251,18 @@ fn back(ram: &[(u64, u64)], image: &IgvmFile<'_>, seed: u64) -> Result<Memory, B
     memory.assign_all(RangeKind::Ram);
     memory.assign_all(RangeKind::Service);
     Ok(memory)
+}
+
+/// The least a paravisor has, or what the image asks for in its place.
+fn service_bytes(image: &IgvmFile<'_>) -> u64 {
+    let asked = image.directives.iter().filter_map(|directive| {
+        let Directive::RequiredMemory { gpa, bytes } = directive else {
+            return None;
+        };
+        (*gpa == SERVICE_BASE).then_some(u64::from(*bytes))
+    });
+    let bytes = asked.max().unwrap_or(0).max(SERVICE_SIZE);
+    bytes.next_multiple_of(1 << 21)
 }
 
 /// The parts of the staging range the image uses, in whole 2 MiB blocks.

@@ -75,6 +75,7 @@ impl Device {
     /// What lies are told about.
     pub(super) fn who(&self) -> Who {
         Who {
+            function: self.function,
             kind: self.kind,
             is_live: self.status & DRIVER_OK != 0,
         }

@@ -13,6 +13,8 @@ const LOGGED: u64 = 3;
 /// Which device it is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Who {
+    /// Which function of the bus.
+    pub function: usize,
     /// What it is.
     pub kind: VirtioKind,
     /// Its driver has started it.
@@ -50,6 +52,8 @@ impl Count {
 pub trait Lie: Sync {
     /// The name on the command line.
     fn name(&self) -> &'static str;
+    /// Takes the number after the name on the command line.
+    fn set(&self, _number: u64) {}
     /// Counts the lies told.
     fn count(&self) -> &Count;
     /// A read of configuration space.
@@ -97,6 +101,10 @@ pub trait Lie: Sync {
 impl<L: Lie> Attack for L {
     fn name(&self) -> &'static str {
         Lie::name(self)
+    }
+
+    fn set(&self, number: u64) {
+        Lie::set(self, number);
     }
 
     fn attempts(&self) -> u64 {

@@ -11,6 +11,7 @@ mod device;
 mod exchange;
 mod lie;
 mod queue;
+mod rounds;
 mod sectors;
 
 pub use block::{BlockKind, BlockRequest, SECTOR};
@@ -19,6 +20,7 @@ pub use device::{Device, Told, USED_REGISTER};
 pub use exchange::Exchange;
 pub use lie::{Count, Lie, Who};
 pub use queue::{Element, Queue};
+pub use rounds::{Rounds, Written};
 pub use sectors::Sectors;
 
 use crate::host::pci::{Address, Pci, Register};

@@ -1,0 +1,48 @@
+//! Runs inside a guest: writes rounds of blocks to every disk named on its command line, flushes each round, and says so.
+//!
+//! `guest-check: flushed DISK ROUND`, in any order of disks; a round that is said is durable, or the disk lies. It ends with the guest.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::thread;
+
+use stockade_cases::flushes::{BLOCK_BYTES, fill, runs};
+
+fn main() {
+    let disks: Vec<_> = (0..)
+        .zip(std::env::args().skip(1))
+        .map(|(disk, path)| {
+            thread::spawn(move || {
+                if let Err(error) = work(disk, &path) {
+                    println!("guest-check: failed {disk} {error}");
+                }
+            })
+        })
+        .collect();
+    for disk in disks {
+        // One that failed has said so.
+        let _ = disk.join();
+    }
+}
+
+fn work(disk: u32, path: &str) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    for round in 1.. {
+        write(&file, disk, round)?;
+        file.sync_data()?;
+        println!("guest-check: flushed {disk} {round}");
+    }
+    Ok(())
+}
+
+fn write(file: &File, disk: u32, round: u32) -> io::Result<()> {
+    for run in runs(disk, round) {
+        let mut bytes = vec![0; run.count as usize * BLOCK_BYTES];
+        for (block, bytes) in (run.first..).zip(bytes.chunks_mut(BLOCK_BYTES)) {
+            fill(bytes, disk, round, block);
+        }
+        file.write_all_at(&bytes, u64::from(run.first) * BLOCK_BYTES as u64)?;
+    }
+    Ok(())
+}
