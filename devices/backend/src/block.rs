@@ -10,6 +10,7 @@ mod flight;
 mod lent;
 mod patience;
 mod request;
+mod room;
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -159,44 +160,6 @@ impl<M: SharedMemory> Block<M> {
             };
         }
         Some(ticket)
-    }
-
-    fn take_runs(&mut self, request: &Request) -> Option<[Run; MAX_RUNS]> {
-        let mut runs = [Run::default(); MAX_RUNS];
-        if !request.kind.has_data() {
-            return Some(runs);
-        }
-        if request.len_bytes > MAX_BYTES {
-            return None;
-        }
-        let mut left = usize::try_from(request.len_bytes).ok()?;
-        if usize::from(self.slots.free_count()) * SLOT_BYTES < left {
-            return None;
-        }
-        for run in &mut runs {
-            if left == 0 {
-                break;
-            }
-            let wanted = u16::try_from(left.div_ceil(SLOT_BYTES)).ok()?;
-            let Some(found) = self.slots.take_run(wanted) else {
-                break;
-            };
-            *run = found;
-            left = left.saturating_sub(found.len_bytes());
-        }
-        if left != 0 {
-            self.give_back(&runs, 0);
-            return None;
-        }
-        Some(runs)
-    }
-
-    fn give_back(&mut self, runs: &[Run; MAX_RUNS], mut used: usize) {
-        for run in runs.iter().filter(|run| run.len_bytes() != 0) {
-            let len = run.len_bytes().min(used);
-            used -= len;
-            self.slots.give_back(&self.memory, *run, len);
-        }
     }
 
     /// Copies what is to be written from guest memory to `offset` of a reserved request.

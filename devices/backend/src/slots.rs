@@ -1,6 +1,7 @@
 //! The slots requests are bounced through: 4 KiB pieces of a device's shared memory, each with one request or free.
 //!
-//! A slot is zeroed when it is given back, so that the next request finds nothing of the last one, whatever the device writes.
+//! A slot that was used is zeroed before a device may write to it again, so that the next request finds nothing of the last one, whatever
+//! the device writes. One that is filled by us needs no zeros first.
 //! None free is no failure: the request waits where it is.
 
 use alloc::vec;
@@ -52,6 +53,8 @@ impl Run {
 pub struct Slots {
     /// A bit a slot.
     free: Vec<u64>,
+    /// A bit a slot: it may hold something.
+    used: Vec<u64>,
     count: u16,
     free_count: u16,
 }
@@ -64,6 +67,7 @@ impl Slots {
         let first = u16::try_from(reserved.div_ceil(SLOT_BYTES)).unwrap_or(u16::MAX);
         let mut slots = Self {
             free: vec![0; usize::from(count).div_ceil(64)],
+            used: vec![0; usize::from(count).div_ceil(64)],
             count,
             free_count: 0,
         };
@@ -109,10 +113,36 @@ impl Slots {
     }
 
     /// Gives a run back, of which the first `used` bytes were used.
-    pub fn give_back(&mut self, memory: &impl SharedMemory, run: Run, used: usize) {
-        memory.zero(run.offset(), used.min(run.len_bytes()));
-        for slot in run.first..run.first.saturating_add(run.count) {
+    pub fn give_back(&mut self, run: Run, used: usize) {
+        let slots = run.first..run.first.saturating_add(run.count);
+        let last = used.div_ceil(SLOT_BYTES);
+        for slot in slots.clone().take(last) {
+            if let Some(word) = self.used.get_mut(usize::from(slot / 64)) {
+                *word |= 1 << (slot % 64);
+            }
+        }
+        for slot in slots {
             self.mark(slot, true);
+        }
+    }
+
+    /// Sees to it that the first `len` bytes of a run that was taken are zero.
+    pub fn clean(&mut self, memory: &impl SharedMemory, run: Run, len: usize) {
+        let (mut offset, mut left) = (run.offset(), len.min(run.len_bytes()));
+        let mut slot = run.first;
+        while left != 0 {
+            let part = left.min(SLOT_BYTES);
+            let bit = 1 << (slot % 64);
+            if let Some(word) = self.used.get_mut(usize::from(slot / 64))
+                && *word & bit != 0
+            {
+                memory.zero(offset, part);
+                // What is behind a part stays as it was.
+                if part == SLOT_BYTES {
+                    *word &= !bit;
+                }
+            }
+            (offset, left, slot) = (offset + part, left - part, slot.saturating_add(1));
         }
     }
 
@@ -163,10 +193,10 @@ mod tests {
 
     #[test]
     fn a_fragmented_pool_gives_the_longest_run_there_is() {
-        let (memory, mut slots) = slots(8);
+        let (_, mut slots) = slots(8);
         let runs: std::vec::Vec<_> = (0..7).map(|_| slots.take_run(1).unwrap()).collect();
         for index in [0, 2, 3, 6] {
-            slots.give_back(&memory, runs[index], SLOT_BYTES);
+            slots.give_back(runs[index], SLOT_BYTES);
         }
         let longest = slots.take_run(4).unwrap();
         assert_eq!(longest.offset(), runs[2].offset());
@@ -176,23 +206,40 @@ mod tests {
 
     /// The next request would otherwise return bytes of this one if the device writes nothing.
     #[test]
-    fn a_slot_is_zero_when_it_is_given_out_again() {
+    fn a_slot_that_is_cleaned_holds_nothing_of_its_last_use() {
         let (memory, mut slots) = slots(3);
         let run = slots.take_run(2).unwrap();
         memory.write(run.offset() + 4000, &[7; 200]);
-        slots.give_back(&memory, run, 4200);
+        slots.give_back(run, 4200);
         let again = slots.take_run(2).unwrap();
+        // A part first, which does not pass for the whole.
+        slots.clean(&memory, again, SLOT_BYTES + 8);
+        let mut bytes = [1; SLOT_BYTES + 8];
+        memory.read(again.offset(), &mut bytes);
+        assert_eq!(bytes, [0; SLOT_BYTES + 8]);
+        slots.clean(&memory, again, usize::MAX);
         let mut bytes = [1; 2 * SLOT_BYTES];
         memory.read(again.offset(), &mut bytes);
         assert_eq!(bytes, [0; 2 * SLOT_BYTES]);
     }
 
     #[test]
-    fn giving_back_twice_counts_once() {
+    fn clean_slots_are_not_zeroed_again() {
         let (memory, mut slots) = slots(3);
+        let run = slots.take_run(2).unwrap();
+        memory.write(run.offset(), &[7; 2 * SLOT_BYTES]);
+        slots.clean(&memory, run, 2 * SLOT_BYTES);
+        let mut bytes = [0; 1];
+        memory.read(run.offset(), &mut bytes);
+        assert_eq!(bytes, [7]);
+    }
+
+    #[test]
+    fn giving_back_twice_counts_once() {
+        let (_, mut slots) = slots(3);
         let run = slots.take_run(1).unwrap();
-        slots.give_back(&memory, run, 0);
-        slots.give_back(&memory, run, 0);
+        slots.give_back(run, 0);
+        slots.give_back(run, 0);
         assert_eq!(slots.free_count(), 2);
     }
 }
