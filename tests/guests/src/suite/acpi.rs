@@ -125,8 +125,8 @@ fn power_button_is_not_pressed(_: &mut Context) -> Outcome {
 
 /// Whether the timer has 32 bits and so overflows after minutes only.
 fn overflow_wait() -> Result<u64, Stop> {
-    // Bit 23 changes every 2.34 s; a longer counter shows bits above it, or none in its first 4.7 s, so the event itself decides.
-    if timer() >> 24 != 0 {
+    // Bit 23 changes every 2.34 s; a longer counter shows bits above it once it has counted for 4.7 s.
+    if until(4_900_000, || timer() >> 24 != 0) {
         return Err(Stop::Skip(
             "the timer has 32 bits and overflows after ten minutes",
         ));
