@@ -5,7 +5,8 @@
 //! ```text
 //!        cmdReady         write          start           done
 //!  Idle ─────────► Ready ───────► Reception ──► Execution ──► Completion ──cmdReady──► Ready
-//!   ▲  goIdle from each but Execution                                        (buffer cleared)
+//!   ▲  goIdle from each but Execution       ▲                 │              (buffer cleared)
+//!                                           └──────write──────┘
 //! ```
 //!
 //! The engine is behind [`TpmPort`] and works for itself: `start` returns at once, and who polls sees the end. A command whose locality
@@ -309,7 +310,12 @@ impl<P: TpmPort> TpmCrb<P> {
         self.state = match self.state {
             State::Idle => State::Idle,
             State::Ready | State::Reception => State::Reception,
-            State::Execution(_) | State::Completion => return,
+            // Linux asks for readiness once for a series of commands.
+            State::Completion => {
+                self.buffer.fill(0);
+                State::Reception
+            }
+            State::Execution(_) => return,
         };
         if let Some(place) = self.buffer.get_mut(at) {
             *place = byte;

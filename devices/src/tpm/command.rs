@@ -53,6 +53,8 @@ impl CommandCode {
     pub const STARTUP: Self = Self(0x144);
     /// Extends a PCR by digests.
     pub const PCR_EXTEND: Self = Self(0x182);
+    /// Tests what the TPM relies on.
+    pub const SELF_TEST: Self = Self(0x143);
     /// Prepares for power-off.
     pub const SHUTDOWN: Self = Self(0x145);
 }
@@ -147,6 +149,12 @@ pub fn response_code(response: &[u8]) -> ResponseCode {
 #[must_use]
 pub fn startup_clear() -> Vec<u8> {
     plain(CommandCode::STARTUP, &[0, 0])
+}
+
+/// Returns `TPM2_SelfTest` of what was not tested yet (part 3, 10.2).
+#[must_use]
+pub fn self_test() -> Vec<u8> {
+    plain(CommandCode::SELF_TEST, &[0])
 }
 
 /// Returns `TPM2_Shutdown` with nothing kept for a resume (part 3, 9.4).

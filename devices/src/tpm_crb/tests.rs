@@ -166,7 +166,7 @@ fn every_state_answers_every_event_as_the_profile_says() {
         (ready, [ready, idle, reception, done, ready]),
         (reception, [ready, idle, reception, RUNNING, reception]),
         (RUNNING, [RUNNING, RUNNING, RUNNING, RUNNING, done]),
-        (done, [ready, idle, done, done, done]),
+        (done, [ready, idle, reception, done, done]),
     ];
     let events: [&dyn Fn(&mut Crb); 5] = [
         &|crb| write(crb, 0, at::CTRL_REQ, READY),
@@ -196,6 +196,19 @@ fn command_reaches_the_engine_once_and_its_response_the_driver() {
     assert_eq!(read(&mut crb, 0, at::CTRL_START), 0);
     assert_eq!(buffer(&mut crb, 0, 12), response());
     assert_eq!(crb.port.begun.len(), 1);
+}
+
+/// As Linux does: ready once, then command after command.
+#[test]
+fn next_command_may_be_written_over_the_response() {
+    let mut crb = crb_in(State::Completion);
+    fill(&mut crb, 0, &shutdown_clear());
+    assert_eq!(
+        buffer(&mut crb, 0, 14),
+        [&shutdown_clear()[..], &[0, 0]].concat()
+    );
+    write(&mut crb, 0, at::CTRL_START, 1);
+    assert_eq!(crb.port.begun[1], (0, shutdown_clear()));
 }
 
 #[test]
