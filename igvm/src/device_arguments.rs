@@ -262,6 +262,7 @@ impl DiskArgument {
             Some(format) => format,
             None => detect(&file).map_err(failed)?,
         };
+        self.check_content(&file, format)?;
         let path = self.path.canonicalize().map_err(failed)?;
         let disk = Disk {
             format,
@@ -273,6 +274,28 @@ impl DiskArgument {
             ..Disk::new(path)
         };
         Ok((disk, file))
+    }
+
+    /// QEMU would end without a word of ours, or a guest find a disk without a sector.
+    fn check_content(&self, file: &File, format: DiskFormat) -> Result<(), Failure> {
+        let failed = |source| Failure::File {
+            path: self.path.clone(),
+            source,
+        };
+        let metadata = file.metadata().map_err(failed)?;
+        // Devices of the host do not tell their size here.
+        if !metadata.is_file() {
+            return Ok(());
+        }
+        let bytes = metadata.len();
+        if format == DiskFormat::Raw && (bytes == 0 || !bytes.is_multiple_of(512)) {
+            let path = self.path.clone();
+            return Err(Failure::DiskSize { path, bytes });
+        }
+        if format == DiskFormat::Qcow2 && detect(file).map_err(failed)? != DiskFormat::Qcow2 {
+            return Err(Failure::NotQcow2(self.path.clone()));
+        }
+        Ok(())
     }
 
     fn check_lock(&self, file: &File) -> Result<(), Failure> {
@@ -293,10 +316,10 @@ impl DiskArgument {
 }
 
 /// A file that begins as QEMU's format does is that, unless somebody says otherwise.
-fn detect(mut file: &File) -> std::io::Result<DiskFormat> {
-    use std::io::Read;
+fn detect(file: &File) -> std::io::Result<DiskFormat> {
+    use std::os::unix::fs::FileExt;
     let mut magic = [0; 4];
-    let len = file.read(&mut magic)?;
+    let len = file.read_at(&mut magic, 0)?;
     Ok(if magic[..len] == *b"QFI\xFB" {
         DiskFormat::Qcow2
     } else {
@@ -350,6 +373,7 @@ mod tests {
     #[test]
     fn the_manifest_and_qemu_agree_on_places_and_addresses() {
         let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(512).unwrap();
         let path = file.path().to_str().unwrap();
         let arguments = DeviceArguments {
             disk: vec![path.parse().unwrap(); 1],

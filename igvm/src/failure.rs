@@ -45,6 +45,17 @@ pub(crate) enum Failure {
         /// Why.
         source: std::io::Error,
     },
+    /// A file that is no disk.
+    #[error("{}: a file of {bytes} bytes is no disk; give one of whole sectors of 512 bytes, as `stockade disk create` makes", path.display())]
+    DiskSize {
+        /// Which file.
+        path: PathBuf,
+        /// How long it is.
+        bytes: u64,
+    },
+    /// A file of another format than was said.
+    #[error("{}: not a qcow2 file; leave format=qcow2 out, or give another file", .0.display())]
+    NotQcow2(PathBuf),
     /// Somebody else has the disk.
     #[error("{}: in use by another program", .0.display())]
     Locked(PathBuf),

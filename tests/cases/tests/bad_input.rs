@@ -287,3 +287,34 @@ fn a_word_nobody_knows_is_a_usage_error() {
     let finished = Stockade::new("run").arg("--frobnicate").finish();
     finished.assert_code(2).assert_refused(&["--frobnicate"]);
 }
+
+/// Bad words and files for `--disk`: each is named, nothing is started, and the file is as it was.
+#[test]
+fn a_disk_that_is_none_is_named() {
+    let folder = folder();
+    let empty = file(folder.path(), "empty.img", b"");
+    let odd = file(folder.path(), "odd.img", &[7; 1000]);
+    let raw = file(folder.path(), "raw.img", &[7; 1024]);
+    run_with("--disk", "/nonexistent/disk.img").assert_refused(&["/nonexistent/disk.img"]);
+    run_with("--disk", folder.path()).assert_refused(&["Is a directory"]);
+    run_with("--disk", &empty).assert_refused(&["empty.img", "0 bytes", "disk create"]);
+    run_with("--disk", &odd).assert_refused(&["odd.img", "1000 bytes", "512"]);
+    let words = |path: &Path, words: &str| format!("{},{words}", path.display());
+    run_with("--disk", words(&raw, "format=qcow2")).assert_refused(&["raw.img", "not a qcow2"]);
+    for (bad, remedy) in [
+        ("mode=open", "sealed"),
+        ("format=vmdk", "qcow2"),
+        ("readonly=1", "readonly"),
+    ] {
+        run_with("--disk", words(&raw, bad)).assert_refused(&[remedy]);
+    }
+    assert_eq!(fs::read(&raw).expect("it is ours"), [7; 1024]);
+    assert_eq!(fs::read(&odd).expect("it is ours"), [7; 1000]);
+}
+
+#[test]
+fn a_network_there_is_not_is_refused_with_those_there_are() {
+    for value in ["bridge", "tap", "tap=", ""] {
+        run_with("--net", value).assert_refused(&["user", "tap="]);
+    }
+}
