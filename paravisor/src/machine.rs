@@ -19,7 +19,6 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use spin::{Mutex, MutexGuard};
 use stockade_apic::{Ending, Endings, Mailbox};
 use stockade_backend::HostBus;
-use stockade_boot::measured::Measurement;
 use stockade_bus::{AccessError, Clock, Deadline, Gpa, Mmio};
 use stockade_devices::pci::PciFunction;
 
@@ -234,15 +233,8 @@ impl<C: Clock + Clone> Machine<C> {
     }
 
     /// Powers the TPM on and tells it what was measured, if there is one.
-    pub fn start_tpm(
-        &self,
-        measurements: &[Measurement],
-        serve: &mut dyn FnMut() -> bool,
-    ) -> Result<(), TpmError> {
-        match &self.tpm {
-            Some(tpm) => tpm.start(measurements, serve),
-            None => Ok(()),
-        }
+    pub fn start_tpm(&self, serve: &mut dyn FnMut() -> bool) -> Result<(), TpmError> {
+        self.tpm.as_ref().map_or(Ok(()), |tpm| tpm.start(serve))
     }
 
     /// Returns the virtio devices.

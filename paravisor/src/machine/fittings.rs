@@ -1,6 +1,5 @@
 //! What a machine may have beyond the least: an HPET, PCI functions, and the small devices that test kernels expect of QEMU.
 
-use alloc::sync::Arc;
 use core::fmt;
 
 use stockade_bus::{AccessError, GuestMemory, PortIo};
@@ -8,7 +7,7 @@ use stockade_devices::fw_cfg::{Facts, FwCfg};
 use stockade_devices::test_devices::{DebugExit, LATCH_PORT, LINES, PcTestdev};
 
 use super::slots::Functions;
-use crate::module::Channel;
+use crate::tpm::TpmFitting;
 use crate::virtio::Bays;
 use crate::wires::Wire;
 
@@ -26,8 +25,8 @@ pub struct Fittings {
     pub functions: Functions,
     /// Those of them that are virtio devices.
     pub bays: Bays,
-    /// The channel of a TPM's engine.
-    pub tpm: Option<Arc<Channel>>,
+    /// A TPM.
+    pub tpm: Option<TpmFitting>,
 }
 
 /// What the test devices need.

@@ -2,8 +2,8 @@
 
 use stockade::setup::Modules;
 
-use crate::Initrd;
 use crate::workshop;
+use crate::{Initrd, package_file};
 
 /// The packages of every library `fio` is linked with, most of them for storage that no guest here has.
 const FIO_LIBRARIES: [&str; 52] = [
@@ -69,6 +69,43 @@ const EXT4_LIBRARIES: [&str; 5] = [
     "libuuid1",
 ];
 
+/// The packages of every library `tpm2` is linked with, most of them for fetching certificates.
+const TPM2_LIBRARIES: [&str; 31] = [
+    "libbrotli1",
+    "libcom-err2",
+    "libcurl3-gnutls",
+    "libffi8",
+    "libgmp10",
+    "libgnutls30",
+    "libgssapi-krb5-2",
+    "libhogweed6",
+    "libidn2-0",
+    "libk5crypto3",
+    "libkeyutils1",
+    "libkrb5-3",
+    "libkrb5support0",
+    "libldap-2.5-0",
+    "libnettle8",
+    "libnghttp2-14",
+    "libp11-kit0",
+    "libpsl5",
+    "librtmp1",
+    "libsasl2-2",
+    "libssh2-1",
+    "libssl3",
+    "libtasn1-6",
+    "libtss2-esys-3.0.2-0",
+    "libtss2-mu0",
+    "libtss2-rc0",
+    "libtss2-sys1",
+    "libtss2-tctildr0",
+    "libunistring2",
+    "libzstd1",
+    "zlib1g",
+];
+/// What `tpm2` loads to speak with a device.
+const TPM2_DEVICE: &str = "usr/lib/x86_64-linux-gnu/libtss2-tcti-device.so.0";
+
 impl Initrd {
     /// Adds kernel modules of the distribution's kernel and what they depend on, for `modprobe`.
     #[must_use]
@@ -85,6 +122,15 @@ impl Initrd {
     pub fn fio(self) -> Self {
         let libraries = [&FIO_LIBRARIES[..], &MORE_FIO_LIBRARIES].concat();
         self.program("fio", "usr/bin/fio", &libraries)
+    }
+
+    /// Adds `tpm2`, which is all of tpm2-tools, to be asked by its sub-commands.
+    #[must_use]
+    pub fn tpm2_tools(self) -> Self {
+        let device = package_file("libtss2-tcti-device0", &format!("{TPM2_DEVICE}.0.0"));
+        let device = std::fs::read(device).expect("the package is whole");
+        self.program("tpm2-tools", "usr/bin/tpm2", &TPM2_LIBRARIES)
+            .file(TPM2_DEVICE, &device)
     }
 
     /// Adds `mkfs.ext4` (as `mke2fs`) and `e2fsck`.
