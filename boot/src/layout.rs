@@ -46,6 +46,11 @@ pub const TPM_CRB_BASE: u64 = 0xFED4_0000;
 /// The local APIC's registers after reset.
 pub const LAPIC_BASE: u64 = 0xFEE0_0000;
 
+/// Memory for modules of the paravisor, private and VMPL0's alone. An image has as much of it as its manifest says.
+pub const MODULES_BASE: u64 = 0x80_1000_0000;
+/// The most there can be.
+pub const MODULES_MAX_SIZE: u64 = 64 << 20;
+
 /// Payload files as shared pages: the host sees and may change them at any time.
 pub const STAGING_BASE: u64 = 0x80_4000_0000;
 /// Bytes of the staging range.
@@ -179,6 +184,7 @@ const _: () = assert_ascending(&[
     (HIGH_RAM_START, HIGH_RAM_END),
     (paravisor::BASE, paravisor::END),
     (paravisor::END, paravisor::END + paravisor::EXTRA_MAX_SIZE),
+    (MODULES_BASE, MODULES_BASE + MODULES_MAX_SIZE),
     (STAGING_BASE, STAGING_END),
     (BOUNCE_BASE, BOUNCE_END),
     (PCI_WINDOW64_BASE, PCI_WINDOW64_BASE + PCI_WINDOW64_SIZE),

@@ -7,6 +7,7 @@
 mod checks;
 mod devices;
 mod error;
+mod paravisor_modules;
 mod payload;
 mod sealing;
 
@@ -21,13 +22,14 @@ pub use devices::{
     NetEntry,
 };
 pub use error::ManifestError;
+pub use paravisor_modules::ModuleLimits;
 pub use payload::{MAX_COMMAND_LINE_BYTES, MAX_KERNEL_BYTES, Payload, PayloadKind};
 pub use sealing::{Binding, Sealing};
 
 /// The first bytes of a manifest.
 pub const MAGIC: [u8; 8] = *b"STOCKADE";
 /// The version this code writes and reads.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// How many payload entries a manifest has room for.
 pub const MAX_PAYLOADS: usize = 24;
 /// The most vCPUs a guest may be given (8-bit APIC ids, 255 is broadcast).
@@ -75,13 +77,14 @@ pub struct Manifest {
     /// Bytes the paravisor has beyond its first.
     extra_bytes: U32,
     sealing: Sealing,
+    module_limits: ModuleLimits,
 }
 
-const _: () = assert!(size_of::<Manifest>() == 44 + 72 * MAX_PAYLOADS + size_of::<Devices>());
+const _: () = assert!(size_of::<Manifest>() == 48 + 72 * MAX_PAYLOADS + size_of::<Devices>());
 const _: () = assert!(size_of::<Manifest>() as u64 <= layout::PAGE_SIZE);
 
 impl Manifest {
-    /// Returns the manifest of these payload files, checked.
+    /// Returns the manifest of these payload files, checked. Those of the paravisor's modules need limits besides.
     pub fn new(
         c_bit: u32,
         max_vcpus: u32,
@@ -108,6 +111,7 @@ impl Manifest {
             devices: Devices::default(),
             extra_bytes: U32::ZERO,
             sealing: Sealing::default(),
+            module_limits: ModuleLimits::default(),
         };
         manifest.check()?;
         Ok(manifest)
@@ -154,6 +158,7 @@ impl Manifest {
     pub fn parse(page: &[u8]) -> Result<Self, ManifestError> {
         let (manifest, _) = Self::read_from_prefix(page).map_err(|_| ManifestError::Magic)?;
         manifest.check()?;
+        manifest.check_module_limits()?;
         Ok(manifest)
     }
 
@@ -190,11 +195,19 @@ impl Manifest {
 
     /// Returns the modules in the kernel's order, each with its command line if it has one. The initrd is one of them.
     pub fn modules(&self) -> impl Iterator<Item = (&Payload, Option<&Payload>)> {
+        self.with_words(|kind| matches!(kind, PayloadKind::INITRD | PayloadKind::MODULE))
+    }
+
+    /// Returns the files for which `is_wanted`, each with the command line behind it if it has one.
+    fn with_words(
+        &self,
+        is_wanted: impl Fn(PayloadKind) -> bool,
+    ) -> impl Iterator<Item = (&Payload, Option<&Payload>)> {
         let next = self.payloads.iter().skip(1).map(Some).chain([None]);
         self.payloads
             .iter()
             .zip(next)
-            .filter(|(file, _)| matches!(file.kind, PayloadKind::INITRD | PayloadKind::MODULE))
+            .filter(move |(file, _)| is_wanted(file.kind))
             .map(|(file, next)| {
                 let words = next.filter(|next| next.kind == PayloadKind::MODULE_COMMAND_LINE);
                 (file, words)

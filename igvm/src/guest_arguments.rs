@@ -8,7 +8,7 @@ use stockade::setup::{self, Cache, Mode};
 use stockade_boot::format::{self, Format};
 use stockade_boot::kernel::Module;
 use stockade_boot::load;
-use stockade_boot::manifest::{GuestFlags, Sealing};
+use stockade_boot::manifest::{GuestFlags, ModuleLimits, Sealing};
 use stockade_boot::ram::RamMap;
 
 use crate::failure::Failure;
@@ -29,6 +29,15 @@ pub(crate) struct Guest {
     /// A module of a multiboot or PVH kernel: a file, a blank, its command line; repeatable
     #[arg(long, value_name = "FILE WORDS")]
     module: Vec<String>,
+    /// A program that the paravisor runs beside the guest at CPL-3 (docs/modules.md): a file, a blank, its arguments; repeatable
+    #[arg(long, value_name = "FILE WORDS")]
+    paravisor_module: Vec<String>,
+    /// MiB of memory for each of the paravisor's modules
+    #[arg(long, value_name = "MIB", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
+    module_memory: u16,
+    /// Seconds of processor time a module of the paravisor has for a request
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u16).range(1..))]
+    module_seconds: u16,
     /// More words for the kernel's command line
     #[arg(long, value_name = "TEXT", default_value = "")]
     append: String,
@@ -92,10 +101,13 @@ fn parse_id(text: &str) -> Result<[u8; 16], String> {
 
 impl Guest {
     /// Names of the arguments, which make no sense for an image that is there already.
-    pub(crate) const ARGUMENTS: [&str; 12] = [
+    pub(crate) const ARGUMENTS: [&str; 15] = [
         "kernel",
         "initrd",
         "module",
+        "paravisor_module",
+        "module_memory",
+        "module_seconds",
         "append",
         "x2apic",
         "hpet",
@@ -134,6 +146,12 @@ impl Guest {
         options.initrd = initrd.as_deref().map(image::read).transpose()?;
         let modules = self.module.iter().map(|text| image::Module::open(text));
         options.modules = modules.collect::<Result<_, _>>()?;
+        let own = self.paravisor_module.iter();
+        let own = own.map(|text| image::Module::open(text));
+        options.paravisor_modules = own.collect::<Result<_, _>>()?;
+        if !options.paravisor_modules.is_empty() {
+            options.module_limits = ModuleLimits::new(self.module_memory, self.module_seconds);
+        }
         options.command_line = if is_linux {
             linux_command_line(mode, &self.append)
         } else {

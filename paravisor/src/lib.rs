@@ -24,6 +24,7 @@ mod dispatch;
 mod inject;
 mod quick;
 mod registers;
+mod share;
 mod startup;
 
 pub mod crew;

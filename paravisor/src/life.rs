@@ -10,6 +10,7 @@ use crate::crew::End;
 use crate::host::{Host, Processor, Timekeeper};
 use crate::machine::Machine;
 use crate::run_loop;
+use crate::share;
 use crate::vcpu::Vcpu;
 
 /// How many resets in a row, each soon after the one before, are a loop.
@@ -115,6 +116,7 @@ fn lives<P: Processor, H: Host, C: Timekeeper + Clone>(
     loop {
         post.muster()?;
         post.power_on();
+        share::start_modules(post.vcpu, post.machine, post.host)?;
         start(post.processor.vmsa_mut())?;
         log::info!("entering the guest");
         post.order()?;

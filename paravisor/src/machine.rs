@@ -8,6 +8,7 @@
 
 mod chips;
 mod fittings;
+mod module_port;
 mod notes;
 mod router;
 mod shared;
@@ -36,6 +37,7 @@ pub use slots::{Functions, SLOTS, SlotFunction, SlotNumber};
 use slots::{PciSlots, Wires};
 
 use crate::crew::Crew;
+use crate::module::Modules;
 use crate::stats::Stats;
 use crate::tpm::{Tpm, TpmError};
 use crate::virtio::Bays;
@@ -52,6 +54,7 @@ pub struct Machine<C> {
     slots: Arc<PciSlots>,
     bays: Bays,
     tpm: Option<Tpm>,
+    modules: Arc<Modules>,
     notes: Notes,
     mailboxes: Arc<[Mailbox]>,
     wake: Arc<AtomicU64>,
@@ -90,6 +93,7 @@ impl<C: Clock + Clone> Machine<C> {
             slots,
             bays: fittings.bays,
             tpm: fittings.tpm.map(Tpm::new),
+            modules: fittings.modules,
             notes: Notes::new(),
             wake: router.wake,
             mailboxes,
@@ -235,6 +239,12 @@ impl<C: Clock + Clone> Machine<C> {
     /// Powers the TPM on and tells it what was measured, if there is one.
     pub fn start_tpm(&self, serve: &mut dyn FnMut() -> bool) -> Result<(), TpmError> {
         self.tpm.as_ref().map_or(Ok(()), |tpm| tpm.start(serve))
+    }
+
+    /// Returns the programs that run beside the guest.
+    #[must_use]
+    pub fn modules(&self) -> &Modules {
+        &self.modules
     }
 
     /// Returns the virtio devices.

@@ -12,6 +12,7 @@ pub mod channel;
 pub mod elf_file;
 pub mod load;
 pub mod memory;
+pub mod output;
 pub mod outside;
 pub mod process;
 pub mod records;
@@ -19,7 +20,6 @@ pub mod runtime;
 pub mod set;
 pub mod space;
 
-mod output;
 mod regions;
 
 #[cfg(test)]

@@ -16,7 +16,9 @@ use crate::dispatch::{Next, dispatch};
 use crate::host::{Entered, Host, Processor, Timekeeper};
 use crate::inject::{self, Backlog};
 use crate::machine::{Machine, Request};
+use crate::module;
 use crate::quick::{self, Quick};
+use crate::share::{self, Given};
 use crate::stats::Work;
 use crate::vcpu::{Activity, Vcpu};
 
@@ -179,12 +181,15 @@ fn settle<P: Processor, H: Host, C: Timekeeper + Clone>(
             return Ok(Rest::Yes);
         }
     }
+    if machine.modules().due_ns() != u64::MAX {
+        share::offer(vcpu, machine, host)?;
+    }
     arm_timer(vcpu, machine, host)?;
     Ok(Rest::No)
 }
 
 /// Kicks whom this vCPU has sent something, and says that it goes itself; returns whether it may. [`come_back`] follows.
-fn depart<H: Host, C: Timekeeper + Clone>(
+pub(crate) fn depart<H: Host, C: Timekeeper + Clone>(
     vcpu: &mut Vcpu,
     machine: &Machine<C>,
     host: &mut H,
@@ -212,7 +217,7 @@ fn depart<H: Host, C: Timekeeper + Clone>(
     Ok(true)
 }
 
-fn come_back<C: Timekeeper + Clone>(vcpu: &mut Vcpu, machine: &Machine<C>) {
+pub(crate) fn come_back<C: Timekeeper + Clone>(vcpu: &mut Vcpu, machine: &Machine<C>) {
     vcpu.left_at = Some(machine.clock().tsc());
     machine.crew().back(vcpu.index);
 }
@@ -284,7 +289,7 @@ fn arm_timer<H: Host, C: Timekeeper + Clone>(
     arm_for(vcpu.deadline_tsc(machine), vcpu, host)
 }
 
-fn arm_for<H: Host>(due: u64, vcpu: &mut Vcpu, host: &mut H) -> Result<(), StopReason> {
+pub(crate) fn arm_for<H: Host>(due: u64, vcpu: &mut Vcpu, host: &mut H) -> Result<(), StopReason> {
     if due < vcpu.armed_tsc {
         host.arm_timer(due)?;
         vcpu.armed_tsc = due;
@@ -298,6 +303,26 @@ fn sleep<H: Host, C: Timekeeper + Clone>(
     host: &mut H,
 ) -> Result<(), End> {
     console::flush(machine, host)?;
+    if machine.modules().is_empty() {
+        return doze(vcpu, machine, host);
+    }
+    // Who rings for a module after this looks for sleepers, who rang before is seen.
+    machine
+        .modules()
+        .note(vcpu.index, module::set::Rest::Asleep);
+    let rested = match share::lend(vcpu, machine, host) {
+        Ok(Given::No) => doze(vcpu, machine, host),
+        outcome => outcome.map(|_| ()),
+    };
+    machine.modules().note(vcpu.index, module::set::Rest::Awake);
+    rested
+}
+
+fn doze<H: Host, C: Timekeeper + Clone>(
+    vcpu: &mut Vcpu,
+    machine: &Machine<C>,
+    host: &mut H,
+) -> Result<(), End> {
     arm_timer(vcpu, machine, host)?;
     // Devices that have more to do are not slept over.
     if !machine.bays().want_attention() && depart(vcpu, machine, host)? {

@@ -1,6 +1,7 @@
 //! The start: the guest's machine from what the launch left, and every processor to its place.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 
 use spin::Once;
 use stockade_abi::cpuid_page::CpuidPage;
@@ -15,6 +16,7 @@ use stockade_paravisor::crew::End;
 use stockade_paravisor::guest::{self, Plan};
 use stockade_paravisor::life::{self, Post};
 use stockade_paravisor::machine::{Fittings, Functions, Machine, TestFittings};
+use stockade_paravisor::module::Modules;
 use stockade_paravisor::vcpu::Vcpu;
 use stockade_paravisor::virtio::Bays;
 use stockade_platform::cpuid::CpuidTable;
@@ -25,6 +27,7 @@ use zerocopy::FromZeros;
 
 use crate::adapters::{GuestProcessor, PlatformHost, Staging, Time, open_console};
 use crate::fit::{self, Fitter};
+use crate::modules;
 
 /// What every processor finds when it starts.
 struct Shared {
@@ -47,6 +50,7 @@ pub(crate) fn run(platform: Platform) -> ! {
         launch,
         bounce,
         mut psp,
+        modules,
         mut processors,
         ..
     } = platform;
@@ -70,6 +74,15 @@ pub(crate) fn run(platform: Platform) -> ! {
         vcpus,
     };
     let devices = fit::devices(&launch.manifest, bounce, &mut fitter);
+    let unix_seconds = wall_clock(&cpu.ghcb);
+    let means = modules::Means {
+        memory: modules,
+        ram,
+        clock,
+        unix_seconds,
+        cpuid: launch.cpuid,
+    };
+    let modules = Arc::new(modules::modules(&launch.manifest, &means));
     let shared = SHARED.call_once(|| Shared {
         policy: cpuid_policy(&launch, &clock),
         features: features(launch.manifest.flags()),
@@ -77,8 +90,11 @@ pub(crate) fn run(platform: Platform) -> ! {
         machine: Machine::with_fittings(
             count(vcpus),
             clock,
-            wall_clock(&cpu.ghcb),
-            fitted(fittings(launch.manifest.flags(), vcpus, ram), devices),
+            unix_seconds,
+            fitted(
+                fittings(launch.manifest.flags(), vcpus, ram, modules),
+                devices,
+            ),
         ),
         ram,
     });
@@ -167,7 +183,12 @@ fn count(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-fn fittings(flags: GuestFlags, vcpus: u32, ram: &'static GuestRam) -> Fittings {
+fn fittings(
+    flags: GuestFlags,
+    vcpus: u32,
+    ram: &'static GuestRam,
+    modules: Arc<Modules>,
+) -> Fittings {
     let test_devices = TestFittings {
         memory: ram,
         vcpus: u16::try_from(vcpus).unwrap_or(u16::MAX),
@@ -178,6 +199,7 @@ fn fittings(flags: GuestFlags, vcpus: u32, ram: &'static GuestRam) -> Fittings {
         functions: Functions::default(),
         bays: Bays::default(),
         tpm: None,
+        modules,
         test_devices: flags
             .contains(GuestFlags::TEST_DEVICES)
             .then_some(test_devices),

@@ -233,7 +233,7 @@ impl Vcpu {
         };
         let shared = machine.deadline(self.index);
         let shared = shared.map_or(u64::MAX, |ns| clock.tsc_at(ns));
-        let watched = match machine.bays().due_ns() {
+        let watched = match machine.bays().due_ns().min(machine.modules().share_ns()) {
             u64::MAX => u64::MAX,
             due => clock.tsc_at(due),
         };

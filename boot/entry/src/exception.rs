@@ -2,7 +2,14 @@
 //!
 //! Each stub brings the stack into one shape, saves the general registers, x87, XMM and MXCSR, and calls
 //! `stockade_exception`, which `stockade-platform` defines. Every vector runs on an IST stack, since the precompiled core
-//! library uses the red zone. #HV has a stub of its own in [`crate::window`]: it may come at any instruction.
+//! library uses the red zone. #HV has a stub of its own in [`crate::window`]: it may come at any instruction. What a module at CPL-3
+//! raises leads out of the module ([`crate::module`]).
+
+#[cfg(feature = "image")]
+use stockade_abi::{
+    ghcb_msr::{GHCB_MSR, terminate_request},
+    terminate::{STOCKADE_REASON_SET, StopReason},
+};
 
 /// The registers as an exception found them; writing them changes what is returned to.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +71,7 @@ const STUB_BYTES: u64 = 16;
 
 #[cfg(feature = "image")]
 core::arch::global_asm!(
-    ".text",
+    ".section .text.gate, \"ax\", @progbits",
     ".balign 16",
     "stockade_stubs:",
     ".set stockade_vector, 0",
@@ -81,7 +88,17 @@ core::arch::global_asm!(
     ".endr",
     ".balign 16",
     "stockade_exception_entry:",
+    "test byte ptr [rsp + 24], 3", // CS: a module's
+    "jnz stockade_module_exception",
+    // On the way to a module and back there are no tables to call Rust with. Nothing faults there but by a mistake of ours.
     "push rax",
+    "lea rax, [rip + __gate_start]",
+    "cmp [rsp + 24], rax",
+    "jb 2f",
+    "lea rax, [rip + __gate_end]",
+    "cmp [rsp + 24], rax",
+    "jb 3f",
+    "2:",
     "push rbx",
     "push rcx",
     "push rdx",
@@ -120,6 +137,16 @@ core::arch::global_asm!(
     "pop rax",
     "add rsp, 16",
     "iretq",
+    "3:", // wrmsr, vmgexit
+    "mov ecx, {ghcb_msr}",
+    "mov eax, {unexpected}",
+    "xor edx, edx",
+    "wrmsr",
+    ".byte 0xf3, 0x0f, 0x01, 0xd9",
+    "jmp 3b",
+    ".text",
+    ghcb_msr = const GHCB_MSR,
+    unexpected = const terminate_request(STOCKADE_REASON_SET, StopReason::UNEXPECTED_EXCEPTION.code()),
 );
 
 #[cfg(feature = "image")]

@@ -2,7 +2,7 @@
 //!
 //! In the order of a start: `start` accepts the memory that was not launched and calls Rust; [`exception`] has the stubs of
 //! all 256 vectors; [`window`] leaves for the host unless the host has just signalled; [`copy`] touches memory another may
-//! take away; `memory` is what the compiler expects of a libc. Everything that only makes sense in the bare-metal image is
+//! take away; [`module`] enters programs at CPL-3; `memory` is what the compiler expects of a libc. Everything that only makes sense in the bare-metal image is
 //! behind the feature `image`; the rest runs in tests on the host.
 
 #![no_std]
@@ -18,6 +18,7 @@ pub mod copy;
 pub mod exception;
 #[cfg(any(test, feature = "image"))]
 mod memory;
+pub mod module;
 #[cfg(feature = "image")]
 mod start;
 pub mod window;

@@ -40,6 +40,8 @@ global_asm!(
 );
 
 #[cfg(feature = "image")]
+use crate::module::GATE_OFFSET;
+#[cfg(feature = "image")]
 use stockade_abi::{
     ghcb_msr::{GHCB_MSR, terminate_request},
     terminate::{STOCKADE_REASON_SET, StopReason},
@@ -47,13 +49,15 @@ use stockade_abi::{
 
 #[cfg(feature = "image")]
 global_asm!(
-    // The #HV stub. The doorbell page holds everything, so there is nothing to record but the count.
+    // The #HV stub. The doorbell page holds everything, so there is nothing to record.
     // Each #HV starts at the top of the same stack. A host that raises one inside this stub, which the specification forbids,
     // has overwritten the frame that leads back: the machine stops with a coded reason.
-    ".text",
+    ".section .text.gate, \"ax\", @progbits",
     ".balign 16",
     ".global stockade_hv_stub",
     "stockade_hv_stub:",
+    "test byte ptr [rsp + 8], 3", // CS: a module's
+    "jnz 6f",
     "push rax",
     "push rcx",
     "mov rax, [rsp + 16]",
@@ -75,14 +79,13 @@ global_asm!(
     "2:",
     "lea rcx, [rip + stockade_halt_start]",
     "cmp rax, rcx",
-    "jb 4f",
+    "jb 7f",
     "lea rcx, [rip + stockade_halt_end]",
     "cmp rax, rcx",
-    "jae 4f",
+    "jae 7f",
     "3:",
     "mov [rsp + 16], rcx",
     "4:",
-    "lock inc qword ptr [rip + {signals}]",
     "pop rcx",
     "pop rax",
     "iretq",
@@ -93,14 +96,35 @@ global_asm!(
     "wrmsr",
     ".byte 0xf3, 0x0f, 0x01, 0xd9",
     "jmp 5b",
+    "6:", // out of a module; the frame is on this stack, so that another #HV ends here as above
+    "swapgs",
+    "mov gs:[{gate} + 112], rax",
+    "mov qword ptr gs:[{gate} + 160], 28",
+    "pop rax",
+    "mov gs:[{gate} + 120], rax",
+    "pop rax",
+    "pop rax",
+    "mov gs:[{gate} + 136], rax",
+    "pop rax",
+    "mov gs:[{gate} + 144], rax",
+    "jmp stockade_module_save",
+    "7:", // on the way into a module: back
+    "lea rcx, [rip + stockade_module_window]",
+    "cmp rax, rcx",
+    "jb 4b",
+    "lea rcx, [rip + stockade_module_last]",
+    "cmp rax, rcx",
+    "ja 4b",
+    "lea rcx, [rip + stockade_module_cancel_swapped]",
+    "je 3b",
+    "lea rcx, [rip + stockade_module_cancel]",
+    "jmp 3b",
     "stockade_hv_stub_end:",
-    signals = sym SIGNALS,
+    ".text",
+    gate = const GATE_OFFSET,
     ghcb_msr = const GHCB_MSR,
     lied = const terminate_request(STOCKADE_REASON_SET, StopReason::HOST_LIED.code()),
 );
-
-#[cfg(feature = "image")]
-static SIGNALS: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
 
 unsafe extern "C" {
     #[cfg(feature = "image")]
@@ -108,13 +132,6 @@ unsafe extern "C" {
     fn stockade_window_exit(doorbell: *const u8) -> u32;
     #[cfg(feature = "image")]
     fn stockade_window_halt(doorbell: *const u8);
-}
-
-/// Returns how often the host has raised #HV on any processor.
-#[cfg(feature = "image")]
-#[must_use]
-pub fn signals() -> u64 {
-    SIGNALS.load(core::sync::atomic::Ordering::Relaxed)
 }
 
 /// Returns the address of the #HV stub.

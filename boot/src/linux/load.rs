@@ -46,8 +46,8 @@ pub(crate) fn plan(
     ram: &RamMap,
 ) -> Result<LoadPlan, LoadError> {
     if manifest
-        .payloads()
-        .any(|file| [PayloadKind::MODULE, PayloadKind::MODULE_COMMAND_LINE].contains(&file.kind))
+        .modules()
+        .any(|(file, words)| file.kind == PayloadKind::MODULE || words.is_some())
     {
         return Err(LoadError::LinuxModules);
     }

@@ -44,7 +44,8 @@ impl Manifest {
                 PayloadKind::KERNEL
                 | PayloadKind::INITRD
                 | PayloadKind::COMMAND_LINE
-                | PayloadKind::MODULE => {}
+                | PayloadKind::MODULE
+                | PayloadKind::PARAVISOR_MODULE => {}
                 PayloadKind::MODULE_COMMAND_LINE => self.check_follows_module(index)?,
                 PayloadKind(other) => return Err(ManifestError::PayloadKind(other.get())),
             }
@@ -75,7 +76,9 @@ impl Manifest {
             .checked_sub(1)
             .and_then(|before| self.payloads.get(before));
         match before.map(|file| file.kind) {
-            Some(PayloadKind::MODULE | PayloadKind::INITRD) => Ok(()),
+            Some(PayloadKind::MODULE | PayloadKind::INITRD | PayloadKind::PARAVISOR_MODULE) => {
+                Ok(())
+            }
             _ => Err(ManifestError::StrayCommandLine),
         }
     }

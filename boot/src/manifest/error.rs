@@ -56,6 +56,14 @@ pub enum ManifestError {
     /// A module's command line without its module.
     #[error("a module's command line does not stand behind its module")]
     StrayCommandLine,
+    /// Modules of the paravisor without limits, limits without modules, or more memory than there can be.
+    #[error("{count} modules of the paravisor with {memory_mib} MiB each")]
+    ModuleLimits {
+        /// How many modules.
+        count: u64,
+        /// How much memory for each.
+        memory_mib: u16,
+    },
     /// Nothing to start.
     #[error("no kernel")]
     NoKernel,

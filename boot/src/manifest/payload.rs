@@ -32,6 +32,9 @@ impl PayloadKind {
     /// The command line of the module in the entry before, without a terminating zero.
     pub const MODULE_COMMAND_LINE: Self = Self(U32::new(5));
 
+    /// A program that the paravisor runs beside the guest, at CPL-3. Its words may follow, like a kernel's module's.
+    pub const PARAVISOR_MODULE: Self = Self(U32::new(6));
+
     /// Returns the kind's name for messages.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -42,13 +45,17 @@ impl PayloadKind {
             Self::COMMAND_LINE => "command line",
             Self::MODULE => "module",
             Self::MODULE_COMMAND_LINE => "module's command line",
+            Self::PARAVISOR_MODULE => "paravisor's module",
             _ => "unknown payload",
         }
     }
 
     /// Returns whether there may be more than one file of this kind.
     pub(super) fn may_repeat(self) -> bool {
-        matches!(self, Self::MODULE | Self::MODULE_COMMAND_LINE)
+        matches!(
+            self,
+            Self::MODULE | Self::MODULE_COMMAND_LINE | Self::PARAVISOR_MODULE
+        )
     }
 
     pub(super) fn max_bytes(self) -> u64 {

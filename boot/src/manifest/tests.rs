@@ -179,6 +179,37 @@ fn modules_keep_their_order_and_their_command_lines() {
 }
 
 #[test]
+fn modules_of_the_paravisor_have_limits_and_words() {
+    let files = [
+        kernel(),
+        staged(PayloadKind::PARAVISOR_MODULE, 8),
+        staged(PayloadKind::MODULE_COMMAND_LINE, 9),
+        staged(PayloadKind::PARAVISOR_MODULE, 10),
+    ];
+    let manifest = build(&files).unwrap();
+    assert!(Manifest::parse(manifest.as_bytes()).is_err());
+    let limited = |mib, seconds| {
+        let limits = ModuleLimits::new(mib, seconds);
+        manifest.clone().with_module_limits(limits)
+    };
+    let right = limited(9, 60).unwrap();
+    assert_eq!(Manifest::parse(right.as_bytes()), Ok(right.clone()));
+    assert_eq!(right.module_memory_bytes(), 18 << 20);
+    let modules: Vec<_> = right.paravisor_modules().collect();
+    let expected = [(&files[1], Some(&files[2])), (&files[3], None)];
+    assert_eq!(
+        (modules.as_slice(), right.modules().count()),
+        (&expected[..], 0)
+    );
+    for (mib, seconds) in [(0, 60), (9, 0), (33, 60), (u16::MAX, 60)] {
+        assert!(limited(mib, seconds).is_err());
+    }
+    let none = build(&[kernel()]).unwrap();
+    assert_eq!(none.module_memory_bytes(), 0);
+    assert!(none.with_module_limits(ModuleLimits::new(1, 1)).is_err());
+}
+
+#[test]
 fn command_line_without_its_module_is_refused() {
     let stray = staged(PayloadKind::MODULE_COMMAND_LINE, 8);
     assert_eq!(

@@ -6,7 +6,7 @@ use stockade_boot::format;
 use stockade_boot::launch::{Encryption, LaunchState, TableState};
 use stockade_boot::layout::{self, LARGE_PAGE_SIZE, PAGE_SIZE, paravisor};
 use stockade_boot::manifest::{
-    Devices, DiskMode, GuestFlags, Manifest, Payload, PayloadKind, Sealing,
+    Devices, DiskMode, GuestFlags, Manifest, ModuleLimits, Payload, PayloadKind, Sealing,
 };
 use zerocopy::IntoBytes;
 
@@ -35,6 +35,10 @@ pub struct BuildOptions {
     pub initrd: Option<Vec<u8>>,
     /// Modules of a multiboot or PVH kernel, before the initrd.
     pub modules: Vec<Module>,
+    /// Programs the paravisor runs beside the guest.
+    pub paravisor_modules: Vec<Module>,
+    /// What each of them may use.
+    pub module_limits: ModuleLimits,
     /// The kernel's command line.
     pub command_line: String,
     /// The most vCPUs a host may start the guest with.
@@ -62,6 +66,8 @@ impl BuildOptions {
             kernel,
             initrd: None,
             modules: Vec::new(),
+            paravisor_modules: Vec::new(),
+            module_limits: ModuleLimits::default(),
             command_line: String::new(),
             max_vcpus: 1,
             flags: GuestFlags::VMWARE_IDENTITY,
@@ -87,13 +93,18 @@ pub fn build(options: &BuildOptions) -> Result<Vec<u8>, ImageError> {
     let manifest = Manifest::new(options.c_bit, options.max_vcpus, options.flags, &files)?
         .with_devices(options.devices)
         .with_sealing(options.sealing)
-        .try_with_extra_memory(extra_memory(&options.devices))?;
+        .try_with_extra_memory(extra_memory(&options.devices))?
+        .with_module_limits(options.module_limits)?;
 
     let mut launch = Directives::default();
     launch.required_memory(
         paravisor::BASE,
         constant(paravisor::SIZE + manifest.extra_bytes()),
     );
+    if manifest.module_memory_bytes() != 0 {
+        let bytes = constant(manifest.module_memory_bytes());
+        launch.required_memory(layout::MODULES_BASE, bytes);
+    }
     measured(
         &mut launch,
         page_tables::tables(options.c_bit, &program.segments),
@@ -155,32 +166,32 @@ struct Staged<'a> {
 }
 
 fn stage(options: &BuildOptions) -> Result<Vec<Staged<'_>>, ImageError> {
-    let mut texts = options.modules.iter().map(|module| &module.command_line);
+    let all = || options.modules.iter().chain(&options.paravisor_modules);
+    let mut texts = all().map(|module| &module.command_line);
     if options.command_line.contains('\0') || texts.any(|text| text.contains('\0')) {
         return Err(ImageError::CommandLineNul);
     }
-    let modules = options.modules.iter().flat_map(|module| {
-        [
-            (PayloadKind::MODULE, module.content.as_slice()),
-            (
-                PayloadKind::MODULE_COMMAND_LINE,
-                module.command_line.as_bytes(),
-            ),
-        ]
-    });
+    let modules = with_words(&options.modules, PayloadKind::MODULE);
+    let own = with_words(&options.paravisor_modules, PayloadKind::PARAVISOR_MODULE);
     let initrd = options.initrd.as_deref().unwrap_or_default();
     let files = [(PayloadKind::KERNEL, options.kernel.as_slice())]
         .into_iter()
         .chain(modules)
+        .chain(own)
         .chain([
             (PayloadKind::INITRD, initrd),
             (PayloadKind::COMMAND_LINE, options.command_line.as_bytes()),
         ]);
     let mut gpa = layout::STAGING_BASE;
     let mut staged = Vec::new();
-    for (kind, bytes) in
-        files.filter(|(kind, bytes)| *kind == PayloadKind::MODULE || !bytes.is_empty())
-    {
+    // Only what may be missing is left out.
+    let may_be_empty = |kind| {
+        matches!(
+            kind,
+            PayloadKind::INITRD | PayloadKind::COMMAND_LINE | PayloadKind::MODULE_COMMAND_LINE
+        )
+    };
+    for (kind, bytes) in files.filter(|(kind, bytes)| !may_be_empty(*kind) || !bytes.is_empty()) {
         let len_bytes = bytes.len() as u64;
         let payload = Payload::new(kind, gpa, len_bytes, Sha384::digest(bytes).into());
         staged.push(Staged { payload, bytes });
@@ -192,6 +203,17 @@ fn stage(options: &BuildOptions) -> Result<Vec<Staged<'_>>, ImageError> {
         });
     }
     Ok(staged)
+}
+
+/// Modules as files, each with its command line behind it.
+fn with_words(modules: &[Module], kind: PayloadKind) -> impl Iterator<Item = (PayloadKind, &[u8])> {
+    modules.iter().flat_map(move |module| {
+        let words = module.command_line.as_bytes();
+        [
+            (kind, module.content.as_slice()),
+            (PayloadKind::MODULE_COMMAND_LINE, words),
+        ]
+    })
 }
 
 fn measured(launch: &mut Directives, pages: Pages) {

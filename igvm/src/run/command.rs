@@ -8,8 +8,8 @@ use crate::setup::Qemu;
 
 /// The processor the model runs on: SVM, five-level paging for a nested table with the C-bit at 51.
 const PROCESSOR: &str = "EPYC-Milan,+la57,phys-bits=52";
-/// What the model takes for itself beside guest memory and image.
-const MODEL_BYTES: u64 = 160 << 20;
+/// What the model takes for itself and the paravisor's modules, beside guest memory and image.
+const MODEL_BYTES: u64 = 224 << 20;
 const MIB: u64 = 1 << 20;
 
 /// The files of one run.

@@ -2,7 +2,7 @@
 //!
 //! Read it in the order of a start: `boot` checks the processor and the host, builds [`Platform`] and calls the program.
 //! [`ghcb`] is every call to the host with its answer checked; [`doorbell`] what the host may tell us unasked; [`vmsa`] the
-//! guest's registers and the entry into VMPL2; [`memory`] guest RAM; [`psp`] the way to the secure processor; [`time`],
+//! guest's registers and the entry into VMPL2; [`memory`] guest RAM; [`module`] address spaces at CPL-3; [`psp`] the way to the secure processor; [`time`],
 //! [`random`], [`cpuid`] and `console` what the rest stands on.
 //!
 //! Everything but `boot` and what it installs (exception and panic handlers, the allocator) is tested on the host; those are
@@ -41,6 +41,7 @@ mod exception;
 pub mod ghcb;
 mod machine;
 pub mod memory;
+pub mod module;
 mod msr_protocol;
 mod paging;
 #[cfg(feature = "image")]

@@ -10,6 +10,7 @@ use crate::cpuid::CpuidTable;
 use crate::doorbell::Doorbell;
 use crate::ghcb::Ghcb;
 use crate::memory::GuestRam;
+use crate::module::ModuleMemory;
 use crate::psp::Psp;
 use crate::time::TscClock;
 use crate::vmsa::GuestVmsa;
@@ -29,6 +30,8 @@ pub struct Platform {
     pub launch: Launch,
     /// Memory shared with the host's devices, if the image has any.
     pub bounce: Option<SharedRegion>,
+    /// Memory for modules, if the image has any.
+    pub modules: Option<ModuleMemory>,
     /// The other processors, to be started.
     #[cfg(feature = "image")]
     pub processors: crate::boot::Processors,

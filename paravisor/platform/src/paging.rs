@@ -10,14 +10,14 @@ use stockade_boot::layout::{C_BIT, LARGE_PAGE_SIZE, PAGE_SIZE};
 
 const GIGANTIC_PAGE_SIZE: u64 = 1 << 30;
 
-const PRESENT: u64 = 1 << 0;
-const WRITABLE: u64 = 1 << 1;
-const ACCESSED: u64 = 1 << 5;
-const DIRTY: u64 = 1 << 6;
+pub(crate) const PRESENT: u64 = 1 << 0;
+pub(crate) const WRITABLE: u64 = 1 << 1;
+pub(crate) const ACCESSED: u64 = 1 << 5;
+pub(crate) const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
-const NO_EXECUTE: u64 = 1 << 63;
-const ENCRYPTED: u64 = 1 << C_BIT;
-const ADDRESS: u64 = 0x000F_FFFF_FFFF_F000 & !ENCRYPTED;
+pub(crate) const NO_EXECUTE: u64 = 1 << 63;
+pub(crate) const ENCRYPTED: u64 = 1 << C_BIT;
+pub(crate) const ADDRESS: u64 = 0x000F_FFFF_FFFF_F000 & !ENCRYPTED;
 
 /// What may be done with a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,6 +164,13 @@ impl PageTables {
         unsafe { entry.write(0) };
     }
 
+    /// Returns the entry of `address` in the top-level table, if there is something behind it: what other tables may share.
+    pub(crate) fn top_entry(&self, address: u64) -> Option<u64> {
+        // SAFETY: the root is one of our tables.
+        let entry = unsafe { entry_in(self.root, address, 3).read() };
+        (entry & PRESENT != 0).then_some(entry)
+    }
+
     fn page_for(&self, alignment: u64, left: u64) -> (u32, u64) {
         let fits = |size| alignment.is_multiple_of(size) && left >= size;
         if self.largest == LargestPage::Gigantic && fits(GIGANTIC_PAGE_SIZE) {
@@ -214,7 +221,7 @@ impl PageTables {
     }
 }
 
-fn entry_in(table: u64, address: u64, level: u32) -> *mut u64 {
+pub(crate) fn entry_in(table: u64, address: u64, level: u32) -> *mut u64 {
     let index = (address >> (12 + 9 * level)) & 0x1FF;
     let entry = usize::try_from(table + 8 * index).expect("tables lie in the address space");
     ptr::with_exposed_provenance_mut(entry)

@@ -84,7 +84,7 @@ impl<C: Clock + Clone> Chips<C> {
             hpet: fittings.hpet.then(|| Hpet::new(hpet_lines, clock.clone())),
             test_devices: fittings
                 .test_devices
-                .and_then(|test| TestDevices::try_new(test, wire)),
+                .and_then(|test| TestDevices::try_new(test, Arc::clone(&fittings.modules), wire)),
             pic: Pic::new(router.clone()),
             ioapic: IoApic::new(router.clone()),
             pit: Pit::new(wire(IRQ_PIT), clock.clone()),

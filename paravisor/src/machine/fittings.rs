@@ -1,12 +1,15 @@
 //! What a machine may have beyond the least: an HPET, PCI functions, and the small devices that test kernels expect of QEMU.
 
+use alloc::sync::Arc;
 use core::fmt;
 
 use stockade_bus::{AccessError, GuestMemory, PortIo};
 use stockade_devices::fw_cfg::{Facts, FwCfg};
 use stockade_devices::test_devices::{DebugExit, LATCH_PORT, LINES, PcTestdev};
 
+use super::module_port::ModulePort;
 use super::slots::Functions;
+use crate::module::Modules;
 use crate::tpm::TpmFitting;
 use crate::virtio::Bays;
 use crate::wires::Wire;
@@ -27,6 +30,8 @@ pub struct Fittings {
     pub bays: Bays,
     /// A TPM.
     pub tpm: Option<TpmFitting>,
+    /// Programs that run beside the guest.
+    pub modules: Arc<Modules>,
 }
 
 /// What the test devices need.
@@ -49,16 +54,21 @@ impl fmt::Debug for TestFittings {
     }
 }
 
-/// The test devices: isa-debug-exit, pc-testdev, fw_cfg.
+/// The test devices: isa-debug-exit, pc-testdev, fw_cfg, and a door to modules.
 pub(super) struct TestDevices {
     pub(super) exit: DebugExit,
     pub(super) testdev: PcTestdev<Wire>,
     fw_cfg: FwCfg<Memory>,
+    modules: ModulePort,
 }
 
 impl TestDevices {
     /// Returns the devices on the interrupt lines `wire` gives; `None` if what they tell makes no sense.
-    pub(super) fn try_new(fittings: TestFittings, wire: impl Fn(u8) -> Wire) -> Option<Self> {
+    pub(super) fn try_new(
+        fittings: TestFittings,
+        modules: Arc<Modules>,
+        wire: impl Fn(u8) -> Wire,
+    ) -> Option<Self> {
         let facts = Facts {
             cpu_count: fittings.vcpus,
             ram_bytes: fittings.ram_bytes,
@@ -68,6 +78,7 @@ impl TestDevices {
             exit: DebugExit::new(),
             testdev: PcTestdev::new(numbers.map(wire)),
             fw_cfg: FwCfg::try_new(fittings.memory, facts, []).ok()?,
+            modules: ModulePort::new(modules),
         })
     }
 
@@ -75,6 +86,7 @@ impl TestDevices {
         self.exit = DebugExit::new();
         self.testdev.reset();
         self.fw_cfg.reset();
+        self.modules.reset();
     }
 
     /// The wiring table of their ports.
@@ -88,6 +100,8 @@ impl TestDevices {
         const LATCH_END: u16 = LATCH_PORT + 12;
         const LINE_0: u16 = LATCH_PORT + LINES;
         const LINE_END: u16 = LINE_0 + 24;
+        const MODULES: u16 = ModulePort::PORT;
+        const MODULES_END: u16 = MODULES + ModulePort::PORTS;
         match port {
             LATCH_PORT..LATCH_END | LINE_0..LINE_END => {
                 let outcome = access(&mut self.testdev, port - LATCH_PORT);
@@ -96,6 +110,7 @@ impl TestDevices {
                 outcome
             }
             EXIT..EXIT_END => access(&mut self.exit, port - EXIT),
+            MODULES..MODULES_END => access(&mut self.modules, port - MODULES),
             0x510..=0x51B => access(&mut self.fw_cfg, port - 0x510),
             _ => Err(AccessError::NoRegister),
         }

@@ -107,7 +107,7 @@ pub struct Context<'a, S: Space + ?Sized> {
     /// What it has asked of its records.
     pub desk: &'a mut Desk,
     /// What it prints.
-    pub(crate) output: &'a mut Output,
+    pub output: &'a mut Output,
     /// The world outside.
     pub outside: &'a mut dyn Outside,
     /// Until when the call waits, if it was tried before.

@@ -251,10 +251,12 @@ impl Memory {
         access: Access,
     ) -> Result<(), MemoryError> {
         for page in range.step_by(STEP) {
-            if access != Access::None && space.pages() >= self.limit {
+            let before = space.pages();
+            space.map(page, access)?;
+            if space.pages() > before && space.pages() > self.limit {
+                space.unmap(page..page + PAGE);
                 return Err(MemoryError::NoMemory);
             }
-            space.map(page, access)?;
         }
         Ok(())
     }
@@ -353,6 +355,10 @@ mod tests {
         assert_eq!(space.pages(), 0);
         assert!(map(&mut memory, &mut space, 0x4000).is_ok());
         assert_eq!(memory.set_break(&mut space, 0x50_1000), 0x50_0000);
+        let at = memory.map(&mut space, Place::Any, 0x1000, Access::None);
+        let at = at.unwrap() + 0x1000;
+        let changed = memory.protect(&mut space, at, 0x4000, Access::Read);
+        assert_eq!(changed, Ok(()));
         assert_eq!(
             map(&mut memory, &mut space, u64::MAX),
             Err(MemoryError::NoMemory)

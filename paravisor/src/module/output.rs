@@ -12,14 +12,14 @@ const MOST_LINES: u32 = 400;
 
 /// The line a module is printing.
 #[derive(Debug, Default)]
-pub(crate) struct Output {
+pub struct Output {
     line: Vec<u8>,
     lines: u32,
 }
 
 impl Output {
     /// Takes what the module prints.
-    pub(crate) fn print(&mut self, module: &str, bytes: &[u8], outside: &mut dyn Outside) {
+    pub fn print(&mut self, module: &str, bytes: &[u8], outside: &mut dyn Outside) {
         for byte in bytes {
             if *byte != b'\n' {
                 self.line.push(*byte);
@@ -31,7 +31,7 @@ impl Output {
     }
 
     /// Logs the line that is not ended, if there is one.
-    pub(crate) fn finish(&mut self, module: &str, outside: &mut dyn Outside) {
+    pub fn finish(&mut self, module: &str, outside: &mut dyn Outside) {
         if !self.line.is_empty() {
             self.flush(module, outside);
         }

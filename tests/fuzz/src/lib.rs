@@ -24,6 +24,7 @@ pub mod igvm_files;
 pub mod instructions;
 pub mod kernels;
 pub mod manifests;
+pub mod module_calls;
 pub mod page_walks;
 pub mod pci_traffic;
 pub mod saved_states;
@@ -79,6 +80,7 @@ targets! {
     page_walks: 5000,
     kernels: 2000,
     manifests: 10_000,
+    module_calls: 2000,
     host_parameters: 10_000,
     igvm_files: 10_000,
     ghcb_answers: 3000,

@@ -1,7 +1,7 @@
 //! The manifest page.
 
-use stockade_boot::layout::{STAGING_BASE, STAGING_END};
-use stockade_boot::manifest::{GuestFlags, Manifest, Payload, PayloadKind};
+use stockade_boot::layout::{MODULES_MAX_SIZE, STAGING_BASE, STAGING_END};
+use stockade_boot::manifest::{GuestFlags, Manifest, ModuleLimits, Payload, PayloadKind};
 use zerocopy::IntoBytes;
 
 /// Parses a page. What is accepted lies in the staging range and is written again byte for byte.
@@ -16,6 +16,7 @@ pub fn run(data: &[u8]) {
     }
     assert!(manifest.payload(PayloadKind::KERNEL).is_some());
     assert!(manifest.modules().count() <= manifest.payloads().count());
+    assert!(manifest.module_memory_bytes() <= MODULES_MAX_SIZE);
 }
 
 /// A manifest of a kernel alone, and one of everything.
@@ -32,6 +33,19 @@ pub fn seeds() -> Vec<Vec<u8>> {
     [&all[..1], &all]
         .into_iter()
         .filter_map(|files| Manifest::new(51, 4, GuestFlags::HPET, files).ok())
+        .chain(with_a_module())
         .map(|manifest| manifest.as_bytes().to_vec())
         .collect()
+}
+
+/// A manifest with a module of the paravisor, which needs limits.
+fn with_a_module() -> Option<Manifest> {
+    let file = |kind, page: u64| Payload::new(kind, STAGING_BASE + page * 0x1000, 5, [1; 48]);
+    let files = [
+        file(PayloadKind::KERNEL, 0),
+        file(PayloadKind::PARAVISOR_MODULE, 1),
+        file(PayloadKind::MODULE_COMMAND_LINE, 2),
+    ];
+    let manifest = Manifest::new(51, 4, GuestFlags::TPM, &files).ok()?;
+    manifest.with_module_limits(ModuleLimits::new(8, 60)).ok()
 }

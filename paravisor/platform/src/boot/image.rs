@@ -5,6 +5,8 @@ use core::ops::Range;
 unsafe extern "C" {
     static __text_start: [u8; 0];
     static __text_end: [u8; 0];
+    static __gate_start: [u8; 0];
+    static __gate_end: [u8; 0];
     static __rodata_start: [u8; 0];
     static __rodata_end: [u8; 0];
     static __data_start: [u8; 0];
@@ -14,6 +16,11 @@ unsafe extern "C" {
 /// Returns where the code lies.
 pub(crate) fn text() -> Range<u64> {
     &raw const __text_start as u64..&raw const __text_end as u64
+}
+
+/// Returns where the code lies that modules' page tables have too: whole pages.
+pub(crate) fn gate() -> Range<u64> {
+    &raw const __gate_start as u64..&raw const __gate_end as u64
 }
 
 /// Returns where the constants lie.

@@ -9,6 +9,7 @@ mod checks;
 pub mod heap;
 pub(crate) mod image;
 mod launch;
+mod modules;
 mod processors;
 mod space;
 pub(crate) mod stacks;
@@ -22,6 +23,7 @@ use stockade_abi::ghcb_msr::GHCB_MSR;
 use stockade_abi::terminate::StopReason;
 use stockade_abi::vmsa::SevFeatures;
 use stockade_boot::layout::STAGING_BASE;
+use stockade_boot::manifest::Manifest;
 use stockade_boot::ram::RamMap;
 
 pub use processors::{Processors, StartError};
@@ -33,6 +35,7 @@ use crate::exception::descriptors;
 use crate::ghcb::Ghcb;
 use crate::machine::{Launch, Platform};
 use crate::memory::{GuestRam, accept};
+use crate::module::ModuleMemory;
 use crate::msr_protocol;
 use crate::paging::{LargestPage, OutOfPages};
 use crate::processor;
@@ -105,8 +108,8 @@ extern "C" fn main_stack() -> ! {
 fn start(mut space: AddressSpace, cpuid: &'static CpuidTable) -> Platform {
     let stacks = exception_stacks(&mut space, EXCEPTION_STACK_PAGES)
         .unwrap_or_else(|error| out_of_pages(error));
-    descriptors::install(stacks);
-    let area = CpuArea::allocate();
+    let area = CpuArea::allocate(stacks);
+    descriptors::install(area.descriptors());
     area.install();
     let sev_features = checks::sev_features();
     checks::c_bit(cpuid);
@@ -121,6 +124,12 @@ fn start(mut space: AddressSpace, cpuid: &'static CpuidTable) -> Platform {
     let manifest = launch::manifest();
     extend_heap(&mut space, manifest.extra_bytes());
     let parameters = launch::parameters(manifest.max_vcpus());
+    let modules = module_memory(&mut space, &manifest);
+    if modules.is_some() {
+        let pages = EXCEPTION_STACK_PAGES;
+        let opened = modules::open(&mut space, area, (stacks, pages), &doorbell);
+        opened.unwrap_or_else(|error| out_of_pages(error));
+    }
     let clock = start_clock(sev_features, cpuid);
     let ram = accept_ram(&mut space, &parameters.ram);
     let bounce = space
@@ -135,6 +144,7 @@ fn start(mut space: AddressSpace, cpuid: &'static CpuidTable) -> Platform {
         clock,
         psp,
         bounce,
+        modules,
         launch: Launch {
             cpuid,
             manifest,
@@ -162,6 +172,20 @@ fn exception_stacks(
 fn share_by_ghcb(space: &mut AddressSpace, ghcb: &Ghcb) -> SharedPage {
     let page = processors::share(space, ghcb);
     page.unwrap_or_else(|error| refuse(StopReason::GHCB_PROTOCOL, &error))
+}
+
+/// Accepts the memory of modules, if the image has any, and makes ready what their page tables share.
+fn module_memory(space: &mut AddressSpace, manifest: &Manifest) -> Option<ModuleMemory> {
+    let bytes = manifest.module_memory_bytes();
+    if bytes == 0 {
+        return None;
+    }
+    let memory = modules::memory(space, bytes).unwrap_or_else(|error| match error {
+        modules::ModulesError::OutOfPages(error) => out_of_pages(error),
+        modules::ModulesError::Accept(error) => refuse(StopReason::ACCEPT_FAILED, &error),
+    });
+    log::info!("accepted {} MiB for modules", bytes >> 20);
+    Some(memory)
 }
 
 fn out_of_pages(_: OutOfPages) -> ! {

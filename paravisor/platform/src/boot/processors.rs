@@ -14,7 +14,7 @@ use stockade_abi::vmsa::{Segment, SegmentAttributes, SevFeatures, Vmsa, reset};
 use stockade_boot::layout::PAGE_SIZE;
 
 use super::space::{AddressSpace, ShareError};
-use super::{exception_stacks, exchange, stacks};
+use super::{exception_stacks, exchange, modules, stacks};
 use crate::cpu::CpuArea;
 use crate::doorbell::Doorbell;
 use crate::error::HostError;
@@ -80,7 +80,7 @@ impl From<ShareError<HostError>> for StartError {
 struct Start {
     apic_id: u32,
     area: &'static CpuArea,
-    exception_stacks: [u64; descriptors::STACKS],
+    has_modules: bool,
     ghcb: SharedPage,
     doorbell: SharedPage,
     vmsa: GuestVmsa,
@@ -100,13 +100,19 @@ impl Processors {
         entry: fn(Cpu) -> !,
     ) -> Result<(), StartError> {
         let stack = stacks::allocate(&mut self.space, STACK_PAGES)?;
-        let area = CpuArea::allocate();
+        let exception_stacks = exception_stacks(&mut self.space, EXCEPTION_STACK_PAGES)?;
+        let area = CpuArea::allocate(exception_stacks);
+        let doorbell = share(&mut self.space, ghcb)?;
+        if self.space.has_modules() {
+            let stacks = (exception_stacks, EXCEPTION_STACK_PAGES);
+            modules::open(&mut self.space, area, stacks, &doorbell)?;
+        }
         let start = Box::new(Start {
             apic_id,
             area,
-            exception_stacks: exception_stacks(&mut self.space, EXCEPTION_STACK_PAGES)?,
+            has_modules: self.space.has_modules(),
             ghcb: share(&mut self.space, ghcb)?,
-            doorbell: share(&mut self.space, ghcb)?,
+            doorbell,
             vmsa: guest_vmsa(&mut self.space, guest_features(self.features))?,
             entry,
         });
@@ -155,13 +161,16 @@ extern "C" fn secondary_main(start: *mut Start) -> ! {
     let Start {
         apic_id,
         area,
-        exception_stacks,
+        has_modules,
         ghcb,
         doorbell,
         vmsa,
         entry,
     } = *start;
-    descriptors::install(exception_stacks);
+    descriptors::install(area.descriptors());
+    if has_modules {
+        modules::prepare_processor();
+    }
     let ghcb = register_ghcb(area, ghcb);
     entry(register(apic_id, ghcb, doorbell, vmsa))
 }

@@ -3,6 +3,7 @@
 //! | address | what |
 //! |---|---|
 //! | `paravisor::BASE` … | image, launch pages and memory, one to one; guards and the launch's page tables are not mapped |
+//! | `MODULES_BASE` … | memory of modules, one to one; their own page tables have what each has of it elsewhere |
 //! | `STAGING_BASE` … | staging, one to one, shared, read-only |
 //! | `BOUNCE_BASE` … | memory shared with the host's devices, one to one |
 //! | [`RAM_WINDOW`] … | guest RAM at its address plus the window, private, not executable |
@@ -39,6 +40,8 @@ pub(super) struct AddressSpace {
     tables: PageTables,
     pages: PagePool,
     small: PagePool,
+    /// What modules' page tables have of the paravisor, if there are modules.
+    gate: Option<PageTables>,
 }
 
 impl AddressSpace {
@@ -61,6 +64,7 @@ impl AddressSpace {
             tables,
             pages,
             small,
+            gate: None,
         })
     }
 
@@ -132,6 +136,39 @@ impl AddressSpace {
         let (start, access) = (range.start, Access::ReadWrite);
         tables.map(pages, range.clone(), start, access, Secrecy::Private)?;
         Ok(range)
+    }
+
+    /// Maps memory for modules, which the paravisor fills.
+    pub(super) fn map_modules(&mut self, range: Range<u64>) -> Result<(), OutOfPages> {
+        let start = range.start;
+        let (tables, pages) = (&mut self.tables, &mut self.pages);
+        tables.map(pages, range, start, Access::ReadWrite, Secrecy::Private)
+    }
+
+    /// Returns whether there are modules.
+    pub(super) fn has_modules(&self) -> bool {
+        self.gate.is_some()
+    }
+
+    /// Has the page tables of modules map `range` one to one for the supervisor, as the paravisor's own do.
+    pub(super) fn map_in_modules(
+        &mut self,
+        range: Range<u64>,
+        access: Access,
+        secrecy: Secrecy,
+    ) -> Result<(), OutOfPages> {
+        let gate = match &mut self.gate {
+            Some(gate) => gate,
+            none => none.insert(PageTables::new(&mut self.pages, LargestPage::Large)?),
+        };
+        let start = range.start;
+        gate.map(&mut self.pages, range, start, access, secrecy)
+    }
+
+    /// Returns the entry that modules' top-level tables have for the paravisor.
+    pub(super) fn gate_entry(&self) -> Option<u64> {
+        let gate = self.gate.as_ref()?;
+        gate.top_entry(paravisor::BASE)
     }
 
     /// Maps the staging range and the guest's RAM.

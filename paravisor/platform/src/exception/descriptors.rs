@@ -15,6 +15,9 @@ const DATA: u64 = 0x00CF_9300_0000_FFFF;
 pub(crate) const CODE_SELECTOR: u16 = 0x08;
 pub(crate) const DATA_SELECTOR: u16 = 0x10;
 const TASK_SELECTOR: u16 = 0x18;
+/// Of modules at CPL-3; the selectors are `stockade_entry::module`'s.
+const USER_DATA: u64 = 0x00CF_F300_0000_FFFF;
+const USER_CODE: u64 = 0x00AF_FB00_0000_FFFF;
 /// Present, interrupt gate: interrupts stay off in the handler.
 const INTERRUPT_GATE: u64 = 0x8E << 40;
 
@@ -37,12 +40,21 @@ fn stack_of(vector: usize) -> u64 {
     }
 }
 
-static IDT: Once<Box<[[u64; 2]; 256]>> = Once::new();
+/// A page of its own: modules' page tables have it too.
+#[repr(C, align(4096))]
+struct Idt([[u64; 2]; 256]);
+
+static IDT: Once<Box<Idt>> = Once::new();
+
+/// Returns where the interrupt descriptors lie, which all processors share: one page.
+pub(crate) fn idt_page() -> u64 {
+    core::ptr::from_ref(idt()).addr() as u64
+}
 
 fn idt() -> &'static [[u64; 2]; 256] {
-    IDT.call_once(|| {
-        let mut table = Box::new([[0; 2]; 256]);
-        for (vector, gate) in (0..=u8::MAX).zip(table.iter_mut()) {
+    let idt = IDT.call_once(|| {
+        let mut table = Box::new(Idt([[0; 2]; 256]));
+        for (vector, gate) in (0..=u8::MAX).zip(table.0.iter_mut()) {
             let handler = match usize::from(vector) {
                 HV => window::hv_stub(),
                 _ => exception::stub(vector),
@@ -50,7 +62,8 @@ fn idt() -> &'static [[u64; 2]; 256] {
             *gate = interrupt_gate(handler, stack_of(usize::from(vector)));
         }
         table
-    })
+    });
+    &idt.0
 }
 
 fn interrupt_gate(handler: u64, stack: u64) -> [u64; 2] {
@@ -68,15 +81,36 @@ fn task_descriptor(base: u64) -> [u64; 2] {
     [low, base >> 32]
 }
 
-/// Loads descriptors for the processor that executes this; its handlers run on the stacks that end at `stacks`.
-pub(crate) fn install(stacks: [u64; STACKS]) {
-    let mut task = Box::new(TaskStateSegment::new());
-    for (index, top) in stacks.into_iter().enumerate() {
-        task.set_ist(index, top);
+/// Descriptors of one processor.
+#[repr(C, align(16))]
+pub(crate) struct Descriptors {
+    task: TaskStateSegment,
+    segments: [u64; 7],
+}
+
+impl Descriptors {
+    /// Returns descriptors whose handlers run on the stacks that end at `stacks`.
+    pub(crate) fn new(stacks: [u64; STACKS]) -> Self {
+        let mut task = TaskStateSegment::new();
+        for (index, top) in stacks.into_iter().enumerate() {
+            task.set_ist(index, top);
+        }
+        Self {
+            task,
+            segments: [0; 7],
+        }
     }
-    let task = Box::leak(task) as *const TaskStateSegment as u64;
-    let [low, high] = task_descriptor(task);
-    let gdt: &'static [u64; 5] = Box::leak(Box::new([0, CODE, DATA, low, high]));
+
+    /// Fills in the descriptor of the task state, which names its own address.
+    pub(crate) fn place(&mut self) {
+        let [low, high] = task_descriptor(core::ptr::from_ref(&self.task).addr() as u64);
+        self.segments = [0, CODE, DATA, low, high, USER_DATA, USER_CODE];
+    }
+}
+
+/// Loads descriptors, placed, for the processor that executes this.
+pub(crate) fn install(descriptors: &'static Descriptors) {
+    let gdt = &descriptors.segments;
     // SAFETY: the table is leaked and its descriptors are flat segments and the leaked task state.
     unsafe { lgdt(&DescriptorTablePointer::new(gdt)) };
     // SAFETY: the selector is that of a flat 64-bit code segment, as the one in use.

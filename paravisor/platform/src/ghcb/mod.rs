@@ -113,6 +113,13 @@ impl<G: Gate> Ghcb<G> {
         self.gpa
     }
 
+    /// Leaves no request on the page, so that an exit nobody asked for asks the host for nothing: a module can execute VMGEXIT.
+    pub(crate) fn invalidate(&self) {
+        self.page.write_u64(GhcbField::SW_EXIT_CODE.offset(), 0);
+        self.page.write_u64(BITMAP_OFFSET, 0);
+        self.page.write_u64(BITMAP_OFFSET + 8, 0);
+    }
+
     fn call(&self, request: &Request) -> Result<Answer, HostError> {
         self.write_request(request);
         self.gate.exit();

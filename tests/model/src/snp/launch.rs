@@ -235,6 +235,9 @@ fn back(ram: &[(u64, u64)], image: &IgvmFile<'_>, seed: u64) -> Result<Memory, B
         add(*start, *len, RangeKind::Ram)?;
     }
     add(SERVICE_BASE, service_bytes(image), RangeKind::Service)?;
+    for (start, len) in required_ranges(image) {
+        add(start, len, RangeKind::Service)?;
+    }
     for (start, len) in staging_ranges(image) {
         add(start, len, RangeKind::Staging)?;
     }
@@ -263,6 +266,21 @@ fn service_bytes(image: &IgvmFile<'_>) -> u64 {
     });
     let bytes = asked.max().unwrap_or(0).max(SERVICE_SIZE);
     bytes.next_multiple_of(1 << 21)
+}
+
+/// What the image requires elsewhere below the staging range, in whole 2 MiB blocks.
+fn required_ranges(image: &IgvmFile<'_>) -> Vec<(u64, u64)> {
+    image
+        .directives
+        .iter()
+        .filter_map(|directive| match directive {
+            Directive::RequiredMemory { gpa, bytes } if *gpa > SERVICE_BASE => {
+                let end = gpa.checked_add(u64::from(*bytes))?;
+                (end <= STAGING_BASE).then(|| (*gpa, end - gpa))
+            }
+            _ => None,
+        })
+        .collect()
 }
 
 /// The parts of the staging range the image uses, in whole 2 MiB blocks.

@@ -1,0 +1,94 @@
+//! What modules get of a vCPU: all of its time while its guest has nothing to do, else a share.
+//!
+//! While modules have it, the vCPU counts as away, so whoever has something for it kicks it, and every signal of the host ends the slice.
+
+use stockade_abi::terminate::StopReason;
+
+use crate::crew::End;
+use crate::host::{Host, Timekeeper};
+use crate::machine::Machine;
+use crate::module::set::{IDLE_SLICE_NS, SLICE_NS};
+use crate::run_loop::{arm_for, come_back, depart, listen};
+use crate::stats::Work;
+use crate::vcpu::Vcpu;
+
+/// How long the guest waits for modules to get ready before it starts.
+const START_NS: u64 = 20_000_000_000;
+
+/// Whether modules have had the vCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Given {
+    /// They have.
+    Yes,
+    /// None wanted it.
+    No,
+}
+
+/// Gives modules a slice of a vCPU whose guest is busy, if one is due and no vCPU sleeps that could.
+pub(crate) fn offer<H: Host, C: Timekeeper + Clone>(
+    vcpu: &mut Vcpu,
+    machine: &Machine<C>,
+    host: &mut H,
+) -> Result<(), End> {
+    let (modules, now) = (machine.modules(), machine.clock().now_ns());
+    if modules.share_ns() > now {
+        return Ok(());
+    }
+    let sleeper = modules.sleeper(now);
+    if sleeper != 0 {
+        vcpu.wakes |= sleeper;
+        return Ok(());
+    }
+    give(vcpu, machine, host, now + SLICE_NS)?;
+    modules.shared(now, machine.clock().now_ns());
+    Ok(())
+}
+
+/// Gives modules that want it a vCPU whose guest has nothing to do, until it has.
+pub(crate) fn lend<H: Host, C: Timekeeper + Clone>(
+    vcpu: &mut Vcpu,
+    machine: &Machine<C>,
+    host: &mut H,
+) -> Result<Given, End> {
+    let now = machine.clock().now_ns();
+    if machine.modules().due_ns() > now {
+        return Ok(Given::No);
+    }
+    give(vcpu, machine, host, now + IDLE_SLICE_NS)?;
+    Ok(Given::Yes)
+}
+
+fn give<H: Host, C: Timekeeper + Clone>(
+    vcpu: &mut Vcpu,
+    machine: &Machine<C>,
+    host: &mut H,
+    until_ns: u64,
+) -> Result<(), End> {
+    let until = machine.clock().tsc_at(until_ns);
+    arm_for(until.min(vcpu.deadline_tsc(machine)), vcpu, host)?;
+    if depart(vcpu, machine, host)? {
+        machine.modules().serve(until_ns);
+        vcpu.work = Work::Wake;
+    }
+    come_back(vcpu, machine);
+    Ok(())
+}
+
+/// Lets modules get ready before there is a guest. One that takes too long goes on beside it.
+pub(crate) fn start_modules<H: Host, C: Timekeeper + Clone>(
+    vcpu: &mut Vcpu,
+    machine: &Machine<C>,
+    host: &mut H,
+) -> Result<(), StopReason> {
+    let clock = machine.clock();
+    let end = clock.now_ns() + START_NS;
+    loop {
+        listen(vcpu, machine, host)?;
+        let now = clock.now_ns();
+        if machine.modules().due_ns() > now || now >= end {
+            return Ok(());
+        }
+        arm_for(clock.tsc_at(now + IDLE_SLICE_NS), vcpu, host)?;
+        machine.modules().serve(now + IDLE_SLICE_NS);
+    }
+}

@@ -1,0 +1,233 @@
+//! Modules of the paravisor: one that works, and two dozen that do not, beside a guest that must not notice.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use stockade_rig::guest::findings;
+use stockade_rig::{Finished, Initrd, Stockade, appended, host_view};
+
+const LIMIT: Duration = Duration::from_secs(300);
+/// Written all over the guest's memory, and still there at the end.
+const SCRIPT: &str = r#"
+dd if=/dev/urandom of=/tmp/noise bs=1M count=8 2>/dev/null
+before=$(md5sum </tmp/noise)
+ASK
+i=0; while [ $i -lt 40 ]; do i=$((i + 1)); usleep 50000; done
+[ "$before" = "$(md5sum </tmp/noise)" ] && say "memory kept" || say "memory changed"
+dmesg | grep -qiE 'BUG|Oops|unexpected|soft lockup|rcu.*stall' && say "kernel complains"
+"#;
+
+/// Compiles a source file as a static program of this name.
+fn compile(source: &Path, folder: &Path, name: &str) -> PathBuf {
+    let program = folder.join(name);
+    let output = Command::new("rustc")
+        .args([
+            "--edition",
+            "2024",
+            "-C",
+            "opt-level=2",
+            "-C",
+            "panic=abort",
+        ])
+        .args(["-C", "target-feature=+crt-static", "-C", "strip=symbols"])
+        .arg("-o")
+        .arg(&program)
+        .arg(source)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    program
+}
+
+/// The example of the documentation, compiled from there.
+fn example(folder: &Path) -> PathBuf {
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/modules.md");
+    let text = fs::read_to_string(document).unwrap();
+    let (_, code) = text.split_once("```rust\n").unwrap();
+    let (code, _) = code.split_once("```").unwrap();
+    let source = folder.join("echo.rs");
+    fs::write(&source, code).unwrap();
+    compile(&source, folder, "echo")
+}
+
+/// A module of each misdeed's name.
+fn misdeeds(folder: &Path, names: &[&str]) -> Vec<PathBuf> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../modules/misdeeds.rs");
+    let program = compile(&source, folder, "misdeeds");
+    let copy = |name: &&str| {
+        let path = folder.join(name);
+        fs::copy(&program, &path).unwrap();
+        path
+    };
+    names.iter().map(copy).collect()
+}
+
+/// Runs the guest with `ask` in the middle of its script.
+fn run(folder: &Path, modules: &[String], ask: &str, arguments: &[&str]) -> Finished {
+    let initrd = Initrd::new(&SCRIPT.replace("ASK", ask))
+        .own_program(Path::new(env!("CARGO_BIN_EXE_module_client")))
+        .write(folder);
+    let modules = modules
+        .iter()
+        .flat_map(|module| ["--paravisor-module", module]);
+    let run = Stockade::new("run")
+        .args(["--test-devices", "--append", &appended("")])
+        .arg("--initrd")
+        .arg(initrd)
+        .args(modules)
+        .args(arguments)
+        .limit(LIMIT)
+        .finish();
+    run.assert_code(0);
+    let said = findings(&run.stdout);
+    assert!(said.contains(&"memory kept"), "{}", run.transcript());
+    assert!(!said.contains(&"kernel complains"), "{}", run.transcript());
+    run
+}
+
+/// Runs a machine with a module of each name, and looks for what is to be said of it.
+fn contains(expected: &[(&str, &[&str])], arguments: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let names: Vec<&str> = expected.iter().map(|(name, _)| *name).collect();
+    let programs = misdeeds(folder.path(), &names);
+    let modules: Vec<String> = programs
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    let mut all = vec!["--module-memory", "4"];
+    all.extend(arguments);
+    let run = run(folder.path(), &modules, "", &all);
+    let missing: Vec<String> = expected
+        .iter()
+        .flat_map(|(name, words)| {
+            words
+                .iter()
+                .map(move |words| format!("module {name}: {words}"))
+        })
+        .filter(|line| !run.stderr.contains(line.as_str()))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "not said: {missing:#?}\n{}",
+        run.transcript()
+    );
+    assert!(!run.stderr.contains(": survives") || names.contains(&"asks"));
+}
+
+const GIVEN_UP: &str = "it is not started again";
+
+#[test]
+fn messages_go_through_the_channel_and_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let module = format!("{} one two", example(folder.path()).display());
+    let view = folder.path().join("view");
+    let ask = "module_client 0 hello-module; module_client 0 again";
+    let arguments = ["--host-view", view.to_str().unwrap()];
+    let run = run(folder.path(), &[module], ask, &arguments);
+    let said = findings(&run.stdout);
+    assert!(
+        said.contains(&"module 0 2 eludom-olleh"),
+        "{}",
+        run.transcript()
+    );
+    assert!(said.contains(&"module 0 2 niaga"));
+    run.assert_says(&[r#"module echo: ready as ["echo", "one", "two"]"#]);
+    // The host has the staged file, but nothing of what was said.
+    assert!(host_view::count(&view, b"ready as ") > 0);
+    assert_eq!(host_view::count(&view, b"eludom-olleh"), 0);
+}
+
+#[test]
+fn addresses_of_others_are_not_there() {
+    contains(
+        &[
+            (
+                "reads-paravisor",
+                &["failed: page fault (error 0x4) for 0x8000010000", GIVEN_UP],
+            ),
+            (
+                "reads-gate",
+                &["failed: page fault (error 0x5) for 0x8000011000"],
+            ),
+            (
+                "writes-paravisor",
+                &["failed: page fault (error 0x6) for 0x8000010000"],
+            ),
+            (
+                "reads-guest",
+                &["failed: page fault (error 0x4) for 0xffff800000001000"],
+            ),
+            (
+                "jumps-to-paravisor",
+                &["failed: page fault (error 0x14) for 0x8000010000"],
+            ),
+            ("overflows", &["failed: page fault (error 0x6) for 0x7ffff"]),
+            ("writes-code", &["failed: page fault (error 0x7)"]),
+            ("runs-data", &["failed: page fault (error 0x15)"]),
+            ("loses-stack", &["failed: "]),
+        ],
+        &[],
+    );
+}
+
+#[test]
+fn privileged_instructions_end_the_module() {
+    contains(
+        &[
+            ("halts", &["failed: general protection fault", GIVEN_UP]),
+            ("writes-port", &["failed: general protection fault"]),
+            ("writes-msr", &["failed: general protection fault"]),
+            ("loads-cr3", &["failed: general protection fault"]),
+            ("validates", &["failed: general protection fault"]),
+            (
+                "calls-host",
+                &["failed: intercepted instruction (exit 0x81)"],
+            ),
+            ("interrupts", &["failed: general protection fault"]),
+            ("steps", &["failed: exception 1 "]),
+            ("exits-to-host", &["has left three times", "has ended"]),
+        ],
+        &[],
+    );
+}
+
+#[test]
+fn calls_and_ends_are_what_linux_makes_of_them() {
+    contains(
+        &[
+            (
+                "asks",
+                &[
+                    "system call 57 is not offered",
+                    "was refused all",
+                    "has ended",
+                ],
+            ),
+            (
+                "changes-rights",
+                &["has no code of its own making", "has ended"],
+            ),
+            ("eats-memory", &["MiB and then -12", "has ended"]),
+            ("aborts", &["failed: signal 6 to itself", GIVEN_UP]),
+            ("exits-3", &["failed: exit status 3", GIVEN_UP]),
+        ],
+        &[],
+    );
+}
+
+/// It has the processor while the guest has no use for it, and the guest has it all the same.
+#[test]
+fn a_module_that_loops_is_ended_and_the_guest_goes_on() {
+    contains(
+        &[(
+            "loops",
+            &["failed: more processor time than allowed; starting it again (1 of 4)"],
+        )],
+        &["--module-seconds", "1"],
+    );
+}
