@@ -1,7 +1,7 @@
 //! The TPM: its front-end, which the guest sees, on the module that is its engine.
 //!
 //! [`EnginePort`] is the way between them, a channel; nobody waits on it. Before the guest starts, and again after each of its resets,
-//! [`start`] powers the engine on and extends the PCRs by what was measured. An engine that fails costs the guest its TPM until the next
+//! [`Tpm::start`] powers the engine on and extends the PCRs by what was measured. An engine that fails costs the guest its TPM until the next
 //! reset: the interface answers, with failures.
 
 use alloc::boxed::Box;

@@ -1,6 +1,6 @@
 //! The TPM's engine, a program of its own: in the paravisor an isolated module, on Linux a process that can be run, tested and fuzzed.
 //!
-//! What it is asked comes in by [`serve`] (the module's channel) or by the simulator protocol (`--socket`), goes to the [`Tpm`], which
+//! What it is asked comes in by [`serve()`] (the module's channel) or by the simulator protocol (`--socket`), goes to the [`Tpm`], which
 //! knows what a machine does to its TPM (power, manufacture, save), and from there to an [`Engine`], which knows how to be
 //! a TPM. The one engine so far is libtpms, behind the feature `libtpms`. What must last is kept by [`Records`], whole or
 //! not at all ([`blob`]).
