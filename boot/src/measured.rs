@@ -90,16 +90,21 @@ pub fn measurements(manifest: &Manifest) -> Vec<Measurement> {
         kind: EventType::SEPARATOR,
         data: [0; 4].to_vec(),
     }));
-    all.extend(manifest.payloads().map(|payload| {
+    let mut pcr = 0;
+    for payload in manifest.payloads() {
+        pcr = pcr_of(payload.kind, pcr);
         let text = line(payload.kind.name(), &payload.sha384);
-        Measurement::text(pcr_of(payload.kind), EventType::IPL, text)
-    }));
+        all.push(Measurement::text(pcr, EventType::IPL, text));
+    }
     all
 }
 
-/// Where boot loaders measure the same: code to 4, command lines to 8, other files to 9.
-fn pcr_of(kind: PayloadKind) -> u32 {
+/// Where firmware and boot loaders measure the same: parts of firmware to 0, code to 4, command lines to 8, other files to 9. The words
+/// of a part of firmware, which `before` was, go with it.
+fn pcr_of(kind: PayloadKind, before: u32) -> u32 {
     match kind {
+        PayloadKind::PARAVISOR_MODULE => 0,
+        PayloadKind::MODULE_COMMAND_LINE if before == 0 => 0,
         PayloadKind::KERNEL => 4,
         PayloadKind::COMMAND_LINE | PayloadKind::MODULE_COMMAND_LINE => 8,
         _ => 9,

@@ -17,6 +17,9 @@ use crate::voice::Voice;
 /// What every guest of ours is told first; `--append` goes behind it.
 const COMMAND_LINE: &str = "console=ttyS0 quiet";
 
+/// The name by which the paravisor knows the TPM's engine among its modules.
+const TPM_ENGINE: &str = "tpm";
+
 /// What the guest is made of.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Guest {
@@ -50,6 +53,9 @@ pub(crate) struct Guest {
     /// Give the guest a virtio entropy source: the processor's random numbers, never the host's
     #[arg(long)]
     rng: bool,
+    /// Give the guest a TPM 2.0
+    #[arg(long)]
+    tpm: bool,
     /// Give the guest the small devices that test kernels expect of QEMU; its exit status becomes ours
     #[arg(long)]
     test_devices: bool,
@@ -101,7 +107,7 @@ fn parse_id(text: &str) -> Result<[u8; 16], String> {
 
 impl Guest {
     /// Names of the arguments, which make no sense for an image that is there already.
-    pub(crate) const ARGUMENTS: [&str; 15] = [
+    pub(crate) const ARGUMENTS: [&str; 16] = [
         "kernel",
         "initrd",
         "module",
@@ -112,6 +118,7 @@ impl Guest {
         "x2apic",
         "hpet",
         "rng",
+        "tpm",
         "test_devices",
         "id_key",
         "family",
@@ -149,6 +156,9 @@ impl Guest {
         let own = self.paravisor_module.iter();
         let own = own.map(|text| image::Module::open(text));
         options.paravisor_modules = own.collect::<Result<_, _>>()?;
+        if self.tpm {
+            options.paravisor_modules.push(tpm_engine(cache, voice)?);
+        }
         if !options.paravisor_modules.is_empty() {
             options.module_limits = ModuleLimits::new(self.module_memory, self.module_seconds);
         }
@@ -164,6 +174,7 @@ impl Guest {
             (GuestFlags::X2APIC, self.x2apic),
             (GuestFlags::HPET, self.hpet),
             (GuestFlags::ENTROPY, self.rng),
+            (GuestFlags::TPM, self.tpm),
             (GuestFlags::TEST_DEVICES, self.test_devices),
         ] {
             options.flags.set(flag, is_wanted);
@@ -200,6 +211,19 @@ impl Guest {
         voice.say(&format!("kernel {} of the distribution", kernel.release));
         Ok(kernel.path)
     }
+}
+
+/// Returns the engine as a module of the paravisor, by the name it is looked for.
+fn tpm_engine(cache: &Cache, voice: &mut Voice) -> Result<image::Module, Failure> {
+    let engine = setup::tpm_engine(cache, &mut |text| voice.say(text))?;
+    let libraries = engine.libraries.iter().map(ToString::to_string);
+    for library in libraries {
+        voice.say(&format!("TPM from {library}"));
+    }
+    Ok(image::Module {
+        content: image::read(&engine.program)?,
+        command_line: TPM_ENGINE.to_owned(),
+    })
 }
 
 fn linux_command_line(mode: Mode, appended: &str) -> String {

@@ -117,6 +117,7 @@ fn lives<P: Processor, H: Host, C: Timekeeper + Clone>(
         post.muster()?;
         post.power_on();
         share::start_modules(post.vcpu, post.machine, post.host)?;
+        share::start_tpm(post.vcpu, post.machine, post.host)?;
         start(post.processor.vmsa_mut())?;
         log::info!("entering the guest");
         post.order()?;

@@ -92,3 +92,37 @@ pub(crate) fn start_modules<H: Host, C: Timekeeper + Clone>(
         machine.modules().serve(now + IDLE_SLICE_NS);
     }
 }
+
+/// Has the TPM ready before there is a guest. One that is not there in time, or fails, the guest will find failing.
+pub(crate) fn start_tpm<H: Host, C: Timekeeper + Clone>(
+    vcpu: &mut Vcpu,
+    machine: &Machine<C>,
+    host: &mut H,
+) -> Result<(), StopReason> {
+    let clock = machine.clock();
+    let end = clock.now_ns() + START_NS;
+    let mut stopped = Ok(());
+    let outcome = machine.start_tpm(&mut || {
+        let now = clock.now_ns();
+        stopped = serve_before_guest(vcpu, machine, host, now);
+        stopped.is_ok() && now < end
+    });
+    stopped?;
+    if let Err(error) = outcome {
+        log::error!("the TPM fails: {error}");
+    }
+    Ok(())
+}
+
+fn serve_before_guest<H: Host, C: Timekeeper + Clone>(
+    vcpu: &mut Vcpu,
+    machine: &Machine<C>,
+    host: &mut H,
+    now: u64,
+) -> Result<(), StopReason> {
+    listen(vcpu, machine, host)?;
+    let until = now + IDLE_SLICE_NS;
+    arm_for(machine.clock().tsc_at(until), vcpu, host)?;
+    machine.modules().serve(until);
+    Ok(())
+}

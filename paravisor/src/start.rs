@@ -8,7 +8,8 @@ use stockade_abi::cpuid_page::CpuidPage;
 use stockade_abi::terminate::StopReason;
 use stockade_apic::{Features, local::BUS_CLOCK_HZ};
 use stockade_boot::layout::paravisor;
-use stockade_boot::manifest::GuestFlags;
+use stockade_boot::manifest::{GuestFlags, Manifest};
+use stockade_boot::measured;
 use stockade_devices::rtc;
 use stockade_intercept::cpuid::{CpuidInputs, CpuidPolicy, HypervisorIdentity, TscAdjust, X2Apic};
 use stockade_intercept::emulate;
@@ -17,6 +18,7 @@ use stockade_paravisor::guest::{self, Plan};
 use stockade_paravisor::life::{self, Post};
 use stockade_paravisor::machine::{Fittings, Functions, Machine, TestFittings};
 use stockade_paravisor::module::Modules;
+use stockade_paravisor::tpm::{self, TpmFitting};
 use stockade_paravisor::vcpu::Vcpu;
 use stockade_paravisor::virtio::Bays;
 use stockade_platform::cpuid::CpuidTable;
@@ -91,10 +93,7 @@ pub(crate) fn run(platform: Platform) -> ! {
             count(vcpus),
             clock,
             unix_seconds,
-            fitted(
-                fittings(launch.manifest.flags(), vcpus, ram, modules),
-                devices,
-            ),
+            fitted(fittings(&launch.manifest, vcpus, ram, modules), devices),
         ),
         ram,
     });
@@ -184,7 +183,7 @@ fn count(number: u32) -> usize {
 }
 
 fn fittings(
-    flags: GuestFlags,
+    manifest: &Manifest,
     vcpus: u32,
     ram: &'static GuestRam,
     modules: Arc<Modules>,
@@ -194,16 +193,32 @@ fn fittings(
         vcpus: u16::try_from(vcpus).unwrap_or(u16::MAX),
         ram_bytes: ram.map().bytes(),
     };
+    let flags = manifest.flags();
     Fittings {
         hpet: flags.contains(GuestFlags::HPET),
         functions: Functions::default(),
         bays: Bays::default(),
-        tpm: None,
+        tpm: tpm(manifest, &modules),
         modules,
         test_devices: flags
             .contains(GuestFlags::TEST_DEVICES)
             .then_some(test_devices),
     }
+}
+
+/// Returns what the TPM is put together from, if the guest is to have one.
+fn tpm(manifest: &Manifest, modules: &Modules) -> Option<TpmFitting> {
+    if !manifest.flags().contains(GuestFlags::TPM) {
+        return None;
+    }
+    let channel = modules.channel(tpm::ENGINE);
+    if channel.is_none() {
+        log::error!("the TPM is missing: no module is its engine");
+    }
+    Some(TpmFitting {
+        channel: channel?,
+        measurements: measured::measurements(manifest),
+    })
 }
 
 fn fitted(fittings: Fittings, (functions, bays): (Functions, Bays)) -> Fittings {
