@@ -311,3 +311,44 @@ fn an_image_and_its_state_belong_together() {
         .assert_refused(&["--state DIR"]);
     assert!(!machine.path("wherever").exists());
 }
+
+/// The paravisor's memory grows with what the image is built for.
+#[test]
+fn as_many_sealed_disks_as_there_are_places_find_memory() {
+    const DISKS: usize = 14;
+    let folder = tempfile::tempdir().unwrap();
+    let script = "modprobe -a virtio_pci virtio_blk
+        sleep 1
+        say \"disks $(ls /sys/block | grep -c vd)\"
+        for disk in /dev/vd?; do printf abc | dd of=$disk conv=fsync,notrunc 2>/dev/null || say \"$disk failed\"; done
+        say \"written\"";
+    let initrd = Initrd::new(script).modules(&["virtio_pci", "virtio_blk"]);
+    let mut run = Stockade::guest("")
+        .arg("--initrd")
+        .arg(initrd.write(folder.path()))
+        .arg("--state")
+        .arg(folder.path().join("state"));
+    for index in 0..DISKS {
+        let disk = folder.path().join(format!("{index}.img"));
+        let made = Stockade::new("disk").args(["create", "--size", "4M"]);
+        made.arg(&disk).finish().assert_code(0);
+        run = run
+            .arg("--disk")
+            .arg(format!("{},mode=sealed", disk.display()));
+    }
+    let run = run.finish();
+    run.assert_code(0);
+    assert_eq!(
+        finding(&run.stdout, "disks"),
+        Some("14"),
+        "{}",
+        run.transcript()
+    );
+    assert_eq!(
+        finding(&run.stdout, "written"),
+        Some(""),
+        "{}",
+        run.transcript()
+    );
+    assert!(!run.stdout.contains("failed"), "{}", run.transcript());
+}

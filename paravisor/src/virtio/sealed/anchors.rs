@@ -109,3 +109,31 @@ pub enum Untold {
     #[error(transparent)]
     Fault(#[from] Fault),
 }
+
+#[cfg(test)]
+mod tests {
+    use stockade_storage::{Anchor, Fault, Trust};
+
+    use super::{Anchors, Untold};
+    use crate::records::tests::{empty, open};
+    use crate::virtio::Bays;
+
+    #[test]
+    fn a_disk_is_known_by_its_number_and_its_record_has_to_be_an_anchor() {
+        let (_, records) = open(empty(), &mut Bays::default());
+        let anchor = Anchor {
+            disk: [1; 16],
+            generation: 5,
+            digest: [2; 32],
+        };
+        records.write(b"disk/13", &anchor.to_bytes()).unwrap();
+        let trust = |index| Anchors::new(records.clone(), index).trust();
+        assert_eq!(trust(13), Ok(Trust::Anchored(anchor)));
+        assert_eq!(trust(3), Ok(Trust::FirstUse));
+        // Authentic and yet no anchor: taken for the record of something else, not for none.
+        for odd in [&[][..], &[0; 55], &[0; 57]] {
+            records.write(b"disk/03", odd).unwrap();
+            assert_eq!(trust(3), Err(Untold::Fault(Fault::AnotherDisk)));
+        }
+    }
+}
