@@ -31,8 +31,8 @@ struct Figures {
 /// Exits of one cause.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Exits {
-    cause: String,
-    count: f64,
+    pub(crate) cause: String,
+    pub(crate) count: f64,
     /// Entries of VMPL0 for them.
     entries: f64,
 }

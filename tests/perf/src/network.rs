@@ -16,7 +16,7 @@ use serde_json::Value;
 use stockade_rig::{Initrd, Running, Slot, Stockade, appended, command_line, workshop};
 
 use crate::boots::PROCESSOR;
-use crate::disks::{exits_of_phase, total};
+use crate::disks::{Exits, exits_of_phase, total};
 
 const MEMORY: &str = "256M";
 const LIMIT: Duration = Duration::from_secs(300);
@@ -45,7 +45,8 @@ say done
 struct Figures {
     wall: Duration,
     cpu: Duration,
-    exits: Option<[f64; 2]>,
+    /// Exits of the guest by cause, if anybody counts them.
+    exits: Vec<Exits>,
 }
 
 /// Measures and returns the table.
@@ -69,12 +70,13 @@ pub(crate) fn table() -> String {
     for (index, direction) in DIRECTIONS.iter().enumerate() {
         for (way, figures) in &ways {
             let figures = &figures[index];
-            let exits = figures
-                .exits
-                .map_or("– | –".to_owned(), |[exits, entries]| {
-                    let mib = f64::from(MIB);
-                    format!("{:.0} | {:.0}", exits / mib, entries / mib)
-                });
+            let mib = f64::from(MIB);
+            let [exits, entries] = total(&figures.exits).map(|count| count / mib);
+            let exits = if figures.exits.is_empty() {
+                "– | –".to_owned()
+            } else {
+                format!("{exits:.0} | {entries:.0}")
+            };
             // Writing to a string cannot fail.
             let _ = writeln!(
                 text,
@@ -84,7 +86,21 @@ pub(crate) fn table() -> String {
             );
         }
     }
+    text.push('\n');
+    for (direction, figures) in DIRECTIONS.iter().zip(&ways[1].1) {
+        text.push_str(&causes(direction, figures));
+    }
     text
+}
+
+/// Exits of each cause, in a line.
+fn causes(direction: &str, figures: &Figures) -> String {
+    let exits = figures.exits.iter().map(|exits| {
+        let each = exits.count / f64::from(MIB);
+        format!("{} {each:.0}", exits.cause)
+    });
+    let exits: Vec<String> = exits.collect();
+    format!("Exits a MiB {direction}: {}.\n", exits.join(", "))
 }
 
 fn run(start: impl FnOnce(u16) -> Running, stats: Option<&Path>) -> Vec<Figures> {
@@ -104,17 +120,13 @@ fn run(start: impl FnOnce(u16) -> Running, stats: Option<&Path>) -> Vec<Figures>
     let _ = running.finish();
     let stats = stats.and_then(|path| fs::read_to_string(path).ok());
     let stats = stats.and_then(|text| serde_json::from_str::<Value>(&text).ok());
-    let exits = |phase| {
-        stats
-            .as_ref()
-            .map(|stats| total(&exits_of_phase(stats, phase)))
-    };
+    let exits = |phase| stats.as_ref().map(|stats| exits_of_phase(stats, phase));
     (1..)
         .zip(times)
         .map(|(phase, (wall, cpu))| Figures {
             wall,
             cpu,
-            exits: exits(phase),
+            exits: exits(phase).unwrap_or_default(),
         })
         .collect()
 }
