@@ -3,7 +3,7 @@
 //! | port | read | write |
 //! |---|---|---|
 //! | 0 | the next byte of the response | the next byte of the request |
-//! | 1 | [`ChannelState`] as a number | 1 post, 2 cancel, 3 forget the request, 4 take the response |
+//! | 1 | [`ChannelState`](crate::module::channel::ChannelState) as a number | 1 post, 2 cancel, 3 forget the request, 4 take the response |
 //! | 2 | how many modules there are | which module |
 //! | 3 | the rest of the response, in units of 64 bytes | |
 
