@@ -12,7 +12,7 @@ use crate::machine::trap::{self, PAGE_FAULT};
 use crate::machine::uart::SCRATCH;
 
 /// A port where a Q35 has nothing.
-const ABSENT: u16 = 0x5A0;
+const ABSENT: u16 = 0x5B0;
 const ADDRESS: u16 = 0xCF8;
 const DATA: u16 = 0xCFC;
 const ENABLE: u32 = 1 << 31;
