@@ -18,7 +18,7 @@ before=$(md5sum </tmp/noise)
 ASK
 i=0; while [ $i -lt 40 ]; do i=$((i + 1)); usleep 50000; done
 [ "$before" = "$(md5sum </tmp/noise)" ] && say "memory kept" || say "memory changed"
-dmesg | grep -qiE 'BUG|Oops|unexpected|soft lockup|rcu.*stall' && say "kernel complains"
+dmesg | grep -qE "BUG:|Oops|soft lockup|rcu.*stall" && say "kernel complains"
 "#;
 
 /// Compiles a source file as a static program of this name.
