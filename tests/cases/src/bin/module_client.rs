@@ -2,13 +2,13 @@
 //!
 //! `module_client NUMBER TEXT [cancel]` prints `guest-check: module NUMBER STATE TEXT`, with the state as the channel has it.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::arch::asm;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// The device's first port: data, command and state, which module, what is left of the response.
-const PORT: u64 = 0x5A0;
+const PORT: u16 = 0x5A0;
+const PORTS: u64 = 4;
 const POST: u8 = 1;
 const CANCEL: u8 = 2;
 const TAKE: u8 = 4;
@@ -22,30 +22,27 @@ fn main() -> std::io::Result<()> {
         println!("guest-check: usage: module_client NUMBER TEXT [cancel]");
         return Ok(());
     };
-    let ports = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/port")?;
-    write(&ports, 2, number.parse().unwrap_or(0))?;
+    let ports = Ports::open()?;
+    ports.write(2, number.parse().unwrap_or(0));
     for byte in text.bytes() {
-        write(&ports, 0, byte)?;
+        ports.write(0, byte);
     }
-    write(&ports, 1, POST)?;
+    ports.write(1, POST);
     if !rest.is_empty() {
         sleep(Duration::from_millis(50));
-        write(&ports, 1, CANCEL)?;
+        ports.write(1, CANCEL);
     }
     let began = Instant::now();
-    let mut state = read(&ports, 1)?;
+    let mut state = ports.read(1);
     while state == BUSY && began.elapsed() < PATIENCE {
         sleep(Duration::from_millis(1));
-        state = read(&ports, 1)?;
+        state = ports.read(1);
     }
     let mut answer = Vec::new();
     if state == ANSWERED {
-        write(&ports, 1, TAKE)?;
-        while read(&ports, 3)? != 0 {
-            answer.push(read(&ports, 0)?);
+        ports.write(1, TAKE);
+        while ports.read(3) != 0 {
+            answer.push(ports.read(0));
         }
     }
     let answer = String::from_utf8_lossy(&answer);
@@ -53,12 +50,33 @@ fn main() -> std::io::Result<()> {
     Ok(())
 }
 
-fn read(ports: &File, port: u64) -> std::io::Result<u8> {
-    let mut byte = [0];
-    ports.read_exact_at(&mut byte, PORT + port)?;
-    Ok(byte[0])
-}
+/// The device's ports, which the kernel lets this process use.
+struct Ports(());
 
-fn write(ports: &File, port: u64, byte: u8) -> std::io::Result<()> {
-    ports.write_all_at(&[byte], PORT + port)
+impl Ports {
+    #[expect(unsafe_code, reason = "a system call that leads to instructions")]
+    fn open() -> std::io::Result<Self> {
+        // SAFETY: the ports are a test device's, which reaches no memory.
+        let answer = unsafe { nix::libc::ioperm(u64::from(PORT), PORTS, 1) };
+        nix::errno::Errno::result(answer)?;
+        Ok(Self(()))
+    }
+
+    #[expect(unsafe_code, reason = "an instruction")]
+    fn read(&self, port: u16) -> u8 {
+        let byte;
+        // SAFETY: the kernel allows these ports, and the device behind them reaches no memory.
+        unsafe {
+            asm!("in al, dx", in("dx") PORT + port, out("al") byte, options(nomem, nostack, preserves_flags));
+        }
+        byte
+    }
+
+    #[expect(unsafe_code, reason = "an instruction")]
+    fn write(&self, port: u16, byte: u8) {
+        // SAFETY: as above.
+        unsafe {
+            asm!("out dx, al", in("dx") PORT + port, in("al") byte, options(nomem, nostack, preserves_flags));
+        }
+    }
 }
