@@ -301,6 +301,7 @@ fn every_lie_has_its_test() {
     let here = [
         include_str!("hostile_virtio.rs"),
         include_str!("hostile_sealed.rs"),
+        include_str!("power_cut.rs"),
     ]
     .concat();
     for entry in fs::read_dir(folder).expect("the model is beside us") {

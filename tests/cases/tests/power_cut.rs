@@ -105,7 +105,7 @@ fn cuts() -> u64 {
 
 /// At another write each time.
 #[test]
-fn after_a_power_cut_every_disk_opens_and_has_what_was_flushed() {
+fn power_cut_every_disk_opens_and_has_what_was_flushed() {
     let folder = tempfile::tempdir().unwrap();
     let mut lost = 0;
     for number in 0..cuts() {
