@@ -219,7 +219,10 @@ fn an_image_is_run_with_the_devices_it_was_built_for() {
         assert!(inspected.stdout.contains(line), "{}", inspected.stdout);
     }
     let refused = Stockade::image(&path).finish();
-    refused.assert_refused(&["--disk FILE --net PEER", "no disk and no network card"]);
+    refused.assert_refused(&[
+        "--disk FILE --net PEER",
+        "no disk, no network card and no state",
+    ]);
     let refused = devices(Stockade::image(&path), ",mode=sealed").finish();
     refused.assert_refused(&["--disk FILE,mode=sealed"]);
     let refused = devices(Stockade::image(&path), "").args(["--bounce", "4M"]);
