@@ -57,6 +57,7 @@ tests! {
     page_walks
     kernels
     manifests
+    module_calls
     host_parameters
     igvm_files
     ghcb_answers
