@@ -117,7 +117,6 @@ refuse changed unseal -c sealed.ctx -p pcr:sha256:7
 "#;
 
 #[test]
-#[ignore = "a minute on a busy machine"]
 fn daily_use_works() {
     let folder = tempfile::tempdir().unwrap();
     let run = run(folder.path(), DAILY_USE, &[]);
