@@ -17,6 +17,7 @@ pub mod fw_cfg;
 pub mod hpet;
 pub mod i8042;
 pub mod pci;
+pub mod pflash;
 pub mod pit;
 pub mod power;
 pub mod reset;

@@ -17,6 +17,7 @@ pub mod apic_traffic;
 pub mod chip_traffic;
 pub mod corpus;
 pub mod exits;
+pub mod flash_traffic;
 pub mod ghcb_answers;
 pub mod guest_messages;
 pub mod host_parameters;
@@ -76,6 +77,7 @@ macro_rules! targets {
 
 targets! {
     exits: 2000,
+    flash_traffic: 5000,
     instructions: 20_000,
     page_walks: 5000,
     kernels: 2000,

@@ -53,6 +53,7 @@ macro_rules! tests {
 
 tests! {
     exits
+    flash_traffic
     instructions
     page_walks
     kernels
