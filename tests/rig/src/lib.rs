@@ -3,7 +3,7 @@
 //! A test takes the [`Workshop`] (programs, kernel and initramfs, made once), starts the command `stockade` as a user would
 //! ([`Stockade`]), talks to the guest's console ([`Running`]) and judges the end ([`Finished`]). [`Slot`] keeps more than two
 //! machines from running at once, however many tests there are; [`host_view`] and [`tamper`] are the two hands of a bad host.
-//! An [`Initrd`] brings programs of the distribution into a guest.
+//! An [`Initrd`] brings programs of the distribution into a guest, a [`stock_disk`] is a whole installation of it.
 //!
 //! Everything here is for tests: what cannot go on panics with what was seen so far.
 
@@ -18,6 +18,7 @@ pub mod host_view;
 mod initrd;
 mod running;
 mod slot;
+pub mod stock_disk;
 mod stream;
 pub mod tamper;
 mod tools;
