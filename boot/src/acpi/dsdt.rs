@@ -13,7 +13,6 @@ use acpi_tables::sdt::Sdt;
 
 use super::{Devices, Machine, OEM_ID, OEM_REVISION, OEM_TABLE_ID, ports};
 use crate::layout::{ECAM_BASE, ECAM_SIZE, HPET_BASE, IOAPIC_BASE, LAPIC_BASE};
-use crate::ram::RamMap;
 
 mod pci;
 mod tpm;
@@ -27,7 +26,7 @@ const ISA_BRIDGE: u32 = 0x001F_0000;
 type Object = Box<dyn Aml>;
 
 /// Returns the table.
-pub(super) fn dsdt(machine: &Machine, ram: &RamMap) -> Vec<u8> {
+pub(super) fn dsdt(machine: &Machine, memory_clear_request: Option<u64>) -> Vec<u8> {
     let mut aml = Vec::new();
     let mut devices = processors(machine);
     devices.push(motherboard());
@@ -39,7 +38,10 @@ pub(super) fn dsdt(machine: &Machine, ram: &RamMap) -> Vec<u8> {
         ));
     }
     if machine.devices.contains(Devices::TPM) {
-        devices.push(tpm::tpm(ram));
+        devices.push(tpm::tpm(memory_clear_request));
+    }
+    if machine.devices.contains(Devices::FW_CFG) {
+        devices.push(firmware_configuration());
     }
     for object in pci::interrupt_model() {
         object.to_aml_bytes(&mut aml);
@@ -99,7 +101,12 @@ fn isa_bridge(machine: &Machine) -> Object {
         ),
         legacy("TIMR", "PNP0100", &[(0x40, 4)], Some(0)),
         legacy("RTC_", "PNP0B00", &[(0x70, 2)], Some(8)),
-        legacy("COM1", "PNP0501", &[(0x3F8, 8)], Some(4)),
+        legacy(
+            "COM1",
+            "PNP0501",
+            &[(ports::COM1, 8)],
+            Some(ports::COM1_INTERRUPT.into()),
+        ),
     ];
     if machine.devices.contains(Devices::I8042) {
         children.push(legacy("KBD_", "PNP0303", &[(0x60, 1), (0x64, 1)], Some(1)));
@@ -107,6 +114,19 @@ fn isa_bridge(machine: &Machine) -> Object {
     }
     children.extend(pci::links());
     device("ISA_", &children)
+}
+
+/// The device that firmware and Linux read files from; no user interface shows it.
+fn firmware_configuration() -> Object {
+    const PRESENT_HIDDEN: u8 = 0x0B;
+    device(
+        "FWCF",
+        &[
+            Box::new(Name::new("_HID".into(), &"QEMU0002")),
+            Box::new(Name::new("_STA".into(), &PRESENT_HIDDEN)),
+            resources(&[io(ports::FW_CFG, ports::FW_CFG_PORTS)]),
+        ],
+    )
 }
 
 /// A device on the ISA bus with its ports and its interrupt.

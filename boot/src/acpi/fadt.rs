@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use acpi_tables::fadt::{FADTBuilder, Flags, PmProfile};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 
-use super::{Devices, Machine, OEM_ID, OEM_REVISION, OEM_TABLE_ID, bytes_of, ports};
+use super::{Devices, Machine, OEM_ID, OEM_REVISION, OEM_TABLE_ID, Pointer, bytes_of, ports};
 
 /// `IAPC_BOOT_ARCH` (ACPI 6.5, table 5.10): there are devices on the ISA bus.
 const LEGACY_DEVICES: u16 = 1 << 0;
@@ -18,6 +18,13 @@ const ASPM_NOT_SUPPORTED: u16 = 1 << 4;
 /// C2 and C3 latencies beyond these mean: no such state.
 const NO_C2: u16 = 0xFFF;
 const NO_C3: u16 = 0xFFF;
+
+/// Where the addresses of FACS and DSDT are, the latter twice.
+pub(super) const POINTERS: &[Pointer] = &[
+    Pointer::to_table(36, 4),
+    Pointer::to_table(40, 4),
+    Pointer::to_table(140, 8),
+];
 
 /// Returns the table.
 pub(super) fn fadt(machine: &Machine, dsdt: u64, facs: u64) -> Vec<u8> {

@@ -22,6 +22,14 @@ pub const RESET_VALUE: u8 = 0x06;
 pub const CENTURY: u8 = 0x32;
 /// The system control interrupt: level-triggered, active high.
 pub const SCI: u8 = 9;
+/// The first serial port.
+pub const COM1: u16 = 0x3F8;
+/// Its ISA interrupt.
+pub const COM1_INTERRUPT: u8 = 4;
+/// The firmware configuration device.
+pub const FW_CFG: u16 = 0x510;
+/// How many ports it has.
+pub const FW_CFG_PORTS: u8 = 12;
 /// The only IOAPIC's id.
 pub const IOAPIC_ID: u8 = 0;
 

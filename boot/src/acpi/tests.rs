@@ -123,7 +123,9 @@ fn optional_tables_follow_the_devices() {
         |machine| -> Vec<String> { walk(&writes(&machine)).into_iter().map(|t| t.0).collect() };
     assert_eq!(
         names(LEAST),
-        ["FACP", "APIC", "MCFG", "WAET", "DSDT", "FACS", "XSDT"]
+        [
+            "FACP", "APIC", "MCFG", "WAET", "WSMT", "SPCR", "DSDT", "FACS", "XSDT"
+        ]
     );
     let all = names(ALL);
     assert!(all.contains(&"HPET".into()) && all.contains(&"TPM2".into()));
@@ -242,7 +244,7 @@ fn interpreter_finds_the_devices() {
         return;
     };
     for name in [
-        "PCI0", "MBRD", "ISA_", "COM1", "RTC_", "PIC_", "TIMR", "HPET", "TPM0", "C003",
+        "PCI0", "MBRD", "ISA_", "COM1", "RTC_", "PIC_", "TIMR", "HPET", "TPM0", "C003", "FWCF",
     ] {
         assert!(text.contains(name), "{name} is not in:\n{text}");
     }
@@ -321,6 +323,7 @@ fn interpreter_reads_every_resource_template() {
         ("PCI0", "Address Minimum : C0000000"),
         ("MBRD", "Address Length : 10000000"),
         ("HPET", "Address : FED00000"),
+        ("FWCF", "Address Minimum : 0510"),
         ("TPM0", "Address : FED40000"),
         ("PCI0.ISA_.COM1", "Address Minimum : 03F8"),
         ("PCI0.ISA_.RTC_", "Address Minimum : 0070"),
@@ -369,4 +372,100 @@ fn interpreter_sets_and_reads_a_link() {
     let current = "evaluate \\_SB.PCI0.ISA_.LNKC._CRS";
     let text = execute(&format!("{choose}; {current}")).unwrap();
     assert!(text.contains("89 06 00 0D 01 0B 00 00 00"), "{text}");
+}
+
+#[test]
+fn console_table_describes_com1() {
+    let Some(directory) = disassemble(&ALL) else {
+        return;
+    };
+    let spcr = source(&directory, "SPCR");
+    for line in [
+        "Address : 00000000000003F8",
+        "PCAT-compatible IRQ : 04",
+        "Interrupt : 00000004",
+        "Baud Rate : 07",
+    ] {
+        assert!(spcr.contains(line), "{line} is not in:\n{spcr}");
+    }
+}
+
+/// Carries a loader script out as firmware does, files `apart` bytes from each other, and returns memory as [`build`] does.
+fn load(machine: &Machine, apart: u64) -> Vec<Write> {
+    let files = for_firmware(machine).unwrap();
+    let (_, script) = files.iter().find(|file| file.0 == linked::SCRIPT).unwrap();
+    let name = |bytes: &[u8]| {
+        let end = bytes.iter().position(|byte| *byte == 0).unwrap();
+        String::from_utf8(bytes[..end].to_vec()).unwrap()
+    };
+    let word = |entry: &[u8], at: usize| {
+        usize::try_from(u32::from_le_bytes(entry[at..at + 4].try_into().unwrap())).unwrap()
+    };
+    let mut memory: Vec<(String, Write)> = Vec::new();
+    for entry in script.chunks_exact(crate::loader_script::ENTRY_BYTES) {
+        let file = name(&entry[4..60]);
+        let place = memory.iter().position(|it| it.0 == file);
+        match entry[0] {
+            1 => {
+                assert_eq!(place, None);
+                let next = apart * (1 + memory.len() as u64);
+                let next = if entry[64] == 2 { guest::RSDP } else { next };
+                let content = files.iter().find(|it| it.0 == file).unwrap().1.clone();
+                memory.push((file, (next, content)));
+            }
+            2 => {
+                let target = name(&entry[60..116]);
+                let (_, (base, content)) = memory.iter().find(|it| it.0 == target).unwrap();
+                let (base, len) = (*base, content.len() as u64);
+                let (at, size) = (word(entry, 116), usize::from(entry[120]));
+                let field = &mut memory[place.unwrap()].1.1[at..at + size];
+                let mut value = [0; 8];
+                value[..size].copy_from_slice(field);
+                let offset = u64::from_le_bytes(value);
+                assert!(offset < len);
+                field.copy_from_slice(&(base + offset).to_le_bytes()[..size]);
+            }
+            3 => {
+                let (at, start, len) = (word(entry, 60), word(entry, 64), word(entry, 68));
+                let content = &mut memory[place.unwrap()].1.1;
+                assert_eq!(content[at], 0);
+                let range = &content[start..start + len];
+                let sum = range.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
+                content[at] = sum.wrapping_neg();
+            }
+            other => assert_eq!(other, 0, "command"),
+        }
+    }
+    let rsdp = memory.iter().position(|it| it.0 == linked::RSDP).unwrap();
+    memory.swap(0, rsdp);
+    memory.into_iter().map(|(_, write)| write).collect()
+}
+
+#[test]
+fn firmware_links_the_same_tables_wherever_it_puts_them() {
+    for machine in [ALL, LEAST] {
+        let names =
+            |writes: &[Write]| -> Vec<String> { walk(writes).into_iter().map(|it| it.0).collect() };
+        for apart in [0x10_0000, 0x7654_0000] {
+            let loaded = load(&machine, apart);
+            assert_eq!(names(&loaded), names(&writes(&machine)));
+            let sum = |bytes: &[u8]| bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
+            assert_eq!((sum(&loaded[0].1[..20]), sum(&loaded[0].1)), (0, 0));
+            for (name, table) in walk(&loaded) {
+                assert!(name == "FACS" || sum(&table) == 0, "{name}");
+            }
+        }
+    }
+}
+
+/// The log is a file of its own, and clearing memory is for the firmware to do.
+#[test]
+fn firmware_has_a_place_for_the_log_and_clears_memory_itself() {
+    let loaded = load(&ALL, 0x10_0000);
+    let tables = walk(&loaded);
+    let (_, tpm2) = tables.iter().find(|it| it.0 == "TPM2").unwrap();
+    let log = loaded.iter().find(|(start, _)| *start == u64_at(tpm2, 68));
+    assert_eq!(log.unwrap().1.len(), 0x8000);
+    let (_, dsdt) = tables.iter().find(|it| it.0 == "DSDT").unwrap();
+    assert!(!dsdt.windows(4).any(|name| name == b"MCRQ"));
 }

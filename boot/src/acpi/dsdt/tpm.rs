@@ -2,7 +2,7 @@
 //!
 //! There is no firmware to ask a person at a console, so no physical presence operation is offered, in the words of the
 //! interface: every request is answered "not supported". The request to clear memory at the next reset is kept in one byte of memory,
-//! which whoever resets the guest reads ([`RamMap::memory_clear_request`]).
+//! which whoever resets the guest reads ([`crate::ram::RamMap::memory_clear_request`]).
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -16,7 +16,6 @@ use acpi_tables::aml::{
 
 use super::{Object, device, dword, encoded, memory_resource};
 use crate::layout::{PAGE_SIZE, TPM_CRB_BASE};
-use crate::ram::RamMap;
 
 /// Localities, a page each.
 const PAGES: u64 = 5;
@@ -25,9 +24,20 @@ const PHYSICAL_PRESENCE: &str = "3DDDFAA6-361B-4EB4-A424-8D10089D1653";
 /// Platform Reset Attack Mitigation (TCG PRAM 1.10, 6).
 const MEMORY_CLEAR: &str = "376054ED-CC13-4675-901C-4756D7F2D45D";
 
-/// Returns the device.
-pub(super) fn tpm(ram: &RamMap) -> Object {
-    let request = dword(ram.memory_clear_request());
+/// Returns the device. Without a byte for it no memory is cleared by request: firmware of the guest's does that by a variable.
+pub(super) fn tpm(memory_clear_request: Option<u64>) -> Object {
+    let mut objects: vec::Vec<Object> = vec![
+        Box::new(Name::new("_HID".into(), &"MSFT0101")),
+        Box::new(Name::new("_STA".into(), &0x0F_u8)),
+        memory_resource(TPM_CRB_BASE, PAGES * PAGE_SIZE),
+    ];
+    objects.extend(memory_clear_request.into_iter().flat_map(request_byte));
+    objects.push(device_specific_method(memory_clear_request.is_some()));
+    device("TPM0", &objects)
+}
+
+fn request_byte(address: u64) -> [Object; 2] {
+    let request = dword(address);
     let region = OpRegion::new("MCRG".into(), OpRegionSpace::SystemMemory, &request, &ONE);
     let field = Field::new(
         "MCRG".into(),
@@ -36,40 +46,25 @@ pub(super) fn tpm(ram: &RamMap) -> Object {
         FieldUpdateRule::Preserve,
         vec![FieldEntry::Named(*b"MCRQ", 8)],
     );
-    device(
-        "TPM0",
-        &[
-            Box::new(Name::new("_HID".into(), &"MSFT0101")),
-            Box::new(Name::new("_STA".into(), &0x0F_u8)),
-            memory_resource(TPM_CRB_BASE, PAGES * PAGE_SIZE),
-            encoded(&region),
-            encoded(&field),
-            device_specific_method(),
-        ],
-    )
+    [encoded(&region), encoded(&field)]
 }
 
 /// `_DSM` (ACPI 6.5, 9.1.1): what is not asked by a name known here has no functions.
-fn device_specific_method() -> Object {
+fn device_specific_method(has_request: bool) -> Object {
     let (presence, clear) = (Uuid::new(PHYSICAL_PRESENCE), Uuid::new(MEMORY_CLEAR));
     let (presence_functions, clear_functions) = (physical_presence(), memory_clear());
     let none = BufferData::new(vec![0]);
-    encoded(&Method::new(
-        "_DSM".into(),
-        4,
-        true,
-        vec![
-            &If::new(
-                &Equal::new(&Arg(0), &presence),
-                super::borrow(&presence_functions),
-            ),
-            &If::new(
-                &Equal::new(&Arg(0), &clear),
-                super::borrow(&clear_functions),
-            ),
-            &Return::new(&none),
-        ],
-    ))
+    let is_presence = Equal::new(&Arg(0), &presence);
+    let is_clear = Equal::new(&Arg(0), &clear);
+    let presence = If::new(&is_presence, super::borrow(&presence_functions));
+    let clear = If::new(&is_clear, super::borrow(&clear_functions));
+    let rest = Return::new(&none);
+    let mut body: vec::Vec<&dyn Aml> = vec![&presence];
+    if has_request {
+        body.push(&clear);
+    }
+    body.push(&rest);
+    encoded(&Method::new("_DSM".into(), 4, true, body))
 }
 
 /// Returns the answer to one function.
