@@ -13,6 +13,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod debug_console;
 pub mod fw_cfg;
 pub mod hpet;
 pub mod i8042;

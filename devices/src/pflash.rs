@@ -48,6 +48,12 @@ impl<W: Window + ?Sized> Window for &W {
     }
 }
 
+impl<W: Window + ?Sized> Window for Box<W> {
+    fn show(&self, offset: u32, bytes: &[u8]) {
+        (**self).show(offset, bytes);
+    }
+}
+
 /// Why an array makes no chip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PflashError {
@@ -136,7 +142,7 @@ impl<W: Window> Pflash<W> {
     }
 
     /// Returns the numbers of the blocks that were changed since they were last taken.
-    pub fn changed(&self) -> impl Iterator<Item = u32> {
+    pub fn changed(&self) -> impl Iterator<Item = u32> + Clone {
         (0_u32..).zip(&self.changed).flat_map(|(index, word)| {
             let bits = (0..64).filter(move |bit| word >> bit & 1 != 0);
             bits.map(move |bit| index * 64 + bit)

@@ -33,6 +33,7 @@ pub mod module;
 pub mod records;
 pub mod stats;
 pub mod tpm;
+pub mod variables;
 pub mod vcpu;
 pub mod virtio;
 pub mod wires;

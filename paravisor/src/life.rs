@@ -123,6 +123,7 @@ fn lives<P: Processor, H: Host, C: Timekeeper + Clone>(
         post.order()?;
         let end = post.run();
         if end != End::Reset {
+            share::keep_variables(post.vcpu, post.machine, post.host)?;
             return Ok(end);
         }
         post.vcpu.stats.resets += 1;

@@ -7,6 +7,7 @@
 //! who sleeps in [`crate::crew`].
 
 mod chips;
+mod firmware;
 mod fittings;
 mod module_port;
 mod notes;
@@ -28,7 +29,7 @@ use shared::Shared;
 pub(crate) use shared::taken as locks_taken;
 
 pub(crate) use chips::Chips;
-pub use fittings::{Fittings, Memory, TestFittings};
+pub use fittings::{FirmwareFittings, Fittings, Memory, TestFittings};
 pub(crate) use notes::Output;
 pub use notes::Request;
 use notes::{Due, Notes};
@@ -40,6 +41,7 @@ use crate::crew::Crew;
 use crate::module::Modules;
 use crate::stats::Stats;
 use crate::tpm::{Tpm, TpmError};
+use crate::variables::Variables;
 use crate::virtio::Bays;
 
 /// Bytes of the widest register most chips have.
@@ -138,6 +140,9 @@ impl<C: Clock + Clone> Machine<C> {
         self.with_chips(Chips::reset_all);
         if let Some(tpm) = &self.tpm {
             tpm.reset();
+        }
+        if let Some(variables) = self.bays.variables() {
+            variables.reset();
         }
         self.notes.forget_request();
     }
@@ -286,6 +291,9 @@ impl<C: Clock + Clone> Machine<C> {
         if let (Some(tpm), Some(offset)) = (&self.tpm, Tpm::place(gpa)) {
             return tpm.read(offset, data);
         }
+        if let Some((variables, offset)) = self.variables_at(gpa) {
+            return variables.read(offset, data);
+        }
         self.with_chips(|chips| {
             let outcome = chips.with_mmio(gpa, |chip, offset| chip.mmio_read(offset, data));
             if outcome == Err(AccessError::Width) && data.len() > WORD {
@@ -310,6 +318,9 @@ impl<C: Clock + Clone> Machine<C> {
         if let (Some(tpm), Some(offset)) = (&self.tpm, Tpm::place(gpa)) {
             return tpm.write(offset, data);
         }
+        if let Some((variables, offset)) = self.variables_at(gpa) {
+            return variables.write(offset, data);
+        }
         self.with_chips(|chips| {
             let outcome = chips.with_mmio(gpa, |chip, offset| chip.mmio_write(offset, data));
             if outcome == Err(AccessError::Width) && data.len() > WORD {
@@ -319,6 +330,17 @@ impl<C: Clock + Clone> Machine<C> {
                 }
             }
         });
+    }
+
+    /// Returns firmware's variables and where in them `gpa` is, if it is.
+    fn variables_at(&self, gpa: Gpa) -> Option<(&Variables, u64)> {
+        let variables = self.bays.variables()?;
+        Some((variables, variables.place(gpa)?))
+    }
+
+    /// Returns whether no power cut undoes what firmware's variables are.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.bays.variables().is_none_or(Variables::is_kept)
     }
 
     /// Returns what the guest asked of the machine as a whole since the last call.

@@ -4,7 +4,7 @@
 //! memory, firmware variables. All of them share the `vault` behind one lock, the [`SealedStore`] on a disk of the host. A client
 //! reads with [`Records::read`], queues a change with [`Records::write`] and learns from [`Records::durability`] when no power
 //! cut undoes it any more. Nobody waits: a vault in use elsewhere is [`RecordError::Busy`], to be asked again at the client's next
-//! turn. Locks are taken in the order client, vault; the vault never calls up. Names begin with the client's: `disk/`, `tpm/`.
+//! turn. Locks are taken in the order client, vault; the vault never calls up. Names begin with the client's: `disk/`, `tpm/`, `vars/`.
 
 mod vault;
 
@@ -110,6 +110,18 @@ impl Records {
     /// `Busy`, or the store is not open, or full, or the name is none.
     pub fn write(&self, name: &[u8], value: &[u8]) -> Result<Ticket, RecordError> {
         self.change(|store| store.put(name, value))
+    }
+
+    /// Queues changes of several records that become durable together: a power cut leaves all of them or none. `None` removes a
+    /// record. Each name is there once.
+    ///
+    /// # Errors
+    /// `Busy`, or the store is not open, or has no room for all, or a name is none; then nothing is changed.
+    pub fn write_all<'v, N: AsRef<[u8]>>(
+        &self,
+        changes: impl Iterator<Item = (N, Option<&'v [u8]>)> + Clone,
+    ) -> Result<Ticket, RecordError> {
+        self.change(|store| store.change_all(changes))
     }
 
     /// Queues the removal of a record.

@@ -1,4 +1,5 @@
-//! What modules get of a vCPU: all of its time while its guest has nothing to do, else a share.
+//! What modules get of a vCPU: all of its time while its guest has nothing to do, else a share. And what is done before the guest starts
+//! and after its end.
 //!
 //! While modules have it, the vCPU counts as away, so whoever has something for it kicks it, and every signal of the host ends the slice.
 
@@ -14,6 +15,9 @@ use crate::vcpu::Vcpu;
 
 /// How long the guest waits for modules to get ready before it starts.
 const START_NS: u64 = 20_000_000_000;
+
+/// How long the machine's end waits for its host to write what is kept.
+const KEEP_NS: u64 = 5_000_000_000;
 
 /// Whether modules have had the vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +114,30 @@ pub(crate) fn start_tpm<H: Host, C: Timekeeper + Clone>(
     stopped?;
     if let Err(error) = outcome {
         log::error!("the TPM fails: {error}");
+    }
+    Ok(())
+}
+
+/// Waits until firmware's variables are as durable as they are going to be: the guest took them for written.
+pub(crate) fn keep_variables<H: Host, C: Timekeeper + Clone>(
+    vcpu: &mut Vcpu,
+    machine: &Machine<C>,
+    host: &mut H,
+) -> Result<(), StopReason> {
+    let clock = machine.clock();
+    let end = clock.now_ns() + KEEP_NS;
+    while !machine.is_kept() {
+        listen(vcpu, machine, host)?;
+        let now = clock.now_ns();
+        if machine.bays().want_attention() {
+            machine.serve_bays(host);
+        } else if now >= end {
+            log::error!("firmware variables: V05: the host does not write the latest changes");
+            break;
+        } else {
+            arm_for(clock.tsc_at(now + IDLE_SLICE_NS), vcpu, host)?;
+            host.wait()?;
+        }
     }
     Ok(())
 }

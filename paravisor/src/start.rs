@@ -196,6 +196,7 @@ fn fittings(
     let flags = manifest.flags();
     Fittings {
         hpet: flags.contains(GuestFlags::HPET),
+        firmware: None,
         functions: Functions::default(),
         bays: Bays::default(),
         tpm: tpm(manifest, &modules),

@@ -17,6 +17,7 @@ use stockade_devices::rtc::Rtc;
 use stockade_devices::serial::Serial;
 use stockade_devices::test_devices;
 
+use super::firmware::{FirmwareDevices, memory_cells};
 use super::fittings::{Fittings, TestDevices};
 use super::slots::PciSlots;
 use super::{Request, Router};
@@ -61,6 +62,7 @@ pub(crate) struct Chips<C> {
     pub(crate) keyboard: Keyboard8042,
     pub(crate) reset: ResetControl,
     hpet: Option<Hpet<Wire, C>>,
+    firmware: Option<FirmwareDevices>,
     test_devices: Option<TestDevices>,
 }
 
@@ -81,6 +83,10 @@ impl<C: Clock + Clone> Chips<C> {
             pins: [0, 1, 2, 3].map(|pin| wire(PIN_HPET + pin)),
         };
         let mut chips = Self {
+            firmware: fittings
+                .firmware
+                .as_ref()
+                .and_then(FirmwareDevices::try_new),
             hpet: fittings.hpet.then(|| Hpet::new(hpet_lines, clock.clone())),
             test_devices: fittings
                 .test_devices
@@ -99,6 +105,11 @@ impl<C: Clock + Clone> Chips<C> {
             shown: 0,
             shown_isa: 0,
         };
+        if let Some(firmware) = &fittings.firmware {
+            for (cell, value) in memory_cells(&firmware.ram) {
+                chips.rtc.set_cell(cell, value);
+            }
+        }
         chips.set_up_slots();
         chips
     }
@@ -127,6 +138,9 @@ impl<C: Clock + Clone> Chips<C> {
         if let Some(hpet) = &mut self.hpet {
             hpet.reset();
         }
+        if let Some(firmware) = &mut self.firmware {
+            firmware.reset();
+        }
         if let Some(devices) = &mut self.test_devices {
             devices.reset();
         }
@@ -152,9 +166,10 @@ impl<C: Clock + Clone> Chips<C> {
             0x70..=0x71 => access(&mut self.rtc, port - 0x70),
             0x92 | 0xCF9 => access(&mut self.reset, port),
             0xCF8..=0xCFF => access(&mut self.pci, port - 0xCF8),
-            _ => match &mut self.test_devices {
-                Some(devices) => devices.with_port(port, access),
-                None => Err(AccessError::NoRegister),
+            _ => match (&mut self.firmware, &mut self.test_devices) {
+                (Some(devices), _) if FirmwareDevices::has(port) => devices.with_port(port, access),
+                (_, Some(devices)) => devices.with_port(port, access),
+                _ => Err(AccessError::NoRegister),
             },
         }
     }

@@ -1,10 +1,12 @@
 //! What a machine may have beyond the least: an HPET, PCI functions, and the small devices that test kernels expect of QEMU.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
 
+use stockade_boot::ram::RamMap;
 use stockade_bus::{AccessError, GuestMemory, PortIo};
-use stockade_devices::fw_cfg::{Facts, FwCfg};
+use stockade_devices::fw_cfg::{Facts, File, FwCfg};
 use stockade_devices::test_devices::{DebugExit, LATCH_PORT, LINES, PcTestdev};
 
 use super::module_port::ModulePort;
@@ -22,6 +24,8 @@ pub type Memory = &'static (dyn GuestMemory + Sync);
 pub struct Fittings {
     /// An HPET.
     pub hpet: bool,
+    /// What firmware of the guest's is told.
+    pub firmware: Option<FirmwareFittings>,
     /// The test devices, and what they tell.
     pub test_devices: Option<TestFittings>,
     /// The functions on the PCI bus besides the chipset's.
@@ -32,6 +36,39 @@ pub struct Fittings {
     pub tpm: Option<TpmFitting>,
     /// Programs that run beside the guest.
     pub modules: Arc<Modules>,
+}
+
+/// What firmware of the guest's finds in its machine.
+#[derive(Clone)]
+pub struct FirmwareFittings {
+    /// Guest memory.
+    pub memory: Memory,
+    /// How many vCPUs there are.
+    pub vcpus: u16,
+    /// Which memory there is.
+    pub ram: RamMap,
+    /// The files of its configuration device.
+    pub files: Vec<File>,
+}
+
+impl fmt::Debug for FirmwareFittings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FirmwareFittings")
+            .field("vcpus", &self.vcpus)
+            .field("ram", &self.ram)
+            .finish_non_exhaustive()
+    }
+}
+
+impl FirmwareFittings {
+    /// Returns the configuration device; `None` if there are two files of a name.
+    pub(super) fn device(&self) -> Option<FwCfg<Memory>> {
+        let facts = Facts {
+            cpu_count: self.vcpus,
+            ram_bytes: self.ram.bytes(),
+        };
+        FwCfg::try_new(self.memory, facts, self.files.clone()).ok()
+    }
 }
 
 /// What the test devices need.

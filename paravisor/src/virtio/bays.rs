@@ -17,11 +17,14 @@ use stockade_devices::pci::PciFunction;
 use super::{Attention, Doubt, Fitted, Turn};
 use crate::machine::{Functions, SlotFunction, SlotNumber};
 use crate::records::Records;
+use crate::variables::Variables;
 
 /// How many doorbell vectors devices have for their queues; further devices share them. The one after is for changes of any.
 pub const DEVICE_VECTORS: u8 = 12;
 /// The attention bit of the records, beyond those of devices.
 const RECORDS_BIT: u32 = 1 << 31;
+/// That of firmware's variables.
+const VARIABLES_BIT: u32 = 1 << 30;
 
 /// One device.
 pub struct Bay {
@@ -61,6 +64,8 @@ pub struct Bays {
     bays: Vec<(SlotNumber, Arc<Bay>)>,
     /// No device, but a host's disk like theirs is behind it.
     records: Option<Records>,
+    /// No device of the bus, but it keeps records.
+    variables: Option<Arc<Variables>>,
 }
 
 impl fmt::Debug for Bays {
@@ -73,7 +78,7 @@ impl Bays {
     /// Fits a device into the next slot; `None` if all are taken. Its host's interrupts come by vector [`Self::vector_of_next`].
     pub fn fit(&mut self, card: Box<dyn Fitted>, functions: &mut Functions) -> Option<()> {
         let bit = 1_u32.checked_shl(u32::try_from(self.bays.len()).ok()?)?;
-        if bit == RECORDS_BIT {
+        if bit >= VARIABLES_BIT {
             return None;
         }
         let bay = Arc::new(Bay {
@@ -97,6 +102,23 @@ impl Bays {
     /// Gives these records their turns from now on. Their host's interrupts come by [`Self::VECTOR_OF_RECORDS`].
     pub fn keep(&mut self, records: &Records) {
         self.records = Some(records.clone());
+    }
+
+    /// Returns how firmware's variables ask for their turn.
+    #[must_use]
+    pub fn attention_of_variables(&self) -> Attention {
+        Attention::new(&self.attention, VARIABLES_BIT)
+    }
+
+    /// Gives these variables their turns from now on.
+    pub fn keep_variables(&mut self, variables: Variables) {
+        self.variables = Some(Arc::new(variables));
+    }
+
+    /// Returns firmware's variables, if the machine has any.
+    #[must_use]
+    pub fn variables(&self) -> Option<&Variables> {
+        self.variables.as_deref()
     }
 
     /// Which of the [`DEVICE_VECTORS`] the host of the records is to use.
@@ -203,10 +225,21 @@ impl Bays {
                 bay.accessed();
             }
         }
+        if due & VARIABLES_BIT != 0 {
+            self.serve_variables();
+        }
         // After the devices: what they have just queued goes with it.
         let queued = self.attention.fetch_and(!RECORDS_BIT, Ordering::SeqCst);
         if (due | queued) & RECORDS_BIT != 0 {
             self.serve_records(bus, now_ns);
+        }
+    }
+
+    fn serve_variables(&self) {
+        if let Some(variables) = &self.variables
+            && variables.turn() == Turn::More
+        {
+            variables.accessed();
         }
     }
 
@@ -222,6 +255,7 @@ impl Bays {
         if progress.has_news {
             let clients = self.bays.iter().filter(|(_, bay)| bay.keeps_records);
             clients.for_each(|(_, bay)| bay.accessed());
+            self.variables.iter().for_each(|it| it.accessed());
         }
     }
 }

@@ -192,6 +192,32 @@ impl SealedStore {
         Ok(self.ticket())
     }
 
+    /// Changes several records at once: a power cut leaves all of these changes or none. `None` removes a record. Each name is there once.
+    ///
+    /// # Errors
+    /// The store is not open or has no room for all of them, or a name is none; then nothing is changed.
+    pub fn change_all<'v, N: AsRef<[u8]>>(
+        &mut self,
+        changes: impl Iterator<Item = (N, Option<&'v [u8]>)> + Clone,
+    ) -> Result<Ticket, StoreError> {
+        for (name, _) in changes.clone() {
+            self.check(name.as_ref())?;
+        }
+        if !self.records.have_room_for(changes.clone()) || !self.changes.can_note(changes.clone()) {
+            return Err(StoreError::Full);
+        }
+        for (name, value) in changes {
+            let name = name.as_ref();
+            // What waits together becomes one entry.
+            self.changes.note(name, value);
+            match value {
+                Some(value) => self.records.put(name, value),
+                None => self.records.remove(name),
+            }
+        }
+        Ok(self.ticket())
+    }
+
     /// Returns the latest change that no power cut undoes. All before it are durable too.
     #[must_use]
     pub fn durable(&self) -> Ticket {

@@ -73,6 +73,30 @@ impl Records {
         self.bytes.len() - old + length(name, value) <= self.capacity
     }
 
+    /// Returns whether all these changes would fit.
+    pub(crate) fn have_room_for<'v, N: AsRef<[u8]>>(
+        &self,
+        changes: impl Iterator<Item = (N, Option<&'v [u8]>)>,
+    ) -> bool {
+        let (mut less, mut more) = (0, 0_usize);
+        for (name, value) in changes {
+            let name = name.as_ref();
+            let old = parse(&self.bytes).find(|record| record.name == name);
+            less += old.map_or(0, |record| record.range.len());
+            more += value.map_or(0, |value| length(name, value));
+        }
+        self.bytes.len() - less + more <= self.capacity
+    }
+
+    /// Returns whether all these changes could be added to a list of changes.
+    pub(crate) fn can_note<'v, N: AsRef<[u8]>>(
+        &self,
+        changes: impl Iterator<Item = (N, Option<&'v [u8]>)>,
+    ) -> bool {
+        let lengths = changes.map(|(name, value)| length(name.as_ref(), value.unwrap_or(&[])));
+        self.bytes.len() + lengths.sum::<usize>() <= self.capacity
+    }
+
     /// Puts a record in the place of the one with its name; nothing if there is no room.
     pub(crate) fn put(&mut self, name: &[u8], value: &[u8]) {
         if self.has_room(name, value) {

@@ -326,3 +326,65 @@ fn work(rig: &mut Rig, dice: &mut Dice, expected: &mut BTreeMap<u8, Records>) {
         *expected = BTreeMap::from([(0, records)]);
     }
 }
+
+/// Pieces of one thing that are only right together, long enough for several fragments.
+fn group(round: u8) -> [([u8; 1], Option<Vec<u8>>); 4] {
+    let value = |len: usize| Some(vec![round; len]);
+    let last = (!round.is_multiple_of(3)).then(|| vec![round; 100]);
+    [
+        (*b"a", value(4000)),
+        (*b"b", value(9000)),
+        (*b"c", value(usize::from(round))),
+        (*b"d", last),
+    ]
+}
+
+#[test]
+fn changes_made_at_once_survive_a_power_cut_together() {
+    for seed in 0..60 {
+        let mut dice = Dice::new(seed);
+        let mut rig = Rig::open(empty(), StoreTrust::Nothing, 1);
+        rig.power = Some(rig.host.writes + dice.below(40));
+        for round in 1..12 {
+            let pieces = group(round);
+            let changes = pieces.iter().map(|(name, value)| (name, value.as_deref()));
+            let ticket = rig.store.change_all(changes).unwrap();
+            rig.run();
+            if rig.store.durable() < ticket {
+                break;
+            }
+        }
+        rig.host.cut(&mut dice);
+        let again = Rig::open(rig.host, StoreTrust::Nothing, 2);
+        let Some(&[round, ..]) = again.store.get(b"a") else {
+            assert_eq!(again.records().len(), 0, "seed {seed}");
+            continue;
+        };
+        for (name, value) in group(round) {
+            assert_eq!(again.store.get(&name), value.as_deref(), "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn changes_without_room_for_all_of_them_change_nothing() {
+    let mut rig = Rig::open(empty(), StoreTrust::Nothing, 1);
+    rig.put(b"a", b"1");
+    let long = vec![1; payload_room(AREA as usize) - 12];
+    let refuse = |rig: &mut Rig, changes: [(&[u8], Option<&[u8]>); 2]| {
+        let refused = rig.store.change_all(changes.into_iter());
+        assert_eq!(rig.records().len(), 1);
+        refused.unwrap_err()
+    };
+    let full = [(&b"a"[..], Some(&b"2"[..])), (b"b", Some(&long))];
+    assert_eq!(refuse(&mut rig, full), StoreError::Full);
+    let nameless = [(&b"a"[..], None), (b"", None)];
+    assert_eq!(refuse(&mut rig, nameless), StoreError::Name);
+    assert_eq!(rig.store.get(b"a"), Some(&b"1"[..]));
+    // In the place of what is removed there is room.
+    let changes = [(&b"a"[..], None), (b"b", Some(&long[..]))];
+    rig.store.change_all(changes.into_iter()).unwrap();
+    rig.run();
+    let again = Rig::open(rig.host, StoreTrust::Nothing, 2);
+    assert_eq!(again.records().len(), 1);
+}
