@@ -30,8 +30,9 @@ use page::{check_entries, find};
 use topology::Topology;
 use xsave::Xsave;
 
-/// Guest-physical address bits: everything below the guest's virtual top of memory.
-pub const PHYSICAL_ADDRESS_BITS: u32 = 46;
+/// Guest-physical address bits: as many as RAM and PCI windows need, far below the guest's virtual top of memory. Firmware maps all
+/// that these bits reach, page by page, and puts PCI devices into the last eighth: with 46 bits it is busy for a minute.
+pub const PHYSICAL_ADDRESS_BITS: u32 = 41;
 
 /// Highest basic leaf answered: frequencies.
 const LAST_BASIC_LEAF: u32 = 0x16;

@@ -5,10 +5,10 @@ use stockade_apic::{
     Config, Effect, Features, LocalApic, LocalEvent, NmiLatch, Role, Time, TimerDeadline,
     VirtualInterrupt, route,
 };
-use stockade_boot::layout::LOW_RAM_END;
+use stockade_boot::layout::{LOW_RAM_END, PCI_WINDOW64_BASE, PCI_WINDOW64_SIZE};
 use stockade_boot::ram::RamMap;
 use stockade_bus::Gpa;
-use stockade_intercept::cpuid::{CpuidPolicy, CpuidState};
+use stockade_intercept::cpuid::{CpuidPolicy, CpuidState, PHYSICAL_ADDRESS_BITS};
 use stockade_intercept::emulate::{Emulator, Exception, MmioBus, PortBus};
 use stockade_intercept::msr::MsrFile;
 
@@ -17,8 +17,12 @@ use crate::machine::Machine;
 use crate::startup;
 use crate::stats::{Stats, Work};
 
-/// Width of the guest's physical addresses: all below vTOM.
-pub const PHYSICAL_BITS: u8 = 46;
+/// Width of the guest's physical addresses, for the local APIC's own.
+#[expect(clippy::cast_possible_truncation, reason = "it is less than 64")]
+pub const PHYSICAL_BITS: u8 = PHYSICAL_ADDRESS_BITS as u8;
+/// Bits of an address in the guest's page tables that its processor, which has more than it tells, takes: all below vTOM.
+const TRANSLATED_BITS: u8 = 46;
+const _: () = assert!(PCI_WINDOW64_BASE + PCI_WINDOW64_SIZE == 1 << PHYSICAL_ADDRESS_BITS);
 
 /// Whether the guest's processor executes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +100,7 @@ impl Vcpu {
             has_virtual_nmi: cpuid.has_virtual_nmi(),
             cpuid,
             ram_end: Gpa(ram.high_end()),
-            emulator: Emulator::new(PHYSICAL_BITS),
+            emulator: Emulator::new(TRANSLATED_BITS),
             activity: Activity::Running,
             nmi: NmiLatch::default(),
             exception: None,

@@ -195,8 +195,8 @@ mod tests {
         for number in numbers {
             let value = match number {
                 0x2FF => 0xC06,
-                0x200..=0x20F if number % 2 == 0 => 0x3FFF_FFFF_F006,
-                0x200..=0x20F => 0x3FFF_FFFF_F800,
+                0x200..=0x20F if number % 2 == 0 => 0x01FF_FFFF_F006,
+                0x200..=0x20F => 0x01FF_FFFF_F800,
                 _ => 0x0601_0405_0600_0504,
             };
             assert_eq!(mtrrs.write(Msr(number), value), Some(true), "{number:#x}");
@@ -212,11 +212,11 @@ mod tests {
             (0x2FF, 2),
             (0x2FF, 0x1006),
             (0x250, 0x0600_0000_0003_0000),
-            (0x200, 0x4000_0000_0006),
+            (0x200, 0x0200_0000_0006),
             (0x200, 0x106),
             (0x200, 0x7),
             (0x201, 0x400),
-            (0x201, 1 << 46),
+            (0x201, 1 << 41),
             (0xFE, 0),
         ] {
             assert_eq!(
@@ -245,9 +245,9 @@ mod tests {
         assert!(mtrrs.is_legal());
         assert_eq!(mtrrs.read(Msr(0x2FF)), Some(0xC06));
         assert_eq!(mtrrs.read(Msr(0x200)), Some(0xC000_0000));
-        assert_eq!(mtrrs.read(Msr(0x201)), Some(0x3FFF_C000_0800));
+        assert_eq!(mtrrs.read(Msr(0x201)), Some(0x01FF_C000_0800));
         assert_eq!(mtrrs.read(Msr(0x202)), Some(0xB000_0000));
-        assert_eq!(mtrrs.read(Msr(0x203)), Some(0x3FFF_F000_0800));
+        assert_eq!(mtrrs.read(Msr(0x203)), Some(0x01FF_F000_0800));
         assert_eq!(mtrrs.read(Msr(0x250)), Some(0x0606_0606_0606_0606));
         assert_eq!(mtrrs.read(Msr(0x259)), Some(0));
         assert_eq!(mtrrs.read(Msr(0x26F)), Some(0x0505_0505_0505_0505));

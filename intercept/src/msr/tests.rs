@@ -197,7 +197,7 @@ fn configuration_keeps_what_it_knows_and_refuses_the_rest() {
         (Msr::SYSCFG, 1 << 19, 1 << 23),
         (Msr::NB_CFG, 1 << 46, 1),
         (Msr::TOP_MEM, 0xB000_0000, 0xB000_0001),
-        (Msr::TOP_MEM2, 0x1_8000_0000, 1 << 46),
+        (Msr::TOP_MEM2, 0x1_8000_0000, 1 << 41),
     ] {
         assert_eq!(file.write(msr, good, &mut vmsa()), Ok(MsrWrite::Done));
         assert_eq!(file.write(msr, bad, &mut vmsa()), Err(MsrFault::Refused));
