@@ -3,7 +3,8 @@
 //! A test takes the [`Workshop`] (programs, kernel and initramfs, made once), starts the command `stockade` as a user would
 //! ([`Stockade`]), talks to the guest's console ([`Running`]) and judges the end ([`Finished`]). [`Slot`] keeps more than two
 //! machines from running at once, however many tests there are; [`host_view`] and [`tamper`] are the two hands of a bad host.
-//! An [`Initrd`] brings programs of the distribution into a guest, a [`stock_disk`] is a whole installation of it.
+//! An [`Initrd`] brings programs of the distribution into a guest, a [`stock_disk`] is a whole installation of it,
+//! and [`firmware`] the PC that starts it.
 //!
 //! Everything here is for tests: what cannot go on panics with what was seen so far.
 
@@ -13,6 +14,7 @@
 mod command;
 pub mod conformance;
 mod finished;
+pub mod firmware;
 pub mod guest;
 pub mod host_view;
 mod initrd;

@@ -2,12 +2,13 @@
 //! distribution's kernel, a login on the serial console. Nothing of ours is in it but a host name and a password.
 //!
 //! `mmdebstrap` installs packages into a folder ([`recipe`] says which), [`boot_files`] puts the boot loaders where `grub-install` puts
-//! them, [`image`] packs the folder. No loop device and no running machine is needed, only root. A disk takes two or three minutes once
+//! them, [`image`] packs the folder. [`Session`] is for whoever sits at its console. No loop device and no running machine is needed, only root. A disk takes two or three minutes once
 //! and lies under `target/stockade/stock-disk`, named by what went in: the recipe and the versions of the packages it names.
 
 mod boot_files;
 mod image;
 mod recipe;
+mod session;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use std::process::Command;
 use stockade::setup::Cache;
 
 pub use recipe::KernelFlavour;
+pub use session::{PHASES, Phase, Session};
 
 /// How to log in.
 pub const USER: &str = "root";
@@ -23,8 +25,6 @@ pub const USER: &str = "root";
 pub const PASSWORD: &str = "stockade";
 /// The name before the words of the login prompt.
 pub const HOST_NAME: &str = "debian";
-/// Where Debian's package `ovmf` has its firmware.
-const FIRMWARE: &str = "usr/share/OVMF";
 
 /// A disk nobody writes to: tests take a copy.
 #[derive(Clone, Debug)]
@@ -66,16 +66,6 @@ impl StockDisk {
         run(command.arg(&self.image).arg(&copy));
         copy
     }
-}
-
-/// Returns a file of the distribution's UEFI firmware, such as `OVMF_CODE_4M.fd`: installed, or of the package, fetched if need be.
-#[must_use]
-pub fn firmware(name: &str) -> PathBuf {
-    let path = Path::new("/").join(FIRMWARE).join(name);
-    if path.is_file() {
-        return path;
-    }
-    crate::package_file("ovmf", &format!("{FIRMWARE}/{name}"))
 }
 
 /// Makes it beside where it is to be: a file of that name is whole.
