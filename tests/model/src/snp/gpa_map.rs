@@ -60,16 +60,20 @@ impl Range {
         self.kind
     }
 
-    /// Its blocks in order: guest address, length in bytes, host address.
+    /// Its blocks in order, the first and the last as far as they are its: guest address, length in bytes, host address.
     pub fn blocks(&self) -> impl Iterator<Item = (Gpa, u64, Phys)> + '_ {
-        let blocks = match &self.backing {
-            Backing::Blocks(blocks) => blocks.as_slice(),
-            Backing::Page(page) => core::slice::from_ref(page),
+        let (blocks, first) = match &self.backing {
+            Backing::Blocks(blocks) => (blocks.as_slice(), self.start.large_page().get()),
+            Backing::Page(page) => (core::slice::from_ref(page), self.start.get()),
         };
-        blocks.iter().zip(0u64..).map(|(host, index)| {
-            let offset = index * LARGE_PAGE_SIZE;
-            let len = (self.len - offset).min(LARGE_PAGE_SIZE);
-            (Gpa::new(self.start.get() + offset), len, *host)
+        let end = self.start.get() + self.len;
+        blocks.iter().zip(0u64..).map(move |(host, index)| {
+            let block = first + index * LARGE_PAGE_SIZE;
+            let start = block.max(self.start.get());
+            let len = (end - start).min(block + LARGE_PAGE_SIZE - start);
+            // SAFETY: every block is LARGE_PAGE_SIZE long, and `start` is in it.
+            let host = unsafe { host.add(start - block) };
+            (Gpa::new(start), len, host)
         })
     }
 
@@ -81,6 +85,7 @@ impl Range {
         match &self.backing {
             Backing::Page(page) => Some(page.in_page(offset)),
             Backing::Blocks(blocks) => {
+                let offset = gpa.get() - self.start.large_page().get();
                 let block = blocks.get(usize::try_from(offset / LARGE_PAGE_SIZE).ok()?)?;
                 // SAFETY: every block is LARGE_PAGE_SIZE long.
                 Some(unsafe { block.add(offset % LARGE_PAGE_SIZE) })
@@ -101,7 +106,7 @@ impl GpaMap {
         Self { ranges: Vec::new() }
     }
 
-    /// Backs `[start, start + len)`, `start` aligned to 2 MiB, with zeroed blocks.
+    /// Backs `[start, start + len)`, whole small pages, with zeroed blocks.
     pub fn add_blocks(
         &mut self,
         start: Gpa,
@@ -109,12 +114,13 @@ impl GpaMap {
         kind: RangeKind,
         frames: &mut impl FrameSource,
     ) -> Result<(), MapError> {
-        if !start.get().is_multiple_of(LARGE_PAGE_SIZE) || !len.is_multiple_of(PAGE_SIZE) {
+        if start.page_offset() != 0 || !len.is_multiple_of(PAGE_SIZE) {
             return Err(MapError::Shape);
         }
         self.check_free(start, len)?;
         let mut blocks = Vec::new();
-        for _ in 0..len.div_ceil(LARGE_PAGE_SIZE) {
+        let in_first = start.get() - start.large_page().get();
+        for _ in 0..(in_first + len).div_ceil(LARGE_PAGE_SIZE) {
             blocks.push(frames.large_frame().ok_or(MapError::OutOfMemory)?);
         }
         let backing = Backing::Blocks(blocks);
@@ -203,6 +209,31 @@ mod tests {
             first.get() + 0x1234
         );
         assert_eq!(map.translate(Gpa::new(0x60_0000)), None);
+    }
+
+    /// Firmware ends at 4 GiB and begins wherever its length says; below it are devices.
+    #[test]
+    fn a_range_may_begin_within_a_block() {
+        let mut map = GpaMap::new();
+        let (start, len) = (Gpa::new(0xFFC8_4000), 0x37_C000);
+        map.add_blocks(
+            start,
+            len,
+            RangeKind::Service,
+            &mut HeapFrames::new(0x100_0000),
+        )
+        .unwrap();
+        assert_eq!(map.translate(Gpa::new(0xFFC8_3FFF)), None);
+        assert!(map.translate(Gpa::new(0xFFFF_FFF0)).is_some());
+        let blocks: Vec<_> = map.ranges()[0].blocks().collect();
+        let places: Vec<_> = blocks
+            .iter()
+            .map(|(gpa, len, _)| (gpa.get(), *len))
+            .collect();
+        assert_eq!(places, [(0xFFC8_4000, 0x17_C000), (0xFFE0_0000, 0x20_0000)]);
+        for (gpa, _, host) in blocks {
+            assert_eq!(map.translate(gpa), Some(host));
+        }
     }
 
     #[test]

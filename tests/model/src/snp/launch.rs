@@ -34,6 +34,8 @@ pub(super) static VM: Once<Vm> = Once::new();
 /// RAM ends here and goes on at 4 GiB: the PCI hole (docs/architecture.md, section 2).
 const LOW_RAM_END: u64 = 0xB000_0000;
 const HIGH_RAM_START: u64 = 0x1_0000_0000;
+/// Devices end here; firmware may have the rest below 4 GiB.
+const PCI_HOLE_END: u64 = 0xFF00_0000;
 /// The paravisor's region.
 const SERVICE_BASE: u64 = 0x80_0000_0000;
 const SERVICE_SIZE: u64 = 0x80_0000;
@@ -268,15 +270,17 @@ fn service_bytes(image: &IgvmFile<'_>) -> u64 {
     bytes.next_multiple_of(1 << 21)
 }
 
-/// What the image requires elsewhere below the staging range, in whole 2 MiB blocks.
+/// What the image requires elsewhere: for firmware below 4 GiB, and between the paravisor and the staging range.
 fn required_ranges(image: &IgvmFile<'_>) -> Vec<(u64, u64)> {
     image
         .directives
         .iter()
         .filter_map(|directive| match directive {
-            Directive::RequiredMemory { gpa, bytes } if *gpa > SERVICE_BASE => {
+            Directive::RequiredMemory { gpa, bytes } if *gpa != SERVICE_BASE => {
                 let end = gpa.checked_add(u64::from(*bytes))?;
-                (end <= STAGING_BASE).then(|| (*gpa, end - gpa))
+                let is_firmware = *gpa >= PCI_HOLE_END && end <= HIGH_RAM_START;
+                let is_service = *gpa > SERVICE_BASE && end <= STAGING_BASE;
+                (is_firmware || is_service).then(|| (*gpa, end - gpa))
             }
             _ => None,
         })
