@@ -33,10 +33,10 @@ pub const ECAM_LAST_BUS: u8 = 255;
 pub const PCI_WINDOW_BASE: u64 = 0xC000_0000;
 /// Bytes of the PCI window.
 pub const PCI_WINDOW_SIZE: u64 = 0x3EC0_0000;
-/// The window of PCI memory BARs above 4 GiB: beyond the most guest RAM and beyond the paravisor.
-pub const PCI_WINDOW64_BASE: u64 = 0x100_0000_0000;
+/// The window of PCI memory BARs above 4 GiB: the last eighth of what the guest's processors can address, where stock firmware has it.
+pub const PCI_WINDOW64_BASE: u64 = VTOM - PCI_WINDOW64_SIZE;
 /// Bytes of [`PCI_WINDOW64_BASE`].
-pub const PCI_WINDOW64_SIZE: u64 = 0x100_0000_0000;
+pub const PCI_WINDOW64_SIZE: u64 = VTOM / 8;
 /// The IOAPIC's registers.
 pub const IOAPIC_BASE: u64 = 0xFEC0_0000;
 /// The HPET's registers, on machines that have one.
@@ -45,6 +45,9 @@ pub const HPET_BASE: u64 = 0xFED0_0000;
 pub const TPM_CRB_BASE: u64 = 0xFED4_0000;
 /// The local APIC's registers after reset.
 pub const LAPIC_BASE: u64 = 0xFEE0_0000;
+
+/// Bytes below [`HIGH_RAM_START`] that firmware may have: code, and the flash below it.
+pub const FIRMWARE_MAX_SIZE: u64 = 8 << 20;
 
 /// Memory for modules of the paravisor, private and VMPL0's alone. An image has as much of it as its manifest says.
 pub const MODULES_BASE: u64 = 0x80_1000_0000;
@@ -181,6 +184,7 @@ const _: () = assert_ascending(&[
     (HPET_BASE, HPET_BASE + PAGE_SIZE),
     (TPM_CRB_BASE, TPM_CRB_BASE + 5 * PAGE_SIZE),
     (LAPIC_BASE, LAPIC_BASE + PAGE_SIZE),
+    (HIGH_RAM_START - FIRMWARE_MAX_SIZE, HIGH_RAM_START),
     (HIGH_RAM_START, HIGH_RAM_END),
     (paravisor::BASE, paravisor::END),
     (paravisor::END, paravisor::END + paravisor::EXTRA_MAX_SIZE),

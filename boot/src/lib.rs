@@ -3,7 +3,8 @@
 //! What the image builder and the paravisor must agree on ([`layout`], [`manifest`]), then in the order of a start: what the
 //! host tells ([`parameters`]), what the guest gets ([`ram`], [`memory_map`], [`acpi`]), how its files come in ([`payload`], [`load`]),
 //! what kind of kernel it has ([`mod@format`], [`linux`], [`multiboot`], [`pvh`], [`kernel`]), how that is started ([`launch`]),
-//! what firmware of the guest's own is told by files ([`loader_script`], [`smbios`]), and what a TPM is told of all that ([`measured`]).
+//! or firmware of the guest's own ([`firmware`]), what that is told by files ([`loader_script`], [`smbios`]), and what a TPM is told of all
+//! that ([`measured`]).
 //! Pure logic without hardware: everything here is tested on the host.
 
 #![no_std]
@@ -15,6 +16,7 @@ extern crate alloc;
 pub mod acpi;
 mod bios_data;
 mod bios_vectors;
+pub mod firmware;
 pub mod format;
 pub mod kernel;
 pub mod launch;

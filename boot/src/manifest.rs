@@ -7,6 +7,7 @@
 mod checks;
 mod devices;
 mod error;
+mod firmware;
 mod paravisor_modules;
 mod payload;
 mod sealing;
@@ -22,6 +23,7 @@ pub use devices::{
     NetEntry,
 };
 pub use error::ManifestError;
+pub use firmware::Start;
 pub use paravisor_modules::ModuleLimits;
 pub use payload::{MAX_COMMAND_LINE_BYTES, MAX_KERNEL_BYTES, Payload, PayloadKind};
 pub use sealing::{Binding, Sealing};

@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use sha2::{Digest, Sha256, Sha384};
 use zerocopy::IntoBytes;
 
-use crate::manifest::{Manifest, PayloadKind};
+use crate::manifest::{Manifest, PayloadKind, Start};
 
 /// Algorithm identifiers of the log's banks, with the bytes of each digest.
 pub const BANKS: [(u16, u16); 2] = [(0x000B, 32), (0x000C, 48)];
@@ -69,9 +69,13 @@ impl Measurement {
     }
 }
 
-/// Returns what is measured of a guest that is started as its manifest says, in order.
+/// Returns what is measured of a guest that is started as its manifest says, in order. Firmware measures everything itself, and its log
+/// could not explain what was there before: with it, this is nothing.
 #[must_use]
 pub fn measurements(manifest: &Manifest) -> Vec<Measurement> {
+    if manifest.start() == Start::Firmware {
+        return Vec::new();
+    }
     let version = concat!("Stockade ", env!("CARGO_PKG_VERSION"), "\0");
     let mut all = Vec::new();
     all.push(Measurement {

@@ -9,7 +9,7 @@ use stockade::setup::{Cache, Mode, Program};
 use crate::console_arguments::ConsoleArguments;
 use crate::device_arguments::DeviceArguments;
 use crate::failure::Failure;
-use crate::guest_arguments::Guest;
+use crate::guest_arguments::{Guest, Otherwise};
 use crate::run_command;
 use crate::values;
 use crate::voice::Voice;
@@ -44,7 +44,11 @@ pub(crate) fn build(arguments: &Build) -> Result<(), Failure> {
     };
     voice.working("building the image");
     let guest = &arguments.guest;
-    let mut options = guest.collect(arguments.cpus, Mode::Shell, &cache, &paravisor, &mut voice)?;
+    let otherwise = Otherwise {
+        start: arguments.devices.start(),
+        mode: Mode::Shell,
+    };
+    let mut options = guest.collect(arguments.cpus, otherwise, &cache, &paravisor, &mut voice)?;
     // What is behind them is the host's to say, when it runs the image.
     options.devices = arguments.devices.measured()?;
     arguments.console.measure(&mut options)?;

@@ -12,7 +12,7 @@ use stockade::run::devices::{
 };
 use stockade_boot::layout::{BOUNCE_MAX_SIZE, LARGE_PAGE_SIZE};
 use stockade_boot::manifest::{
-    Devices, DiskAccess, DiskEntry, DiskMode, LEAST_DISK_BYTES, NET_BYTES, NetEntry,
+    Devices, DiskAccess, DiskEntry, DiskMode, LEAST_DISK_BYTES, NET_BYTES, NetEntry, Start,
 };
 
 use crate::failure::Failure;
@@ -126,6 +126,15 @@ fn parse_bounce(text: &str) -> Result<u32, String> {
 impl DeviceArguments {
     fn is_empty(&self) -> bool {
         self.disk.is_empty() && self.net.is_empty() && self.state.is_none()
+    }
+
+    /// Returns what starts a guest with these devices, if nothing else is said.
+    pub(crate) fn start(&self) -> Start {
+        if self.disk.is_empty() {
+            Start::Kernel
+        } else {
+            Start::Firmware
+        }
     }
 
     /// Returns what the manifest says of the devices.

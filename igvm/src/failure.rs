@@ -6,6 +6,7 @@ use stockade::disk::DiskError;
 use stockade::image::ImageError;
 use stockade::run::RunError;
 use stockade::setup::SetupError;
+use stockade_boot::firmware::FirmwareError;
 use stockade_boot::format::FormatError;
 
 /// Why a command came to nothing.
@@ -30,6 +31,14 @@ pub(crate) enum Failure {
         path: PathBuf,
         /// What is wrong with it.
         error: FormatError,
+    },
+    /// The file is no firmware, or its variables are none.
+    #[error("{}: {error}; take OVMF_CODE_4M.fd and OVMF_VARS_4M.fd, as distributions package them (ovmf)", path.display())]
+    Firmware {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: FirmwareError,
     },
     /// Modules for a kernel that takes none.
     #[error("a bzImage takes no modules; leave --module out, or take --initrd")]

@@ -8,10 +8,11 @@ use stockade::setup::{self, Cache, Mode};
 use stockade_boot::format::{self, Format};
 use stockade_boot::kernel::Module;
 use stockade_boot::load;
-use stockade_boot::manifest::{GuestFlags, ModuleLimits, Sealing};
+use stockade_boot::manifest::{GuestFlags, ModuleLimits, Sealing, Start};
 use stockade_boot::ram::RamMap;
 
 use crate::failure::Failure;
+use crate::firmware_arguments::FirmwareArguments;
 use crate::voice::Voice;
 
 /// What every guest of ours is told first; `--append` goes behind it.
@@ -26,6 +27,8 @@ pub(crate) struct Guest {
     /// The guest's kernel: bzImage, multiboot or PVH [default: the distribution's linux-image-cloud-amd64]
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
+    #[command(flatten)]
+    firmware: FirmwareArguments,
     /// The guest's initial RAM disk [default for a bzImage: busybox with a self-check or a shell]
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
@@ -74,6 +77,15 @@ pub(crate) struct Guest {
     seal: SealingChoice,
 }
 
+/// What is done where the arguments do not say.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Otherwise {
+    /// What starts the guest.
+    pub(crate) start: Start,
+    /// What our own first process does.
+    pub(crate) mode: Mode,
+}
+
 /// What sealed data is bound to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum SealingChoice {
@@ -107,8 +119,10 @@ fn parse_id(text: &str) -> Result<[u8; 16], String> {
 
 impl Guest {
     /// Names of the arguments, which make no sense for an image that is there already.
-    pub(crate) const ARGUMENTS: [&str; 16] = [
+    pub(crate) const ARGUMENTS: [&str; 18] = [
         "kernel",
+        "firmware",
+        "vars",
         "initrd",
         "module",
         "paravisor_module",
@@ -126,17 +140,66 @@ impl Guest {
         "seal",
     ];
 
-    /// Collects the parts of the image for a guest of up to `cpus` vCPUs; our own first process does as `mode` says.
+    /// Collects the parts of the image for a guest of up to `cpus` vCPUs.
     pub(crate) fn collect(
         &self,
         cpus: u32,
-        mode: Mode,
+        otherwise: Otherwise,
         cache: &Cache,
         paravisor: &Path,
         voice: &mut Voice,
     ) -> Result<BuildOptions, Failure> {
+        let paravisor = image::read(paravisor)?;
+        let mut options = if self.starts_firmware(otherwise) {
+            let firmware = self.firmware.open(cache, voice)?;
+            BuildOptions::with_firmware(paravisor, firmware)
+        } else {
+            self.kernel_options(paravisor, otherwise.mode, cache, voice)?
+        };
+        let own = self.paravisor_module.iter();
+        let own = own.map(|text| image::Module::open(text));
+        options.paravisor_modules = own.collect::<Result<_, _>>()?;
+        if self.tpm {
+            options.paravisor_modules.push(tpm_engine(cache, voice)?);
+        }
+        if !options.paravisor_modules.is_empty() {
+            options.module_limits = ModuleLimits::new(self.module_memory, self.module_seconds);
+        }
+        options.max_vcpus = cpus;
+        options.identity = self.identity()?;
+        options.sealing = self.sealing(options.identity.as_ref())?;
+        for (flag, is_wanted) in [
+            (GuestFlags::X2APIC, self.x2apic),
+            (GuestFlags::HPET, self.hpet),
+            (GuestFlags::ENTROPY, self.rng),
+            (GuestFlags::TPM, self.tpm),
+            (GuestFlags::TEST_DEVICES, self.test_devices),
+        ] {
+            options.flags.set(flag, is_wanted);
+        }
+        Ok(options)
+    }
+
+    /// Returns whether firmware starts the guest: if it was asked for, or if nothing else was and there is a disk to start from.
+    fn starts_firmware(&self, otherwise: Otherwise) -> bool {
+        let has_parts_of_kernel = self.kernel.is_some()
+            || self.initrd.is_some()
+            || !self.module.is_empty()
+            || !self.append.is_empty();
+        let is_default = otherwise.start == Start::Firmware && !has_parts_of_kernel;
+        self.firmware.is_given() || is_default
+    }
+
+    /// Collects the parts of a kernel's start; our own first process does as `mode` says.
+    fn kernel_options(
+        &self,
+        paravisor: Vec<u8>,
+        mode: Mode,
+        cache: &Cache,
+        voice: &mut Voice,
+    ) -> Result<BuildOptions, Failure> {
         let kernel = self.kernel(cache, voice)?;
-        let mut options = BuildOptions::new(image::read(paravisor)?, image::read_kernel(&kernel)?);
+        let mut options = BuildOptions::new(paravisor, image::read_kernel(&kernel)?);
         let format = format::check(&options.kernel).map_err(|error| Failure::Kernel {
             path: kernel.clone(),
             error,
@@ -153,32 +216,11 @@ impl Guest {
         options.initrd = initrd.as_deref().map(image::read).transpose()?;
         let modules = self.module.iter().map(|text| image::Module::open(text));
         options.modules = modules.collect::<Result<_, _>>()?;
-        let own = self.paravisor_module.iter();
-        let own = own.map(|text| image::Module::open(text));
-        options.paravisor_modules = own.collect::<Result<_, _>>()?;
-        if self.tpm {
-            options.paravisor_modules.push(tpm_engine(cache, voice)?);
-        }
-        if !options.paravisor_modules.is_empty() {
-            options.module_limits = ModuleLimits::new(self.module_memory, self.module_seconds);
-        }
         options.command_line = if is_linux {
             linux_command_line(mode, &self.append)
         } else {
             self.append.clone()
         };
-        options.max_vcpus = cpus;
-        options.identity = self.identity()?;
-        options.sealing = self.sealing(options.identity.as_ref())?;
-        for (flag, is_wanted) in [
-            (GuestFlags::X2APIC, self.x2apic),
-            (GuestFlags::HPET, self.hpet),
-            (GuestFlags::ENTROPY, self.rng),
-            (GuestFlags::TPM, self.tpm),
-            (GuestFlags::TEST_DEVICES, self.test_devices),
-        ] {
-            options.flags.set(flag, is_wanted);
-        }
         Ok(options)
     }
 
@@ -239,6 +281,9 @@ fn linux_command_line(mode: Mode, appended: &str) -> String {
 pub(crate) fn check_memory(options: &BuildOptions, memory: u64) -> Result<(), Failure> {
     let said = |error: &dyn std::error::Error| Failure::Memory(error.to_string());
     let ram = RamMap::of_size(memory).map_err(|error| said(&error))?;
+    if options.firmware.is_some() {
+        return Ok(());
+    }
     let initrd = options.initrd.as_ref().map(|content| Module {
         len_bytes: content.len() as u64,
         command_line: Vec::new(),

@@ -7,6 +7,7 @@ mod console_arguments;
 mod device_arguments;
 mod disk_command;
 mod failure;
+mod firmware_arguments;
 mod guest_arguments;
 mod run_command;
 mod state_directory;

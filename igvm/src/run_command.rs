@@ -13,7 +13,7 @@ use stockade::setup::{self, Cache, Mode, Program, Qemu};
 use crate::console_arguments::ConsoleArguments;
 use crate::device_arguments::DeviceArguments;
 use crate::failure::Failure;
-use crate::guest_arguments::{self, Guest};
+use crate::guest_arguments::{self, Guest, Otherwise};
 use crate::state_directory::StateDirectory;
 use crate::values;
 use crate::voice::Voice;
@@ -178,7 +178,11 @@ fn build_image(
 ) -> Result<(), Failure> {
     voice.working("building the image");
     let guest = &arguments.guest;
-    let mut options = guest.collect(arguments.cpus, mode(), cache, paravisor, voice)?;
+    let otherwise = Otherwise {
+        start: arguments.devices.start(),
+        mode: mode(),
+    };
+    let mut options = guest.collect(arguments.cpus, otherwise, cache, paravisor, voice)?;
     options.devices = arguments.devices.measured()?;
     arguments.console.measure(&mut options)?;
     guest_arguments::check_memory(&options, arguments.memory)?;

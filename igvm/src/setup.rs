@@ -15,7 +15,7 @@ mod tpm_engine;
 pub use archive::Archive;
 pub use cache::Cache;
 pub(crate) use cache::write_whole;
-pub use debian::{Kernel, busybox, kernel, package};
+pub use debian::{FirmwareFiles, Kernel, busybox, firmware, kernel, package};
 pub use initramfs::{Mode, default_initramfs};
 pub use modules::Modules;
 pub use programs::{Program, build_program};

@@ -45,7 +45,9 @@ impl Manifest {
                 | PayloadKind::INITRD
                 | PayloadKind::COMMAND_LINE
                 | PayloadKind::MODULE
-                | PayloadKind::PARAVISOR_MODULE => {}
+                | PayloadKind::PARAVISOR_MODULE
+                | PayloadKind::FIRMWARE
+                | PayloadKind::VARIABLES => {}
                 PayloadKind::MODULE_COMMAND_LINE => self.check_follows_module(index)?,
                 PayloadKind(other) => return Err(ManifestError::PayloadKind(other.get())),
             }
@@ -66,9 +68,7 @@ impl Manifest {
                 }
             }
         }
-        self.payload(PayloadKind::KERNEL)
-            .map(|_| ())
-            .ok_or(ManifestError::NoKernel)
+        self.check_start()
     }
 
     fn check_follows_module(&self, index: usize) -> Result<(), ManifestError> {

@@ -65,8 +65,19 @@ pub enum ManifestError {
         memory_mib: u16,
     },
     /// Nothing to start.
-    #[error("no kernel")]
+    #[error("neither a kernel nor firmware")]
     NoKernel,
+    /// Part of a start by kernel in one by firmware, or the other way round.
+    #[error("a {0} goes with another start")]
+    Stray(PayloadKind),
+    /// Firmware that does not fit below 4 GiB.
+    #[error("firmware of {code} bytes with variables of {variables}")]
+    Firmware {
+        /// Bytes of code.
+        code: u64,
+        /// Bytes of variables.
+        variables: u64,
+    },
     /// A disk of no known kind, at no place or at another device's.
     #[error("a disk of the image makes no sense")]
     Disk,

@@ -34,6 +34,10 @@ impl PayloadKind {
 
     /// A program that the paravisor runs beside the guest, at CPL-3. Its words may follow, like a kernel's module's.
     pub const PARAVISOR_MODULE: Self = Self(U32::new(6));
+    /// Firmware, which starts the guest in place of a kernel: read-only memory that ends at 4 GiB.
+    pub const FIRMWARE: Self = Self(U32::new(7));
+    /// What the firmware's variables are on a new machine.
+    pub const VARIABLES: Self = Self(U32::new(8));
 
     /// Returns the kind's name for messages.
     #[must_use]
@@ -46,6 +50,8 @@ impl PayloadKind {
             Self::MODULE => "module",
             Self::MODULE_COMMAND_LINE => "module's command line",
             Self::PARAVISOR_MODULE => "paravisor's module",
+            Self::FIRMWARE => "firmware",
+            Self::VARIABLES => "firmware's variables",
             _ => "unknown payload",
         }
     }
@@ -61,6 +67,7 @@ impl PayloadKind {
     pub(super) fn max_bytes(self) -> u64 {
         match self {
             Self::KERNEL => MAX_KERNEL_BYTES,
+            Self::FIRMWARE | Self::VARIABLES => layout::FIRMWARE_MAX_SIZE,
             Self::COMMAND_LINE | Self::MODULE_COMMAND_LINE => MAX_COMMAND_LINE_BYTES,
             _ => layout::STAGING_SIZE,
         }

@@ -230,3 +230,46 @@ fn unused_entries_must_be_zero() {
         Err(ManifestError::Reserved(PayloadKind::NONE))
     );
 }
+
+#[test]
+fn firmware_starts_the_guest_in_place_of_a_kernel() {
+    let file = |kind, page, len| Payload::new(kind, STAGING_BASE + page, len, [7; 48]);
+    let code = file(PayloadKind::FIRMWARE, 0, 0x37_C000);
+    let variables = file(PayloadKind::VARIABLES, 0x40_0000, 0x8_4000);
+    let manifest = build(&[code, variables]).unwrap();
+    assert_eq!(manifest.start(), Start::Firmware);
+    assert_eq!(manifest.firmware_range(), Some(0xFFC8_4000..0x1_0000_0000));
+    assert_eq!(manifest.variables_range(), Some(0xFFC0_0000..0xFFC8_4000));
+    assert_eq!(build(&[kernel()]).unwrap().start(), Start::Kernel);
+    let late = |kind| file(kind, 0x80_0000, 0x1000);
+    for (files, stray) in [
+        ([code, late(PayloadKind::KERNEL)], PayloadKind::KERNEL),
+        ([code, late(PayloadKind::INITRD)], PayloadKind::INITRD),
+        (
+            [kernel(), late(PayloadKind::VARIABLES)],
+            PayloadKind::VARIABLES,
+        ),
+    ] {
+        assert_eq!(build(&files), Err(ManifestError::Stray(stray)));
+    }
+}
+
+#[test]
+fn firmware_fits_below_4_gib_in_whole_pages() {
+    let file = |kind, page, len| Payload::new(kind, STAGING_BASE + page, len, [7; 48]);
+    for (code, variables) in [
+        (0x1000, 0x1000),
+        (0x2_0800, 0x1000),
+        (0x7F_F000, 0x2000),
+        (0x2_0000, 0x800),
+    ] {
+        let files = [
+            file(PayloadKind::FIRMWARE, 0, code),
+            file(PayloadKind::VARIABLES, 0x80_0000, variables),
+        ];
+        assert_eq!(
+            build(&files),
+            Err(ManifestError::Firmware { code, variables })
+        );
+    }
+}

@@ -13,6 +13,7 @@ use zerocopy::IntoBytes;
 use super::elf::Paravisor;
 use super::error::ImageError;
 use super::file::Image;
+use super::firmware_file::Firmware;
 use super::id_block::Identity;
 use super::kernel_file::Module;
 use super::page_tables;
@@ -29,8 +30,10 @@ pub const DEFAULT_POLICY: u64 = 0x3_0000;
 pub struct BuildOptions {
     /// The paravisor's ELF file.
     pub paravisor: Vec<u8>,
-    /// The guest's kernel: a bzImage, a multiboot image or a PVH ELF file.
+    /// The guest's kernel: a bzImage, a multiboot image or a PVH ELF file; empty if firmware starts the guest.
     pub kernel: Vec<u8>,
+    /// The firmware that starts the guest in place of a kernel.
+    pub firmware: Option<Firmware>,
     /// The guest's initial RAM disk.
     pub initrd: Option<Vec<u8>>,
     /// Modules of a multiboot or PVH kernel, before the initrd.
@@ -58,12 +61,22 @@ pub struct BuildOptions {
 }
 
 impl BuildOptions {
+    /// Returns the defaults around the paravisor and firmware.
+    #[must_use]
+    pub fn with_firmware(paravisor: Vec<u8>, firmware: Firmware) -> Self {
+        Self {
+            firmware: Some(firmware),
+            ..Self::new(paravisor, Vec::new())
+        }
+    }
+
     /// Returns the defaults around these two files.
     #[must_use]
     pub fn new(paravisor: Vec<u8>, kernel: Vec<u8>) -> Self {
         Self {
             paravisor,
             kernel,
+            firmware: None,
             initrd: None,
             modules: Vec::new(),
             paravisor_modules: Vec::new(),
@@ -86,7 +99,10 @@ impl BuildOptions {
 /// pages by address, the payload (shared, in no measurement), the VMSA. KVM measures VMSAs after everything else whatever the
 /// file says, so putting it last gives one digest on all hosts.
 pub fn build(options: &BuildOptions) -> Result<Vec<u8>, ImageError> {
-    format::check(&options.kernel)?;
+    match &options.firmware {
+        Some(firmware) => firmware.check()?,
+        None => format::check(&options.kernel).map(|_| ())?,
+    }
     let program = Paravisor::parse(&options.paravisor)?;
     let staged = stage(options)?;
     let files: Vec<Payload> = staged.iter().map(|file| file.payload).collect();
@@ -104,6 +120,9 @@ pub fn build(options: &BuildOptions) -> Result<Vec<u8>, ImageError> {
     if manifest.module_memory_bytes() != 0 {
         let bytes = constant(manifest.module_memory_bytes());
         launch.required_memory(layout::MODULES_BASE, bytes);
+    }
+    if let Some(range) = manifest.firmware_range() {
+        launch.required_memory(range.start, constant(range.end - range.start));
     }
     measured(
         &mut launch,
@@ -174,8 +193,12 @@ fn stage(options: &BuildOptions) -> Result<Vec<Staged<'_>>, ImageError> {
     let modules = with_words(&options.modules, PayloadKind::MODULE);
     let own = with_words(&options.paravisor_modules, PayloadKind::PARAVISOR_MODULE);
     let initrd = options.initrd.as_deref().unwrap_or_default();
-    let files = [(PayloadKind::KERNEL, options.kernel.as_slice())]
+    let kernel = options.kernel.as_slice();
+    let kernel = options.firmware.is_none().then_some(kernel);
+    let files = kernel
+        .map(|kernel| (PayloadKind::KERNEL, kernel))
         .into_iter()
+        .chain(options.firmware.iter().flat_map(Firmware::files))
         .chain(modules)
         .chain(own)
         .chain([

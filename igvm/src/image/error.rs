@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use stockade_boot::firmware::FirmwareError;
 use stockade_boot::format::FormatError;
 use stockade_boot::layout::STAGING_SIZE;
 use stockade_boot::linux::PlanError;
@@ -48,6 +49,9 @@ pub enum ImageError {
         "{0}; take a bzImage, as distributions install it in /boot, or a multiboot or PVH kernel"
     )]
     Kernel(#[from] FormatError),
+    /// The firmware is none.
+    #[error("{0}; take OVMF_CODE_4M.fd and OVMF_VARS_4M.fd, as distributions package them (ovmf)")]
+    Firmware(#[from] FirmwareError),
     /// Kernel, initrd and command line do not fit.
     #[error("{0}; give the guest more memory or smaller files")]
     Plan(#[from] PlanError),

@@ -12,6 +12,9 @@ use super::{Cache, SetupError};
 /// The meta package that names the current cloud kernel.
 const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 const BUSYBOX_PACKAGE: &str = "busybox-static";
+const FIRMWARE_PACKAGE: &str = "ovmf";
+/// Where the files of firmware are, from the root.
+const FIRMWARE_FOLDER: &str = "usr/share/OVMF";
 
 /// A kernel to boot.
 #[derive(Clone, Debug)]
@@ -38,6 +41,39 @@ pub fn kernel(cache: &Cache, say: &mut dyn FnMut(&str)) -> Result<Kernel, SetupE
     unpack(&package, &folder).map_err(missing)?;
     newest_kernel(&folder.join("boot"))
         .ok_or_else(|| missing(format!("{package} holds no vmlinuz")))
+}
+
+/// Firmware to boot.
+#[derive(Clone, Debug)]
+pub struct FirmwareFiles {
+    /// The code.
+    pub code: PathBuf,
+    /// What its variables are on a new machine.
+    pub variables: PathBuf,
+}
+
+impl FirmwareFiles {
+    /// Returns the files in the folder of firmware below `root`, if they are there.
+    fn find(root: &Path) -> Option<Self> {
+        let file = |name| Some(root.join(FIRMWARE_FOLDER).join(name)).filter(|path| path.is_file());
+        Some(Self {
+            code: file("OVMF_CODE_4M.fd")?,
+            variables: file("OVMF_VARS_4M.fd")?,
+        })
+    }
+}
+
+/// Returns the distribution's UEFI firmware: installed, fetched before, or fetched now.
+pub fn firmware(cache: &Cache, say: &mut dyn FnMut(&str)) -> Result<FirmwareFiles, SetupError> {
+    if let Some(files) = FirmwareFiles::find(Path::new("/")) {
+        return Ok(files);
+    }
+    let folder = package(cache, FIRMWARE_PACKAGE, say)?;
+    let missing = || {
+        let reason = format!("it holds no {FIRMWARE_FOLDER}/OVMF_CODE_4M.fd");
+        missing(FIRMWARE_PACKAGE, reason, "or name a file with --firmware")
+    };
+    FirmwareFiles::find(&folder).ok_or_else(missing)
 }
 
 /// Returns a static busybox: fetched before, installed, or fetched now.

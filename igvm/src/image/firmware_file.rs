@@ -1,0 +1,42 @@
+//! Firmware files as distributions package them.
+
+use stockade_boot::firmware::{self, FirmwareError};
+use stockade_boot::manifest::PayloadKind;
+
+/// Firmware that starts a guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Firmware {
+    /// The code: read-only memory that ends at 4 GiB.
+    pub code: Vec<u8>,
+    /// What the variables are on a new machine.
+    pub variables: Option<Vec<u8>>,
+}
+
+impl Firmware {
+    /// Sees whether a guest can start with the files.
+    pub fn check(&self) -> Result<(), FirmwareError> {
+        self.check_code()?;
+        self.check_variables()
+    }
+
+    /// Sees whether a guest can start with the code.
+    pub fn check_code(&self) -> Result<(), FirmwareError> {
+        firmware::check(&self.code)
+    }
+
+    /// Sees whether the variables go with the code.
+    pub fn check_variables(&self) -> Result<(), FirmwareError> {
+        match &self.variables {
+            Some(variables) => firmware::check_variables(variables, self.code.len() as u64),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the files as payload.
+    pub(super) fn files(&self) -> impl Iterator<Item = (PayloadKind, &[u8])> {
+        let code = (PayloadKind::FIRMWARE, self.code.as_slice());
+        let variables = self.variables.as_deref();
+        let variables = variables.map(|file| (PayloadKind::VARIABLES, file));
+        [Some(code), variables].into_iter().flatten()
+    }
+}
