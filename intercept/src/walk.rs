@@ -209,12 +209,14 @@ impl Path {
                 bits |= format::DIRTY;
             }
             let new = entry.value | bits;
-            if new != entry.value
-                && !memory
-                    .compare_exchange(entry.gpa, entry.width, entry.value, new)
-                    .map_err(WalkError::Memory)?
-            {
-                return Ok(false);
+            if new == entry.value {
+                continue;
+            }
+            match memory.compare_exchange(entry.gpa, entry.width, entry.value, new) {
+                // A table in read-only memory stays as it is.
+                Ok(true) | Err(MemoryError::NotMemory(_)) => {}
+                Ok(false) => return Ok(false),
+                Err(error @ MemoryError::Withdrawn(_)) => return Err(WalkError::Memory(error)),
             }
         }
         Ok(true)

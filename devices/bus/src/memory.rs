@@ -41,7 +41,8 @@ pub enum MemoryError {
     Withdrawn(Gpa),
 }
 
-/// Guest RAM. Ranges may cross pages; a range that is not wholly guest RAM is refused before a byte moves.
+/// Guest RAM, and what can be read of read-only memory. Ranges may cross pages; a range that is not wholly guest RAM, or to be read and
+/// wholly read-only memory, is refused before a byte moves.
 ///
 /// Copies of 2, 4 or 8 bytes at their natural alignment are one access: another processor sees, and is seen writing, all or
 /// nothing of them. Copies are done in the order they are asked for, but a read may pass a write before it.
@@ -60,6 +61,12 @@ pub trait GuestMemory {
 
     /// Returns whether the byte at `gpa` is guest RAM by our own map.
     fn is_ram(&self, gpa: Gpa) -> bool;
+
+    /// Returns whether the byte at `gpa` is memory of the guest that can be read and not written: firmware. It is no RAM.
+    fn is_rom(&self, gpa: Gpa) -> bool {
+        let _ = gpa;
+        false
+    }
 
     /// Returns whether all `len` bytes at `gpa` are guest RAM by our own map.
     fn is_ram_range(&self, gpa: Gpa, len: u64) -> bool {
@@ -96,6 +103,9 @@ impl<T: GuestMemory + ?Sized> GuestMemory for &T {
     }
     fn is_ram_range(&self, gpa: Gpa, len: u64) -> bool {
         (**self).is_ram_range(gpa, len)
+    }
+    fn is_rom(&self, gpa: Gpa) -> bool {
+        (**self).is_rom(gpa)
     }
     fn compare_exchange(
         &self,

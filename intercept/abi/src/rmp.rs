@@ -71,6 +71,8 @@ bitflags! {
 impl RmpPermissions {
     /// Read, write and execute.
     pub const READ_WRITE_EXECUTE: Self = Self::from_bits_retain(0xF);
+    /// Read and execute, as of read-only memory.
+    pub const READ_EXECUTE: Self = Self::from_bits_retain(0xD);
 }
 
 /// Whether RMPADJUST makes a page a VMSA.

@@ -80,6 +80,8 @@ stop_reasons! {
     UNEXPECTED_EXCEPTION = 24, "the paravisor took an unexpected exception";
     /// The guest exited in a way that cannot be answered.
     UNSUPPORTED_EXIT = 25, "the guest took an exit nobody can answer";
+    /// Firmware or its variables are not the measured ones.
+    FIRMWARE_DIGEST_MISMATCH = 26, "the firmware differs from the measured one";
 }
 
 impl StopReason {
@@ -117,7 +119,7 @@ mod tests {
             assert_eq!(reason.code(), number);
             assert_eq!(StopReason::from(number), *reason);
         }
-        assert_eq!(StopReason::ALL.len(), 25);
+        assert_eq!(StopReason::ALL.len(), 26);
     }
 
     #[test]

@@ -182,7 +182,7 @@ impl<'a, B: MmioBus + ?Sized> Guest<'a, B> {
     }
 
     fn read_piece(&mut self, piece: Piece, data: &mut [u8]) -> Result<(), Stop> {
-        if piece.is_ram {
+        if piece.is_ram || self.memory.is_rom(piece.gpa) {
             return self.memory.read(piece.gpa, data).map_err(Stop::Memory);
         }
         self.bus.mmio_read(piece.gpa, data);

@@ -15,6 +15,7 @@ mod space;
 pub(crate) mod stacks;
 
 use core::arch::asm;
+use core::ops::Range;
 use core::sync::atomic::AtomicU64;
 
 use log::LevelFilter;
@@ -132,6 +133,10 @@ fn start(mut space: AddressSpace, cpuid: &'static CpuidTable) -> Platform {
     }
     let clock = start_clock(sev_features, cpuid);
     let ram = accept_ram(&mut space, &parameters.ram);
+    let ram = match manifest.firmware_range() {
+        Some(rom) => accept_rom(&mut space, ram, rom),
+        None => ram,
+    };
     let bounce = space
         .map_bounce(manifest.devices().bounce_bytes())
         .unwrap_or_else(|error| out_of_pages(error));
@@ -230,6 +235,18 @@ fn extend_heap(space: &mut AddressSpace, bytes: u64) {
         .unwrap_or_else(|error| refuse(StopReason::ACCEPT_FAILED, &error));
     // SAFETY: 1. the range is mapped and accepted, follows the heap, and nothing else uses it.
     unsafe { heap::extend(bytes) };
+}
+
+/// Takes over the memory for firmware.
+fn accept_rom(space: &mut AddressSpace, ram: GuestRam, rom: Range<u64>) -> GuestRam {
+    space
+        .map_rom(rom.clone())
+        .unwrap_or_else(|error| out_of_pages(error));
+    // SAFETY: 1. just mapped so, and nothing lies there.
+    unsafe { accept::accept_rom(rom.clone(), RAM_WINDOW) }
+        .unwrap_or_else(|error| refuse(StopReason::ACCEPT_FAILED, &error));
+    // SAFETY: 1. mapped for ever and accepted above; the manifest puts it below 4 GiB, where no RAM is, and no Rust object lies there.
+    unsafe { ram.with_rom(rom) }
 }
 
 fn accept_ram(space: &mut AddressSpace, map: &RamMap) -> GuestRam {

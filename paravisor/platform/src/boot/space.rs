@@ -188,6 +188,19 @@ impl AddressSpace {
         }
         Ok(())
     }
+
+    /// Maps the guest's read-only memory beside its RAM.
+    pub(super) fn map_rom(&mut self, rom: Range<u64>) -> Result<(), OutOfPages> {
+        let window = RAM_WINDOW + rom.start..RAM_WINDOW + rom.end;
+        let (tables, pages) = (&mut self.tables, &mut self.pages);
+        tables.map(
+            pages,
+            window,
+            rom.start,
+            Access::ReadWrite,
+            Secrecy::Private,
+        )
+    }
 }
 
 /// Why a page could not be shared.

@@ -68,6 +68,62 @@ pub(crate) unsafe fn accept_own(range: Range<u64>) -> Result<(), AcceptError> {
     Ok(())
 }
 
+/// Accepts read-only memory of the guest, mapped with the C-bit at its address plus `window`. Nobody but us may use it yet.
+///
+/// # Safety
+/// 1. As for [`accept`], in pages of any size.
+pub(crate) unsafe fn accept_rom(range: Range<u64>, window: u64) -> Result<(), AcceptError> {
+    for_pages(range, |gpa, size| {
+        // SAFETY: 1. and 2. mapped with the C-bit and without Rust objects, as the caller promises. An unchanged page is refused.
+        unsafe { pvalidate(window + gpa, size, Validation::Valid) }
+    })
+    .map_err(|(gpa, failure)| AcceptError { gpa, failure })
+}
+
+/// Lets the guest read and execute read-only memory.
+///
+/// # Safety
+/// 1. It was accepted by [`accept_rom`] with the same window.
+pub(crate) unsafe fn open_rom(range: Range<u64>, window: u64) -> Result<(), RmpFailure> {
+    let rights = RmpPermissions::READ_EXECUTE;
+    for_pages(range, |gpa, size| {
+        // SAFETY: 1. mapped and validated, as the caller promises. 2. The memory is never referred to; it becomes no VMSA.
+        unsafe { rmpadjust(window + gpa, size, GUEST_VMPL, rights, VmsaPage::No) }
+    })
+    .map_err(|(_, failure)| failure)
+}
+
+/// Does `work` with every page of a range, in large pages where the host backs it so. Returns where it failed.
+fn for_pages(
+    range: Range<u64>,
+    mut work: impl FnMut(u64, PageSize) -> Result<(), RmpFailure>,
+) -> Result<(), (u64, RmpFailure)> {
+    let mut gpa = range.start;
+    while gpa < range.end {
+        let is_large = gpa.is_multiple_of(LARGE_PAGE_SIZE) && range.end - gpa >= LARGE_PAGE_SIZE;
+        if is_large {
+            match work(gpa, PageSize::SIZE_2M) {
+                Err(RmpFailure::Error(RmpError::FAIL_SIZE_MISMATCH)) => {}
+                outcome => {
+                    outcome.map_err(|failure| (gpa, failure))?;
+                    gpa += LARGE_PAGE_SIZE;
+                    continue;
+                }
+            }
+        }
+        let end = if is_large {
+            gpa + LARGE_PAGE_SIZE
+        } else {
+            gpa + PAGE_SIZE
+        };
+        while gpa < end {
+            work(gpa, PageSize::SIZE_4K).map_err(|failure| (gpa, failure))?;
+            gpa += PAGE_SIZE;
+        }
+    }
+    Ok(())
+}
+
 /// Accepts one large page, in small pages if the host backs it so, or one small page.
 ///
 /// # Safety

@@ -5,8 +5,10 @@
 
 #[cfg(feature = "image")]
 pub(crate) mod accept;
+mod rom;
 mod states;
 
+use core::ops::Range;
 use core::ptr;
 
 use stockade_boot::layout::{STAGING_BASE, STAGING_SIZE};
@@ -23,6 +25,8 @@ pub struct GuestRam {
     states: PageStates,
     /// Everything below is accepted RAM: what most accesses need to know.
     low_end: u64,
+    /// Read-only memory of the guest.
+    rom: Range<u64>,
     /// Where guest-physical address 0 is mapped, with the C-bit.
     window: u64,
     /// Where the first byte of the staging range is mapped, without the C-bit.
@@ -44,6 +48,7 @@ impl GuestRam {
             map,
             states,
             low_end: if is_whole { low_end } else { 0 },
+            rom: 0..0,
             window,
             staging,
         }
@@ -101,6 +106,12 @@ impl GuestRam {
         Ok((pointer(self.window.wrapping_add(gpa.0))?, len))
     }
 
+    /// Returns where the RAM or read-only memory at `gpa` is mapped.
+    #[inline]
+    fn locate_readable(&self, gpa: Gpa, len: u64) -> Result<(*mut u8, usize), MemoryError> {
+        self.locate(gpa, len).or_else(|_| self.locate_rom(gpa, len))
+    }
+
     fn locate_staging(&self, source: u64, len: u64) -> Result<*const u8, MemoryError> {
         let refused = MemoryError::NotMemory(Gpa(source));
         let offset = source.checked_sub(STAGING_BASE).ok_or(refused)?;
@@ -118,16 +129,16 @@ fn pointer(address: u64) -> Result<*mut u8, MemoryError> {
 
 impl GuestMemory for GuestRam {
     fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<(), MemoryError> {
-        let (source, len) = self.locate(gpa, buffer.len() as u64)?;
-        // SAFETY: 1. `locate` checked that the range is accepted RAM, so it is mapped (`new`, 1.). 2. `buffer` is ours. 3. No
+        let (source, len) = self.locate_readable(gpa, buffer.len() as u64)?;
+        // SAFETY: 1. `locate_readable` checked that the range is accepted memory, so it is mapped (`new`, 1.; `with_rom`, 1.). 2. `buffer` is ours. 3. No
         // Rust object lies in guest RAM. The guest writes the bytes at will; any value is a byte.
         unsafe { copy::copy(buffer.as_mut_ptr(), source, len) }
             .map_err(|_| MemoryError::Withdrawn(gpa))
     }
 
     fn read_u64(&self, gpa: Gpa) -> Result<u64, MemoryError> {
-        let (source, _) = self.locate(gpa, size_of::<u64>() as u64)?;
-        // SAFETY: 1. `locate` checked that the range is accepted RAM, so it is mapped (`new`, 1.).
+        let (source, _) = self.locate_readable(gpa, size_of::<u64>() as u64)?;
+        // SAFETY: 1. `locate_readable` checked that the range is accepted memory, so it is mapped (`new`, 1.; `with_rom`, 1.).
         unsafe { copy::load(source) }.map_err(|_| MemoryError::Withdrawn(gpa))
     }
 
@@ -139,6 +150,10 @@ impl GuestMemory for GuestRam {
 
     fn is_ram(&self, gpa: Gpa) -> bool {
         self.locate(gpa, 1).is_ok()
+    }
+
+    fn is_rom(&self, gpa: Gpa) -> bool {
+        self.rom.contains(&gpa.0)
     }
 
     fn is_ram_range(&self, gpa: Gpa, len: u64) -> bool {
