@@ -33,10 +33,10 @@ pub const ECAM_LAST_BUS: u8 = 255;
 pub const PCI_WINDOW_BASE: u64 = 0xC000_0000;
 /// Bytes of the PCI window.
 pub const PCI_WINDOW_SIZE: u64 = 0x3EC0_0000;
-/// The window of PCI memory BARs above 4 GiB: the last eighth of what the guest's processors can address, where stock firmware has it.
-pub const PCI_WINDOW64_BASE: u64 = VTOM - PCI_WINDOW64_SIZE;
+/// The window of PCI memory BARs above 4 GiB: beyond the most guest RAM and beyond the paravisor.
+pub const PCI_WINDOW64_BASE: u64 = 0x100_0000_0000;
 /// Bytes of [`PCI_WINDOW64_BASE`].
-pub const PCI_WINDOW64_SIZE: u64 = VTOM / 8;
+pub const PCI_WINDOW64_SIZE: u64 = 0x100_0000_0000;
 /// The IOAPIC's registers.
 pub const IOAPIC_BASE: u64 = 0xFEC0_0000;
 /// The HPET's registers, on machines that have one.

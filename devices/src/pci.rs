@@ -31,7 +31,7 @@ pub use firmware::Windows;
 pub use function::{PciFunction, Slots};
 pub use msix::{MAX_VECTORS, MsiMessage, MsixState, Vector};
 pub use pirq::{Routed, wire};
-pub use q35::{ECAM_BASE, HOST_BRIDGE, LPC_BRIDGE, PM_BASE};
+pub use q35::{Condition, ECAM_BASE, HOST_BRIDGE, LPC_BRIDGE, PM_BASE};
 pub use virtio::{DeviceStatus, Dma, NO_VECTOR, QueueState, VirtioPci, VirtioPciState};
 
 /// Where the machine plugs the address register in (CF8h); the data window is the next four ports.
@@ -47,6 +47,7 @@ const FIRMWARE_LINES: [u8; 8] = [10, 10, 11, 11, 10, 10, 11, 11];
 #[derive(Debug)]
 pub struct PciRoot<S = ()> {
     slots: S,
+    condition: Condition,
 
     address: u32,
     host_bridge: ConfigSpace,
@@ -55,19 +56,20 @@ pub struct PciRoot<S = ()> {
 
 impl Default for PciRoot {
     fn default() -> Self {
-        Self::new(())
+        Self::new((), Condition::SetUp)
     }
 }
 
 impl<S: Slots> PciRoot<S> {
-    /// Returns a Q35 with these slots, its chipset registers as firmware would leave them.
+    /// Returns a Q35 with these slots, its chipset registers in this condition, now and after each reset.
     #[must_use]
-    pub fn new(slots: S) -> Self {
+    pub fn new(slots: S, condition: Condition) -> Self {
         Self {
             slots,
+            condition,
             address: 0,
-            host_bridge: q35::host_bridge(),
-            lpc_bridge: q35::lpc_bridge(),
+            host_bridge: q35::host_bridge(condition),
+            lpc_bridge: q35::lpc_bridge(condition),
         }
     }
 
@@ -75,13 +77,27 @@ impl<S: Slots> PciRoot<S> {
     pub fn reset(&mut self) {
         let Self {
             slots: _,
+            condition,
             address,
             host_bridge,
             lpc_bridge,
         } = self;
         *address = 0;
-        *host_bridge = q35::host_bridge();
-        *lpc_bridge = q35::lpc_bridge();
+        *host_bridge = q35::host_bridge(*condition);
+        *lpc_bridge = q35::lpc_bridge(*condition);
+    }
+
+    /// Returns how far into memory-mapped configuration space an address is, if it is there.
+    #[must_use]
+    pub fn ecam_offset(&self, address: u64) -> Option<u64> {
+        let window = q35::ecam(&self.host_bridge)?;
+        window.contains(&address).then(|| address - window.start)
+    }
+
+    /// Returns how far beyond the first power-management port another is. How many there are is not this bridge's to say.
+    #[must_use]
+    pub fn pm_offset(&self, port: u16) -> Option<u16> {
+        port.checked_sub(q35::pm_base(&self.lpc_bridge)?)
     }
 
     /// Does for the function at `at` what firmware would: gives it addresses out of `windows` and an interrupt.
@@ -223,6 +239,7 @@ impl<S: Slots> PciRoot<S> {
     pub fn save(&self) -> PciState {
         let Self {
             slots: _,
+            condition: _,
             address,
             host_bridge,
             lpc_bridge,

@@ -174,7 +174,9 @@ fn nested_page_fault<C: Timekeeper + Clone>(
         write.complete(vmsa);
         return Next::Resume;
     }
-    if memory.is_ram(gpa) {
+    // Of read-only memory a write is the guest's fault, and lost; all else is served without an exit.
+    let is_write = info.contains(NpfInfo::WRITE) && !info.contains(NpfInfo::PAGE_TABLE_WALK);
+    if memory.is_ram(gpa) || memory.is_rom(gpa) && !is_write {
         return not_ours(vcpu, memory, gpa);
     }
     // The processor was delivering an event, not executing: its tables lie where no memory is, as in a shutdown.
@@ -192,7 +194,8 @@ fn nested_page_fault<C: Timekeeper + Clone>(
 fn not_ours(vcpu: &mut Vcpu, memory: &dyn GuestMemory, gpa: Gpa) -> Next {
     vcpu.stats.spurious_faults += 1;
     vcpu.faults_in_a_row += 1;
-    if !memory.is_ram(gpa) || vcpu.faults_in_a_row >= WITHDRAWN_AFTER {
+    let is_memory = memory.is_ram(gpa) || memory.is_rom(gpa);
+    if !is_memory || vcpu.faults_in_a_row >= WITHDRAWN_AFTER {
         return Next::Stop(StopReason::HOST_WITHDREW_MEMORY);
     }
     Next::Resume

@@ -7,12 +7,13 @@ use alloc::vec;
 use stockade_abi::terminate::StopReason;
 use stockade_abi::vmsa::{Segment, SegmentAttributes, Vmsa};
 use stockade_boot::acpi::{self, Devices};
+use stockade_boot::firmware::{LEGACY_BASE, LEGACY_BYTES};
 use stockade_boot::launch::{LaunchState, SegmentState, TableState};
 use stockade_boot::layout;
 use stockade_boot::load::{LoadError, load_guest};
-use stockade_boot::manifest::{Manifest, PayloadKind};
+use stockade_boot::manifest::{GuestFlags, Manifest, PayloadKind};
 use stockade_boot::measured;
-use stockade_boot::payload::{PayloadError, PayloadSource};
+use stockade_boot::payload::{self, PayloadError, PayloadSource};
 use stockade_boot::ram::RamMap;
 use stockade_bus::{Gpa, GuestMemory, MemoryError};
 
@@ -56,6 +57,9 @@ impl StartError {
             Self::Load(LoadError::Payload(PayloadError::Digest(kind))) => match *kind {
                 PayloadKind::INITRD => StopReason::INITRD_DIGEST_MISMATCH,
                 PayloadKind::COMMAND_LINE => StopReason::COMMAND_LINE_DIGEST_MISMATCH,
+                PayloadKind::FIRMWARE | PayloadKind::VARIABLES => {
+                    StopReason::FIRMWARE_DIGEST_MISMATCH
+                }
                 _ => StopReason::KERNEL_DIGEST_MISMATCH,
             },
             Self::Load(LoadError::Payload(_)) => StopReason::PAYLOAD_MISSING,
@@ -66,12 +70,19 @@ impl StartError {
     }
 }
 
-/// Writes everything the guest starts with to its memory; returns its first vCPU's registers.
+/// Writes everything the guest starts with to its memory; returns its first vCPU's registers, if they are others than after RESET.
 pub fn prepare<S: PayloadSource + ?Sized, M: GuestMemory + ?Sized>(
     plan: &Plan,
     source: &mut S,
     memory: &M,
-) -> Result<LaunchState, StartError> {
+) -> Result<Option<LaunchState>, StartError> {
+    if let Some(rom) = plan.manifest.firmware_range() {
+        if plan.manifest.flags().contains(GuestFlags::TPM) {
+            honour_clear_request(&plan.ram, memory)?;
+        }
+        show_firmware_below_1_mib(rom.end, memory)?;
+        return Ok(None);
+    }
     let mut machine = acpi::Machine::new(plan.vcpus, plan.manifest.flags());
     // Nothing is plugged into the keyboard controller: a guest that is not told of it does not wait for it.
     machine.devices.remove(Devices::I8042);
@@ -83,14 +94,44 @@ pub fn prepare<S: PayloadSource + ?Sized, M: GuestMemory + ?Sized>(
     for (gpa, bytes) in acpi::build(&machine, &plan.ram)? {
         memory.write(Gpa(gpa), &bytes)?;
     }
-    Ok(load_guest(
+    let state = load_guest(
         &plan.manifest,
         &plan.ram,
         layout::guest::RSDP,
         appended(plan.tsc_khz).as_bytes(),
         source,
         memory,
-    )?)
+    )?;
+    Ok(Some(state))
+}
+
+/// Copies the end of the firmware, at `end`, to where a PC shows it below 1 MiB. It is RAM there, as after firmware has shadowed its ROM.
+fn show_firmware_below_1_mib<M: GuestMemory + ?Sized>(
+    end: u64,
+    memory: &M,
+) -> Result<(), MemoryError> {
+    let mut page = vec![0; CLEARED_AT_A_TIME];
+    for offset in (0..LEGACY_BYTES).step_by(CLEARED_AT_A_TIME) {
+        memory.read(Gpa(end - LEGACY_BYTES + offset), &mut page)?;
+        memory.write(Gpa(LEGACY_BASE + offset), &page)?;
+    }
+    Ok(())
+}
+
+/// Copies the firmware from staging to the guest's read-only memory by `program`, and checks it there. The guest must not be run before.
+pub fn load_firmware<S: PayloadSource + ?Sized>(
+    manifest: &Manifest,
+    source: &mut S,
+    mut program: impl FnMut(Gpa, &[u8]) -> Result<(), MemoryError>,
+) -> Result<(), StartError> {
+    let file = manifest.payload(PayloadKind::FIRMWARE);
+    let (Some(file), Some(rom)) = (file, manifest.firmware_range()) else {
+        return Ok(());
+    };
+    payload::copy(file, source, |offset, chunk| {
+        program(Gpa(rom.start.saturating_add(offset)), chunk).map_err(LoadError::from)
+    })?;
+    Ok(())
 }
 
 /// Clears all memory if the system before this one asked for it (TCG PRAM 1.10, 4): its secrets are for nobody who comes after.

@@ -4,6 +4,7 @@
 
 use stockade_abi::terminate::StopReason;
 use stockade_abi::vmsa::Vmsa;
+use stockade_boot::manifest::Start;
 use stockade_bus::GuestMemory;
 
 use crate::crew::End;
@@ -15,8 +16,9 @@ use crate::vcpu::Vcpu;
 
 /// How many resets in a row, each soon after the one before, are a loop.
 const RESET_LOOP_LIMIT: u32 = 4;
-/// What soon is.
+/// What soon is for a kernel, and for firmware, which is sooner where a guest can ask for the next reset.
 const RESET_LOOP_NS: u64 = 10_000_000_000;
+const FIRMWARE_RESET_LOOP_NS: u64 = 1_000_000_000;
 /// How long the first vCPU waits for the others' last figures.
 const PATIENCE_NS: u64 = 500_000_000;
 
@@ -38,6 +40,8 @@ impl<P: Processor, H: Host, C: Timekeeper + Clone> Post<'_, P, H, C> {
     fn power_on(&mut self) {
         self.processor.reset();
         self.vcpu.power_on(self.machine);
+        let signature = self.vcpu.signature(self.processor.vmsa());
+        self.processor.vmsa_mut().rdx = u64::from(signature);
     }
 
     fn run(&mut self) -> End {
@@ -112,7 +116,7 @@ fn lives<P: Processor, H: Host, C: Timekeeper + Clone>(
     post: &mut Post<'_, P, H, C>,
     start: &mut dyn FnMut(&mut Vmsa) -> Result<(), StopReason>,
 ) -> Result<End, StopReason> {
-    let mut watch = ResetWatch::default();
+    let mut watch = ResetWatch::new(post.machine.start());
     loop {
         post.muster()?;
         post.power_on();
@@ -122,7 +126,7 @@ fn lives<P: Processor, H: Host, C: Timekeeper + Clone>(
         log::info!("entering the guest");
         post.order()?;
         let end = post.run();
-        if end != End::Reset {
+        if end != End::Reset && !resets_by_shutdown(post.machine, end) {
             share::keep_variables(post.vcpu, post.machine, post.host)?;
             return Ok(end);
         }
@@ -131,11 +135,23 @@ fn lives<P: Processor, H: Host, C: Timekeeper + Clone>(
         if watch.is_loop_after(post.machine.clock().now_ns()) {
             return Err(StopReason::GUEST_RESET_LOOP);
         }
-        log::info!("the guest resets");
+        match end {
+            End::Reset => log::info!("the guest resets"),
+            _ => log::info!("the guest resets by a triple fault"),
+        }
         post.machine.reset();
         post.machine.crew().begin();
         post.order()?;
     }
+}
+
+/// Returns whether the processor has shut down and the machine resets for it, as a PC does. Without firmware to start over from the end is
+/// worth more: it says what went wrong.
+fn resets_by_shutdown<C>(machine: &Machine<C>, end: End) -> bool
+where
+    C: Timekeeper + Clone,
+{
+    machine.start() == Start::Firmware && end == End::Stop(StopReason::GUEST_TRIPLE_FAULT)
 }
 
 /// Runs a further vCPU through all lives of the guest. Returns only when its host fails it.
@@ -161,15 +177,27 @@ fn one_life<P: Processor, H: Host, C: Timekeeper + Clone>(
 }
 
 /// Tells a guest that resets now and then from one that does nothing else.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct ResetWatch {
+    soon_ns: u64,
     in_a_row: u32,
     last_ns: u64,
 }
 
 impl ResetWatch {
+    fn new(start: Start) -> Self {
+        Self {
+            soon_ns: match start {
+                Start::Kernel => RESET_LOOP_NS,
+                Start::Firmware => FIRMWARE_RESET_LOOP_NS,
+            },
+            in_a_row: 0,
+            last_ns: 0,
+        }
+    }
+
     fn is_loop_after(&mut self, now_ns: u64) -> bool {
-        let is_soon = now_ns - self.last_ns < RESET_LOOP_NS;
+        let is_soon = now_ns - self.last_ns < self.soon_ns;
         self.in_a_row = if is_soon { self.in_a_row + 1 } else { 1 };
         self.last_ns = now_ns;
         self.in_a_row > RESET_LOOP_LIMIT

@@ -21,6 +21,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use spin::{Mutex, MutexGuard};
 use stockade_apic::{Ending, Endings, Mailbox};
 use stockade_backend::HostBus;
+use stockade_boot::manifest::Start;
 use stockade_bus::{AccessError, Clock, Deadline, Gpa, Mmio};
 use stockade_devices::pci::PciFunction;
 
@@ -61,6 +62,7 @@ pub struct Machine<C> {
     mailboxes: Arc<[Mailbox]>,
     wake: Arc<AtomicU64>,
     crew: Crew,
+    start: Start,
     clock: C,
     /// Keeps the order of what goes to and comes from the host's console.
     console: Shared<()>,
@@ -100,6 +102,7 @@ impl<C: Clock + Clone> Machine<C> {
             wake: router.wake,
             mailboxes,
             crew: Crew::new(vcpus),
+            start: fittings.start,
             clock,
             console: Shared::new(()),
             // Somebody may have typed before there was a guest to see it.
@@ -112,6 +115,12 @@ impl<C: Clock + Clone> Machine<C> {
     #[must_use]
     pub fn clock(&self) -> &C {
         &self.clock
+    }
+
+    /// Returns what starts the guest.
+    #[must_use]
+    pub fn start(&self) -> Start {
+        self.start
     }
 
     /// Returns the mailboxes, one a vCPU.

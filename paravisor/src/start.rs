@@ -8,7 +8,7 @@ use stockade_abi::cpuid_page::CpuidPage;
 use stockade_abi::terminate::StopReason;
 use stockade_apic::{Features, local::BUS_CLOCK_HZ};
 use stockade_boot::layout::paravisor;
-use stockade_boot::manifest::{GuestFlags, Manifest};
+use stockade_boot::manifest::{GuestFlags, Manifest, Start};
 use stockade_boot::measured;
 use stockade_devices::rtc;
 use stockade_intercept::cpuid::{CpuidInputs, CpuidPolicy, HypervisorIdentity, TscAdjust, X2Apic};
@@ -33,6 +33,7 @@ use crate::modules;
 
 /// What every processor finds when it starts.
 struct Shared {
+    start: Start,
     policy: CpuidPolicy,
     features: Features,
     cpuid: &'static CpuidTable,
@@ -67,6 +68,7 @@ pub(crate) fn run(platform: Platform) -> ! {
         vcpus,
         tsc_khz: clock.0.frequency_hz() / 1000,
     };
+    load_firmware(&launch.manifest, ram).unwrap_or_else(|reason| stop(reason));
     let mut fitter = Fitter {
         host: &mut PlatformHost::new(&cpu),
         ram,
@@ -86,6 +88,7 @@ pub(crate) fn run(platform: Platform) -> ! {
     };
     let modules = Arc::new(modules::modules(&launch.manifest, &means));
     let shared = SHARED.call_once(|| Shared {
+        start: launch.manifest.start(),
         policy: cpuid_policy(&launch, &clock),
         features: features(launch.manifest.flags()),
         cpuid: launch.cpuid,
@@ -109,6 +112,22 @@ pub(crate) fn run(platform: Platform) -> ! {
     lead(shared, &plan, cpu)
 }
 
+/// Programs the guest's read-only memory, checks it and lets the guest have it.
+fn load_firmware(manifest: &Manifest, ram: &GuestRam) -> Result<(), StopReason> {
+    if manifest.start() == Start::Kernel {
+        return Ok(());
+    }
+    let program = |gpa, bytes: &[u8]| ram.write_rom(gpa, bytes);
+    guest::load_firmware(manifest, &mut Staging(ram), program).map_err(|error| {
+        log::error!("{error}");
+        error.reason()
+    })?;
+    ram.open_rom().map_err(|error| {
+        log::error!("the firmware's pages: {error}");
+        StopReason::ACCEPT_FAILED
+    })
+}
+
 /// The first processor: starts the guest, and ends the machine when the guest has ended.
 fn lead(shared: &'static Shared, plan: &Plan, cpu: Cpu) -> ! {
     let ghcb = cpu.ghcb;
@@ -122,7 +141,9 @@ fn lead(shared: &'static Shared, plan: &Plan, cpu: Cpu) -> ! {
             log::error!("{error}");
             error.reason()
         })?;
-        guest::set_registers(vmsa, &state);
+        if let Some(state) = state {
+            guest::set_registers(vmsa, &state);
+        }
         Ok(())
     });
     console::print_line(format_args!("stockade-stats: {}", vcpu.stats.to_json()));
@@ -147,12 +168,8 @@ fn follow(cpu: Cpu) -> ! {
 impl Shared {
     fn vcpu(&self, cpu: &Cpu) -> Box<Vcpu> {
         let (policy, features) = (self.policy.clone(), self.features);
-        Box::new(Vcpu::new(
-            count(cpu.apic_id),
-            policy,
-            features,
-            self.ram.map(),
-        ))
+        let vcpu = Vcpu::new(count(cpu.apic_id), policy, features, self.ram.map());
+        Box::new(vcpu.started_by(self.start))
     }
 
     fn sides(&self, cpu: Cpu) -> (PlatformHost, GuestProcessor) {
@@ -195,6 +212,7 @@ fn fittings(
     };
     let flags = manifest.flags();
     Fittings {
+        start: manifest.start(),
         hpet: flags.contains(GuestFlags::HPET),
         firmware: None,
         functions: Functions::default(),

@@ -6,6 +6,7 @@ use stockade_apic::{
     VirtualInterrupt, route,
 };
 use stockade_boot::layout::{LOW_RAM_END, PCI_WINDOW64_BASE, PCI_WINDOW64_SIZE};
+use stockade_boot::manifest::Start;
 use stockade_boot::ram::RamMap;
 use stockade_bus::Gpa;
 use stockade_intercept::cpuid::{CpuidPolicy, CpuidState, PHYSICAL_ADDRESS_BITS};
@@ -47,6 +48,8 @@ pub struct Vcpu {
     pub cpuid: CpuidPolicy,
     /// Where RAM ends above 4 GiB: what firmware would have put into TOP_MEM2.
     ram_end: Gpa,
+    /// What the guest's first vCPU starts with.
+    start: Start,
     /// Executes what touches a device.
     pub emulator: Emulator,
     /// Executing or halted.
@@ -100,6 +103,7 @@ impl Vcpu {
             has_virtual_nmi: cpuid.has_virtual_nmi(),
             cpuid,
             ram_end: Gpa(ram.high_end()),
+            start: Start::default(),
             emulator: Emulator::new(TRANSLATED_BITS),
             activity: Activity::Running,
             nmi: NmiLatch::default(),
@@ -119,6 +123,21 @@ impl Vcpu {
         vcpu
     }
 
+    /// Returns the vCPU of a guest that is started so.
+    #[must_use]
+    pub fn started_by(mut self, start: Start) -> Self {
+        self.start = start;
+        self.reset();
+        self
+    }
+
+    /// Returns what CPUID says the processor is: the value of EDX after RESET (APM volume 2, 14.1.3).
+    #[must_use]
+    pub fn signature(&self, vmsa: &Vmsa) -> u32 {
+        let state = CpuidState::new(vmsa, self.apic.config().id, true);
+        self.cpuid.query(1, 0, &state).eax
+    }
+
     /// Puts the vCPU back to power-on. The host's timer stays set, and counting goes on.
     pub fn reset(&mut self) {
         let Self {
@@ -127,6 +146,7 @@ impl Vcpu {
             msrs,
             cpuid,
             ram_end,
+            start,
             emulator: _,
             activity,
             has_virtual_nmi: _,
@@ -144,15 +164,20 @@ impl Vcpu {
             stats: _,
         } = self;
         apic.reset();
-        // There is no firmware: vCPU, APIC and memory types are handed over as it would.
-        *activity = if apic.config().role == Role::Bootstrap {
-            apic.set_virtual_wire();
+        let is_first = apic.config().role == Role::Bootstrap;
+        *activity = if is_first {
             Activity::Running
         } else {
             Activity::WaitingForStartUp
         };
         *msrs = MsrFile::new(cpuid.msr_features());
-        msrs.set_as_firmware_would(Gpa(LOW_RAM_END), *ram_end);
+        // Without firmware vCPU, APIC and memory types are handed over as it would.
+        if *start == Start::Kernel {
+            msrs.set_as_firmware_would(Gpa(LOW_RAM_END), *ram_end);
+            if is_first {
+                apic.set_virtual_wire();
+            }
+        }
         nmi.reset();
         *exception = None;
         *prediction_barrier = 0;
@@ -206,9 +231,7 @@ impl Vcpu {
 
     /// Does what INIT does beyond the local APIC, which has seen to itself.
     fn init(&mut self, vmsa: &mut Vmsa) {
-        let state = CpuidState::new(vmsa, self.apic.config().id, true);
-        let signature = self.cpuid.query(1, 0, &state).eax;
-        startup::init(vmsa, signature);
+        startup::init(vmsa, self.signature(vmsa));
         self.nmi.reset();
         self.exception = None;
         self.queued = None;

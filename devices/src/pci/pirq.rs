@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn wires_end_at_pins_16_to_23() {
-        let bridge = q35::lpc_bridge();
+        let bridge = q35::lpc_bridge(q35::Condition::SetUp);
         for device in 0..32 {
             let routed = route(&bridge, 1 << device);
             assert_eq!(routed.pins, 1 << (16 + device % 8));
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn connected_wire_reaches_its_isa_interrupt_and_reserved_ones_reach_none() {
-        let mut bridge = q35::lpc_bridge();
+        let mut bridge = q35::lpc_bridge(q35::Condition::SetUp);
         for connection in 0..16_u32 {
             bridge.config_write(0x68, connection << 8, 0xFF00);
             let reserved = [0, 1, 2, 8, 13].contains(&connection);
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn devices_on_one_wire_are_ored() {
-        let bridge = q35::lpc_bridge();
+        let bridge = q35::lpc_bridge(q35::Condition::SetUp);
         let routed = Routed {
             pins: 0b1_0010 << 16,
             isa: 0,

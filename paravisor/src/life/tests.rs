@@ -10,6 +10,7 @@ use stockade_abi::exit::ExitCode;
 use stockade_abi::terminate::StopReason;
 use stockade_abi::vmsa::Vmsa;
 use stockade_apic::{Features, Time};
+use stockade_boot::manifest::Start;
 use stockade_boot::ram::RamMap;
 use stockade_bus::Clock;
 use stockade_bus::fake::FakeMemory;
@@ -274,10 +275,10 @@ fn reset_by_one_brings_all_back_to_their_start() {
 
 #[test]
 fn quick_resets_are_a_loop_and_slow_ones_are_none() {
-    let mut watch = ResetWatch::default();
+    let mut watch = ResetWatch::new(Start::Kernel);
     let quick = u64::from(RESET_LOOP_LIMIT);
     assert!((1..=quick).all(|second| !watch.is_loop_after(second * 1_000_000_000)));
     assert!(watch.is_loop_after(quick * 1_000_000_000 + 1));
-    let mut watch = ResetWatch::default();
+    let mut watch = ResetWatch::new(Start::Kernel);
     assert!((1..=50).all(|turn| !watch.is_loop_after(turn * 10_000_000_000)));
 }

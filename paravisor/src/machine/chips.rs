@@ -5,13 +5,14 @@ use alloc::sync::Arc;
 
 use stockade_apic::pic::Ports;
 use stockade_apic::{IoApic, Pic};
-use stockade_boot::layout::{ECAM_BASE, ECAM_SIZE, HPET_BASE, IOAPIC_BASE};
+use stockade_boot::layout::{HPET_BASE, IOAPIC_BASE};
+use stockade_boot::manifest::Start;
 use stockade_bus::{AccessError, Clock, Deadline, Gpa, Level, Mmio, PortIo};
 use stockade_devices::hpet::{self, Hpet};
 use stockade_devices::i8042::Keyboard8042;
-use stockade_devices::pci::PciRoot;
+use stockade_devices::pci::{Condition, PciRoot};
 use stockade_devices::pit::Pit;
-use stockade_devices::power::Power;
+use stockade_devices::power::{self, Power};
 use stockade_devices::reset::ResetControl;
 use stockade_devices::rtc::Rtc;
 use stockade_devices::serial::Serial;
@@ -48,6 +49,7 @@ const IOAPIC_SIZE: u64 = 0x1000;
 pub(crate) struct Chips<C> {
     wires: Arc<Wires>,
     slots: Arc<PciSlots>,
+    start: Start,
     /// The levels the controllers were last given; on the 8259s besides those by number, those of connected PCI wires.
     shown: u32,
     shown_isa: u16,
@@ -97,11 +99,12 @@ impl<C: Clock + Clone> Chips<C> {
             rtc: Rtc::new(wire(IRQ_RTC), clock.clone(), unix_seconds),
             power: Power::new(wire(IRQ_SCI), clock.clone()),
             com1: Serial::new(wire(IRQ_COM1)),
-            pci: PciRoot::new(Arc::clone(&slots)),
+            pci: PciRoot::new(Arc::clone(&slots), condition(fittings.start)),
             keyboard: Keyboard8042::new(),
             reset: ResetControl::new(),
             wires,
             slots,
+            start: fittings.start,
             shown: 0,
             shown_isa: 0,
         };
@@ -114,8 +117,11 @@ impl<C: Clock + Clone> Chips<C> {
         chips
     }
 
-    /// Does for the functions in the slots what firmware would.
+    /// Does for the functions in the slots what firmware would, if there is none.
     fn set_up_slots(&mut self) {
+        if self.start == Start::Firmware {
+            return;
+        }
         let mut windows = PciSlots::windows();
         for slot in self.slots.taken() {
             self.pci.configure(slot.address(), &mut windows);
@@ -155,8 +161,14 @@ impl<C: Clock + Clone> Chips<C> {
         port: u16,
         access: impl FnOnce(&mut dyn PortIo, u16) -> Result<(), AccessError>,
     ) -> Result<(), AccessError> {
+        if let Some(offset) = self
+            .pci
+            .pm_offset(port)
+            .filter(|offset| *offset < power::PORTS)
+        {
+            return access(&mut self.power, offset);
+        }
         match port {
-            0x600..=0x67F => access(&mut self.power, port - 0x600),
             0x3F8..=0x3FF => access(&mut self.com1, port - 0x3F8),
             0x20..=0x21 => access(&mut self.pic.ports(Ports::Primary), port - 0x20),
             0xA0..=0xA1 => access(&mut self.pic.ports(Ports::Secondary), port - 0xA0),
@@ -181,13 +193,11 @@ impl<C: Clock + Clone> Chips<C> {
         access: impl FnOnce(&mut dyn Mmio, u64) -> Result<(), AccessError>,
     ) -> Result<(), AccessError> {
         const IOAPIC_END: u64 = IOAPIC_BASE + IOAPIC_SIZE;
-        const ECAM_END: u64 = ECAM_BASE + ECAM_SIZE;
         const HPET_END: u64 = HPET_BASE + hpet::BLOCK_SIZE;
         const TEST_MEMORY: u64 = test_devices::MEMORY_BASE;
         const TEST_MEMORY_END: u64 = TEST_MEMORY + test_devices::MEMORY_SIZE;
         match gpa.0 {
             IOAPIC_BASE..IOAPIC_END => access(&mut self.ioapic, gpa.0 - IOAPIC_BASE),
-            ECAM_BASE..ECAM_END => access(&mut self.pci, gpa.0 - ECAM_BASE),
             HPET_BASE..HPET_END => match &mut self.hpet {
                 Some(hpet) => access(hpet, gpa.0 - HPET_BASE),
                 None => Err(AccessError::NoRegister),
@@ -196,7 +206,10 @@ impl<C: Clock + Clone> Chips<C> {
                 Some(devices) => access(&mut devices.testdev, gpa.0 - TEST_MEMORY),
                 None => Err(AccessError::NoRegister),
             },
-            _ => Err(AccessError::NoRegister),
+            _ => match self.pci.ecam_offset(gpa.0) {
+                Some(offset) => access(&mut self.pci, offset),
+                None => Err(AccessError::NoRegister),
+            },
         }
     }
 
@@ -291,5 +304,13 @@ impl<C: Clock + Clone> Chips<C> {
         if let Some(hpet) = &mut self.hpet {
             hpet.advance();
         }
+    }
+}
+
+/// How what starts the guest expects the chipset.
+fn condition(start: Start) -> Condition {
+    match start {
+        Start::Kernel => Condition::SetUp,
+        Start::Firmware => Condition::PowerOn,
     }
 }

@@ -4,6 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
+use stockade_boot::manifest::Start;
 use stockade_boot::ram::RamMap;
 use stockade_bus::{AccessError, GuestMemory, PortIo};
 use stockade_devices::fw_cfg::{Facts, File, FwCfg};
@@ -22,6 +23,8 @@ pub type Memory = &'static (dyn GuestMemory + Sync);
 /// What is fitted.
 #[derive(Clone, Debug, Default)]
 pub struct Fittings {
+    /// What starts the guest.
+    pub start: Start,
     /// An HPET.
     pub hpet: bool,
     /// What firmware of the guest's is told.
