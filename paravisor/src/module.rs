@@ -27,5 +27,5 @@ pub(crate) mod fake;
 
 pub use channel::{Channel, ChannelError, ChannelState};
 pub use outside::Outside;
-pub use records::{RecordStore, VolatileRecords};
+pub use records::{NoRecords, RecordStore, SealedRecords, VolatileRecords};
 pub use set::Modules;

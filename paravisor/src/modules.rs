@@ -9,12 +9,16 @@ use core::ops::Range;
 use stockade_boot::manifest::{Manifest, Payload};
 use stockade_boot::payload::{self, PayloadSource, Unreadable};
 use stockade_bus::Clock;
+use stockade_paravisor::module::channel::Bell;
 use stockade_paravisor::module::outside::NoEntropy;
 use stockade_paravisor::module::runtime::{Limits, Plan, Runtime};
 use stockade_paravisor::module::space::{
     Access, BadAddress, Exception, Exit, OutOfMemory, Registers, Space,
 };
-use stockade_paravisor::module::{Modules, Outside, VolatileRecords};
+use stockade_paravisor::module::{
+    Modules, NoRecords, Outside, RecordStore, SealedRecords, VolatileRecords,
+};
+use stockade_paravisor::records::Records;
 use stockade_platform::cpuid::CpuidTable;
 use stockade_platform::memory::GuestRam;
 use stockade_platform::module::{
@@ -34,6 +38,50 @@ pub(crate) struct Means {
     pub(crate) clock: Time,
     pub(crate) unix_seconds: u64,
     pub(crate) cpuid: &'static CpuidTable,
+    pub(crate) records: Kept,
+}
+
+/// Where modules' records are kept.
+pub(crate) enum Kept {
+    /// In the sealed store.
+    In(Records),
+    /// In memory: the image has no store.
+    InMemory,
+    /// Nowhere: the image has a store, and it cannot be opened.
+    Nowhere,
+}
+
+impl Kept {
+    /// Returns where, from the store the image has and the one that could be opened.
+    pub(crate) fn new(manifest: &Manifest, records: Option<&Records>) -> Self {
+        match (records, manifest.devices().store()) {
+            (Some(records), _) => Self::In(records.clone()),
+            (None, Some(_)) => Self::Nowhere,
+            (None, None) => Self::InMemory,
+        }
+    }
+
+    fn store(&self, module: &str, bell: &Bell) -> Box<dyn RecordStore> {
+        match self {
+            Self::In(records) => Box::new(SealedRecords::new(
+                records.clone(),
+                module.as_bytes(),
+                bell.clone(),
+            )),
+            Self::InMemory => Box::new(VolatileRecords::default()),
+            Self::Nowhere => Box::new(NoRecords),
+        }
+    }
+
+    fn report(&self) {
+        match self {
+            Self::In(_) => log::info!("modules' records are in the sealed store"),
+            Self::InMemory => {
+                log::warn!("modules' records are kept in memory alone: they end with the machine");
+            }
+            Self::Nowhere => log::error!("modules' records are missing: they are refused"),
+        }
+    }
 }
 
 /// Returns the modules of the manifest; their programs are loaded when they have their first turns.
@@ -55,12 +103,17 @@ pub(crate) fn modules(manifest: &Manifest, means: &Means) -> Modules {
         };
         add(&mut modules, plan, memory, means);
     }
-    log::warn!("modules' records are kept in memory alone: they end with the machine");
+    means.records.report();
     modules
 }
 
 fn add(modules: &mut Modules, plan: Plan, memory: &ModuleMemory, means: &Means) {
     let name = String::from(plan.name());
+    // A second one of a name would find the first one's.
+    let records = match modules.channel(&name) {
+        Some(_) => Box::new(NoRecords),
+        None => means.records.store(&name, modules.bell()),
+    };
     let space = match memory.space() {
         Ok(space) => OwnSpace(space),
         Err(error) => {
@@ -78,7 +131,7 @@ fn add(modules: &mut Modules, plan: Plan, memory: &ModuleMemory, means: &Means) 
         ModuleFile(means.ram),
         space,
         modules.bell().clone(),
-        Box::new(VolatileRecords::default()),
+        records,
         Box::new(outside),
     );
     let channel = Arc::clone(runtime.channel());

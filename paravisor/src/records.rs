@@ -124,6 +124,30 @@ impl Records {
         self.change(|store| store.change_all(changes))
     }
 
+    /// Queues a change like [`write`](Self::write), unless all records whose names begin with `prefix` would then have more than
+    /// `most_bytes`, names and values together.
+    ///
+    /// # Errors
+    /// `Busy`, or the store is not open, or full, that share of it too, or the name is none.
+    pub fn write_within(
+        &self,
+        (prefix, most_bytes): (&[u8], usize),
+        name: &[u8],
+        value: &[u8],
+    ) -> Result<Ticket, RecordError> {
+        self.change(|store| {
+            let others = store
+                .iter()
+                .filter(|(other, _)| other.starts_with(prefix) && *other != name)
+                .map(|(other, value)| other.len() + value.len());
+            let all = others.sum::<usize>() + name.len() + value.len();
+            if all > most_bytes {
+                return Err(StoreError::Full);
+            }
+            store.put(name, value)
+        })
+    }
+
     /// Queues the removal of a record.
     ///
     /// # Errors

@@ -15,6 +15,8 @@ use crate::vcpu::Vcpu;
 
 /// How long the guest waits for modules to get ready before it starts.
 const START_NS: u64 = 20_000_000_000;
+/// How long for its TPM: a new one makes keys, an emulated processor takes its time, and without one the guest has failed already.
+const TPM_START_NS: u64 = 120_000_000_000;
 
 /// How long the machine's end waits for its host to write what is kept.
 const KEEP_NS: u64 = 5_000_000_000;
@@ -87,13 +89,11 @@ pub(crate) fn start_modules<H: Host, C: Timekeeper + Clone>(
     let clock = machine.clock();
     let end = clock.now_ns() + START_NS;
     loop {
-        listen(vcpu, machine, host)?;
         let now = clock.now_ns();
+        serve_before_guest(vcpu, machine, host, now)?;
         if machine.modules().due_ns() > now || now >= end {
             return Ok(());
         }
-        arm_for(clock.tsc_at(now + IDLE_SLICE_NS), vcpu, host)?;
-        machine.modules().serve(now + IDLE_SLICE_NS);
     }
 }
 
@@ -104,7 +104,7 @@ pub(crate) fn start_tpm<H: Host, C: Timekeeper + Clone>(
     host: &mut H,
 ) -> Result<(), StopReason> {
     let clock = machine.clock();
-    let end = clock.now_ns() + START_NS;
+    let end = clock.now_ns() + TPM_START_NS;
     let mut stopped = Ok(());
     let outcome = machine.start_tpm(&mut || {
         let now = clock.now_ns();
@@ -149,6 +149,11 @@ fn serve_before_guest<H: Host, C: Timekeeper + Clone>(
     now: u64,
 ) -> Result<(), StopReason> {
     listen(vcpu, machine, host)?;
+    // What modules keep goes to the host, too.
+    machine.watch_bays();
+    if machine.bays().want_attention() {
+        machine.serve_bays(host);
+    }
     let until = now + IDLE_SLICE_NS;
     arm_for(machine.clock().tsc_at(until), vcpu, host)?;
     machine.modules().serve(until);

@@ -18,7 +18,7 @@ use stockade_paravisor::guest::{self, Plan};
 use stockade_paravisor::life::{self, Post};
 use stockade_paravisor::machine::{Fittings, Functions, Machine, TestFittings};
 use stockade_paravisor::module::Modules;
-use stockade_paravisor::tpm::{self, TpmFitting};
+use stockade_paravisor::tpm::{self, Lasting, TpmFitting};
 use stockade_paravisor::vcpu::Vcpu;
 use stockade_paravisor::virtio::Bays;
 use stockade_platform::cpuid::CpuidTable;
@@ -29,7 +29,7 @@ use zerocopy::FromZeros;
 
 use crate::adapters::{GuestProcessor, PlatformHost, Staging, Time, open_console};
 use crate::fit::{self, Fitter};
-use crate::modules;
+use crate::modules::{self, Kept};
 
 /// What every processor finds when it starts.
 struct Shared {
@@ -77,7 +77,7 @@ pub(crate) fn run(platform: Platform) -> ! {
         ghcb: cpu.ghcb,
         vcpus,
     };
-    let devices = fit::devices(&launch.manifest, bounce, &mut fitter);
+    let (functions, mut bays) = fit::devices(&launch.manifest, bounce, &mut fitter);
     let unix_seconds = wall_clock(&cpu.ghcb);
     let means = modules::Means {
         memory: modules,
@@ -85,8 +85,10 @@ pub(crate) fn run(platform: Platform) -> ! {
         clock,
         unix_seconds,
         cpuid: launch.cpuid,
+        records: Kept::new(&launch.manifest, bays.records()),
     };
     let modules = Arc::new(modules::modules(&launch.manifest, &means));
+    bays.ring_for_records(modules.bell());
     let shared = SHARED.call_once(|| Shared {
         start: launch.manifest.start(),
         policy: cpuid_policy(&launch, &clock),
@@ -96,7 +98,10 @@ pub(crate) fn run(platform: Platform) -> ! {
             count(vcpus),
             clock,
             unix_seconds,
-            fitted(fittings(&launch.manifest, vcpus, ram, modules), devices),
+            fitted(
+                fittings(&launch.manifest, vcpus, ram, modules),
+                (functions, bays),
+            ),
         ),
         ram,
     });
@@ -234,8 +239,13 @@ fn tpm(manifest: &Manifest, modules: &Modules) -> Option<TpmFitting> {
     if channel.is_none() {
         log::error!("the TPM is missing: no module is its engine");
     }
+    let lasting = match manifest.devices().store() {
+        Some(_) => Lasting::Kept,
+        None => Lasting::Ephemeral,
+    };
     Some(TpmFitting {
         channel: channel?,
+        lasting,
         measurements: measured::measurements(manifest),
     })
 }

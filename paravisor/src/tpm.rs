@@ -16,7 +16,9 @@ use stockade_bus::{Gpa, Mmio};
 use stockade_devices::tpm::command::{
     self, HashAlgorithm, Locality, MAX_BYTES, ResponseCode, pcr_extend, self_test, startup_clear,
 };
-use stockade_devices::tpm::message::{MAX_MESSAGE_BYTES, Request, Status, read_response};
+use stockade_devices::tpm::message::{
+    MAKE_RSA_ENDORSEMENT_KEY, MAX_MESSAGE_BYTES, Request, Status, read_response,
+};
 use stockade_devices::tpm_crb::{Progress, Reach, TPM_CRB_BYTES, TpmCrb, TpmPort};
 
 use crate::module::{Channel, ChannelError};
@@ -41,11 +43,31 @@ pub enum TpmError {
     Silent,
 }
 
+/// Whether a TPM is the same the next time the machine is switched on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lasting {
+    /// It is: what it keeps is in the sealed store. It is given an RSA endorsement key, too, which takes long to make, once.
+    Kept,
+    /// It is a new one each time.
+    Ephemeral,
+}
+
+impl Lasting {
+    fn flags(self) -> u16 {
+        match self {
+            Self::Kept => MAKE_RSA_ENDORSEMENT_KEY,
+            Self::Ephemeral => 0,
+        }
+    }
+}
+
 /// What a TPM is put together from.
 #[derive(Clone, Debug)]
 pub struct TpmFitting {
     /// The channel of the module that is the engine.
     pub channel: Arc<Channel>,
+    /// How long it lasts.
+    pub lasting: Lasting,
     /// What its PCRs are extended by before each start of the guest.
     pub measurements: Vec<Measurement>,
 }
@@ -88,10 +110,7 @@ impl Tpm {
 
     /// Powers the engine on, has the TPM start up and extends its PCRs. `serve` lets the engine work, and says whether there is time left.
     pub(crate) fn start(&self, serve: &mut dyn FnMut() -> bool) -> Result<(), TpmError> {
-        let TpmFitting {
-            channel,
-            measurements,
-        } = &self.fitting;
+        let channel = &self.fitting.channel;
         // What the system before this one has left is over first.
         while !self.is_free() {
             if !serve() {
@@ -99,7 +118,7 @@ impl Tpm {
                 return Err(TpmError::Silent);
             }
         }
-        let outcome = Session::new(channel, serve).start(measurements);
+        let outcome = Session::new(channel, serve).start(&self.fitting);
         if outcome.is_err() {
             self.crb.lock().fail();
         }
@@ -187,10 +206,11 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn start(&mut self, measurements: &[Measurement]) -> Result<(), TpmError> {
-        self.ask(&Request::PowerOn { flags: 0 })?;
+    fn start(&mut self, fitting: &TpmFitting) -> Result<(), TpmError> {
+        let flags = fitting.lasting.flags();
+        self.ask(&Request::PowerOn { flags })?;
         self.execute(&startup_clear())?;
-        for measurement in measurements {
+        for measurement in &fitting.measurements {
             let (short, long) = (measurement.sha256(), measurement.sha384());
             let [first, second] = BANKS.map(|(algorithm, _)| HashAlgorithm(algorithm));
             let pcr = u8::try_from(measurement.pcr).unwrap_or(u8::MAX);
@@ -268,6 +288,7 @@ mod tests {
         };
         let fitting = TpmFitting {
             channel,
+            lasting: Lasting::Kept,
             measurements: vec![measurement()],
         };
         (Tpm::new(fitting), engine)
@@ -305,7 +326,7 @@ mod tests {
     fn start_powers_on_starts_up_and_extends() {
         let (tpm, mut engine) = tpm(&[vec![0], success(), success(), success()]);
         tpm.start(&mut || engine.turn()).unwrap();
-        assert_eq!(engine.asked[0], [2, 0, 0, 0]);
+        assert_eq!(engine.asked[0], [2, 0, 1, 0]);
         assert_eq!(engine.asked[1][4..], startup_clear());
         assert_eq!(
             command::Header::read(&engine.asked[2][4..]).unwrap().code,

@@ -163,8 +163,8 @@ pub fn build(options: &BuildOptions) -> Result<Vec<u8>, ImageError> {
     launch.into_file(options.policy)
 }
 
-/// Returns how many bytes the paravisor needs for these devices beyond its first, which have room for two sealed disks, or for one and
-/// the store.
+/// Returns how many bytes the paravisor needs for these devices beyond its first, which have room for two sealed disks, or for the store,
+/// which needs as much.
 fn extra_memory(devices: &Devices) -> u32 {
     const FIRST: u64 = 2 << 20;
     let sealed = devices
@@ -172,7 +172,7 @@ fn extra_memory(devices: &Devices) -> u32 {
         .filter(|disk| disk.mode() == DiskMode::SEALED)
         .count();
     let plain = devices.disks().count() - sealed;
-    let sealed = sealed + devices.store().iter().count();
+    let sealed = sealed + 2 * devices.store().iter().count();
     let bytes = ((sealed as u64) << 20) + ((plain as u64) << 18);
     let extra = bytes.saturating_sub(FIRST);
     constant(extra.next_multiple_of(LARGE_PAGE_SIZE))

@@ -1,6 +1,9 @@
 //! The record store as a module has it: get, put and delete by name, one at a time, answered when it is durable.
 //!
 //! A module writes a request to descriptor 4 and reads its answer there. The store behind it may take its time: it is begun, then asked.
+//! It is [`SealedRecords`] where the machine has a sealed store, [`VolatileRecords`] where it has none, [`NoRecords`] where it should have one.
+
+mod sealed;
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -9,6 +12,11 @@ use alloc::vec::Vec;
 pub const LONGEST_NAME: usize = 255;
 /// The longest value.
 pub const LONGEST_VALUE: usize = 7 << 10;
+
+/// The most records of one module have, names and values together: libtpms with its memory full, each piece in both its places.
+pub const MOST_KEPT: usize = 300 << 10;
+
+pub use sealed::SealedRecords;
 
 /// What is asked of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +80,20 @@ pub trait RecordStore: Send {
     fn poll(&mut self, value: &mut Vec<u8>) -> Option<RecordStatus>;
 }
 
+/// Records that are not there: what a module kept cannot be reached, and what it would keep instead would pass for it.
+#[derive(Debug, Default)]
+pub struct NoRecords;
+
+impl RecordStore for NoRecords {
+    fn begin(&mut self, _: RecordRequest<'_>) {}
+
+    fn poll(&mut self, _: &mut Vec<u8>) -> Option<RecordStatus> {
+        Some(RecordStatus::Refused)
+    }
+}
+
 /// The most a volatile store holds, names and values together.
-const MOST_VOLATILE: usize = 128 << 10;
+const MOST_VOLATILE: usize = MOST_KEPT;
 
 /// Records in the paravisor's memory: they survive the guest's reset and the module's restart, and end with the machine.
 #[derive(Debug, Default)]

@@ -49,7 +49,7 @@ pub(crate) fn open(file: Vec<u8>, bays: &mut Bays) -> (FakeHost, Records) {
 }
 
 /// Serves until the host and the records have nothing to do.
-fn settle(host: &mut FakeHost, bays: &Bays) {
+pub(crate) fn settle(host: &mut FakeHost, bays: &Bays) {
     loop {
         bays.serve(host, 0, |_, _| {});
         let served = host.serve_disk();
@@ -58,6 +58,13 @@ fn settle(host: &mut FakeHost, bays: &Bays) {
         } else if !bays.want_attention() {
             return;
         }
+    }
+}
+
+impl Records {
+    /// Keeps everybody from the vault.
+    pub(crate) fn hold(&self) -> impl Sized + '_ {
+        self.0.vault.lock()
     }
 }
 

@@ -16,6 +16,7 @@ use stockade_devices::pci::PciFunction;
 
 use super::{Attention, Doubt, Fitted, Turn};
 use crate::machine::{Functions, SlotFunction, SlotNumber};
+use crate::module::channel::Bell;
 use crate::records::Records;
 use crate::variables::Variables;
 
@@ -66,6 +67,8 @@ pub struct Bays {
     records: Option<Records>,
     /// No device of the bus, but it keeps records.
     variables: Option<Arc<Variables>>,
+    /// Rung when records have become durable: modules keep some, too.
+    bell: Option<Bell>,
 }
 
 impl fmt::Debug for Bays {
@@ -119,6 +122,17 @@ impl Bays {
     #[must_use]
     pub fn variables(&self) -> Option<&Variables> {
         self.variables.as_deref()
+    }
+
+    /// Returns the records, if there is a store of them.
+    #[must_use]
+    pub fn records(&self) -> Option<&Records> {
+        self.records.as_ref()
+    }
+
+    /// Rings `bell` from now on when records have become durable.
+    pub fn ring_for_records(&mut self, bell: &Bell) {
+        self.bell = Some(bell.clone());
     }
 
     /// Which of the [`DEVICE_VECTORS`] the host of the records is to use.
@@ -256,6 +270,9 @@ impl Bays {
             let clients = self.bays.iter().filter(|(_, bay)| bay.keeps_records);
             clients.for_each(|(_, bay)| bay.accessed());
             self.variables.iter().for_each(|it| it.accessed());
+            if let Some(bell) = &self.bell {
+                bell.ring();
+            }
         }
     }
 }
