@@ -7,13 +7,13 @@
 
 pub mod blk;
 pub mod console;
+#[cfg(any(test, feature = "fake"))]
+pub mod driver;
 pub mod net;
 pub mod queue;
 pub mod rng;
 
 mod device;
-#[cfg(test)]
-mod driver;
 mod features;
 mod link;
 

@@ -5,21 +5,18 @@
 
 use crate::error::BackendError;
 use crate::host::{Function, HostBus};
-use crate::lane::{self, Lane, Plan};
+use crate::lanes::{Came, Filled, Lanes, Plan, RESERVED};
 use crate::pci::DeviceType;
-use crate::queue::Posted;
 use crate::shared::SharedMemory;
 use crate::transport::{CommonFeatures, Doorbell, Transport};
 
 /// The most characters sent or received at once.
 pub const BUFFER_BYTES: usize = 512;
 /// Shared memory of a console: its queues, and 16 buffers either way.
-pub const MEMORY: usize = lane::RESERVED + 2 * 16 * BUFFER_BYTES;
+pub const MEMORY: usize = RESERVED + 2 * 16 * BUFFER_BYTES;
 
 /// The device says how large the console is.
 const SIZE_FEATURE: u64 = 1;
-const RECEIVE: u16 = 0;
-const TRANSMIT: u16 = 1;
 
 /// A console's size in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,15 +38,11 @@ impl Size {
 /// A console of the host.
 #[derive(Debug)]
 pub struct Console<M> {
-    transport: Transport,
-    memory: M,
-    receive: Lane,
-    transmit: Lane,
-    /// A buffer that came in, how much of it was taken, and how much there is.
-    open: Option<(u16, usize, usize)>,
+    lanes: Lanes<M>,
+    /// A buffer that came in, and how much of it was taken.
+    open: Option<(Filled, usize)>,
     has_size: bool,
     size: Size,
-    failure: Option<BackendError>,
 }
 
 impl<M: SharedMemory> Console<M> {
@@ -68,25 +61,17 @@ impl<M: SharedMemory> Console<M> {
         let agreed = transport.negotiate(bus, 0, wanted)?;
         transport.route(bus, doorbell)?;
         let plan = Plan {
+            kind: "console",
             has_event_index: agreed & CommonFeatures::EVENT_INDEX.bits() != 0,
             buffer_bytes: BUFFER_BYTES,
         };
-        let receive = plan.open(bus, &transport, &memory, RECEIVE)?;
-        let transmit = plan.open(bus, &transport, &memory, TRANSMIT)?;
-        transport.start(bus)?;
         let mut console = Self {
-            transport,
-            memory,
-            receive,
-            transmit,
+            lanes: Lanes::open(bus, transport, memory, plan)?,
             open: None,
             has_size: agreed & SIZE_FEATURE != 0,
             size: Size::USUAL,
-            failure: None,
         };
         console.size = console.read_size(bus)?;
-        console.publish(bus);
-        console.listen();
         Ok(console)
     }
 
@@ -99,55 +84,35 @@ impl<M: SharedMemory> Console<M> {
     /// Returns why the console is offline, if it is.
     #[must_use]
     pub fn failure(&self) -> Option<BackendError> {
-        self.failure
+        self.lanes.failure()
     }
 
-    /// Returns whether characters could be sent now.
+    /// Returns whether [`BUFFER_BYTES`] characters could be sent now.
     pub fn can_send(&mut self) -> bool {
-        if self.transmit.free.is_empty()
-            && let Err(error) = self.transmit.reclaim(&self.memory)
-        {
-            self.fail(error);
-        }
-        self.failure.is_none() && !self.transmit.free.is_empty() && !self.transmit.queue.is_full()
+        self.lanes.can_send(BUFFER_BYTES)
     }
 
     /// Queues characters, at most [`BUFFER_BYTES`]; the device sees them with the next [`Self::publish`]. Returns whether there was
     /// room.
     pub fn send(&mut self, bytes: &[u8]) -> bool {
-        if bytes.len() > BUFFER_BYTES || !self.can_send() {
-            return false;
-        }
-        let Some(buffer) = self.transmit.free.pop() else {
-            return false;
-        };
-        let offset = self.transmit.offset(buffer);
-        self.memory.write(offset, bytes);
-        let len = u32::try_from(bytes.len()).unwrap_or(0);
-        let posted = Posted::readable(self.memory.bus_address(offset), len);
-        self.transmit.post(&self.memory, buffer, posted);
-        true
+        bytes.len() <= BUFFER_BYTES && self.lanes.send([bytes])
     }
 
     /// Copies characters that came in to `bytes` and returns how many; 0 if there are none.
     pub fn receive(&mut self, bytes: &mut [u8]) -> usize {
-        for _ in 0..=self.receive.queue.size() {
-            if self.open.is_none() && !self.open_next() {
-                return 0;
-            }
-            let Some((buffer, from, to)) = self.open.take() else {
+        for _ in 0..=self.lanes.inbox_size() {
+            let open = self.open.take();
+            let open = open.or_else(|| self.lanes.next_in().map(|filled| (filled, 0)));
+            let Some((filled, from)) = open else {
                 return 0;
             };
-            let len = bytes.len().min(to - from);
-            let offset = self.receive.offset(buffer);
+            let len = bytes.len().min(filled.written.saturating_sub(from));
             let target = bytes.get_mut(..len).unwrap_or_default();
-            self.memory.read(offset + from, target);
-            if from + len < to {
-                self.open = Some((buffer, from + len, to));
+            self.lanes.read_in(filled, from, target);
+            if from + len < filled.written {
+                self.open = Some((filled, from + len));
             } else {
-                // What the device does not overwrite next time must not pass for characters.
-                self.memory.zero(offset, to);
-                self.receive.free.push(buffer);
+                self.lanes.recycle(filled);
             }
             if len != 0 {
                 return len;
@@ -156,57 +121,29 @@ impl<M: SharedMemory> Console<M> {
         0
     }
 
-    /// Takes the next buffer that came in. The queue has seen to it that the device says no more than fits.
-    fn open_next(&mut self) -> bool {
-        if self.failure.is_some() {
-            return false;
-        }
-        match self.receive.take(&self.memory) {
-            Ok(None) => false,
-            Ok(Some((buffer, written))) => {
-                self.open = Some((buffer, 0, written.min(BUFFER_BYTES)));
-                true
-            }
-            Err(error) => {
-                self.fail(error);
-                false
-            }
-        }
-    }
-
     /// Shows the device what was queued, and the buffers it may fill.
     pub fn publish(&mut self, bus: &mut impl HostBus) {
-        if self.failure.is_some() {
-            return;
-        }
-        self.receive.refill(&self.memory);
-        let lanes = [&mut self.receive, &mut self.transmit];
-        let outcome = lanes.map(|lane| lane.publish(&self.memory, bus));
-        if let [Err(error), _] | [_, Err(error)] = outcome {
-            self.fail(error);
-        }
+        self.lanes.publish(bus);
     }
 
     /// Asks for an interrupt with the next characters. Returns whether there already are some.
     pub fn listen(&mut self) -> bool {
-        self.failure.is_none() && self.receive.queue.listen(&self.memory)
+        self.lanes.listen() == Came::Something
     }
 
-    /// Asks for an interrupt with the next characters that were sent, for a sender that waits for room.
+    /// Asks for an interrupt when characters were sent, for a sender that waits for room. Returns whether there already is.
     pub fn listen_for_room(&mut self) -> bool {
-        self.failure.is_none() && self.transmit.queue.listen(&self.memory)
+        self.lanes.listen_for_room(BUFFER_BYTES)
     }
 
     /// Sees whether the device still says of itself what it said at first, and how large the console is now.
     pub fn check(&mut self, bus: &mut impl HostBus) {
-        if self.failure.is_some() {
-            return;
-        }
-        let sizes = [&self.receive, &self.transmit].map(|lane| (lane.index, lane.queue.size()));
-        let checked = self.transport.check(bus, &sizes);
-        match checked.and_then(|()| self.read_size(bus)) {
-            Ok(size) => self.size = size,
-            Err(error) => self.fail(error),
+        self.lanes.check(bus);
+        if self.lanes.failure().is_none() {
+            match self.read_size(bus) {
+                Ok(size) => self.size = size,
+                Err(error) => self.lanes.fail(error),
+            }
         }
     }
 
@@ -215,21 +152,13 @@ impl<M: SharedMemory> Console<M> {
             return Ok(Size::USUAL);
         }
         let mut config = [0; 4];
-        self.transport.read_config(bus, 0, &mut config)?;
+        let transport = self.lanes.transport();
+        transport.read_config(bus, 0, &mut config)?;
         let [a, b, c, d] = config;
         Ok(Size {
             columns: u16::from_le_bytes([a, b]),
             rows: u16::from_le_bytes([c, d]),
         })
-    }
-
-    fn fail(&mut self, error: BackendError) {
-        let (function, code) = (self.transport.function(), error.code().0);
-        log::error!("host console {function} is offline, code {code}: {error}");
-        self.receive.queue.kill();
-        self.transmit.queue.kill();
-        self.open = None;
-        self.failure = Some(error);
     }
 }
 
@@ -277,10 +206,14 @@ mod tests {
     #[test]
     fn a_console_that_takes_nothing_makes_characters_wait() {
         let (mut host, mut console) = rig();
-        assert_eq!((0..100).take_while(|_| console.send(b"x")).count(), 16);
+        let most = [b'x'; BUFFER_BYTES];
+        assert_eq!((0..100).take_while(|_| console.send(&most)).count(), 16);
+        assert!(!console.can_send());
         console.publish(&mut host);
-        let (head, _) = host.next_chain(1).unwrap();
-        host.finish(1, head.into(), 0);
+        for _ in 0..2 {
+            let (head, _) = host.next_chain(1).unwrap();
+            host.finish(1, head.into(), 0);
+        }
         assert!(console.can_send());
     }
 

@@ -23,7 +23,7 @@ mod error;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod host;
-mod lane;
+mod lanes;
 pub mod net;
 pub mod pci;
 pub mod queue;

@@ -1,40 +1,106 @@
-//! A network card of the host (virtio 1.2, section 5.1): whole frames, no offloads.
+//! A network card of the host (virtio 1.2, section 5.1).
 //!
-//! [`Net::send`] copies a frame into a slot and queues it, [`Net::receive`] copies one out and gives the slot to the device
-//! again. What frames hold is the network's to forge, with this host or without; their lengths are checked here.
+//! [`Net::send`] copies a frame and its header into shared memory and queues it, [`Net::receive`] copies one out and gives its buffers to the
+//! device again. What frames hold is the network's to forge, with this host or without; their lengths, and how many buffers they lie in,
+//! are checked here. What a header says of a frame is for the caller to judge: nothing follows from it here.
+
+use bitflags::bitflags;
 
 use crate::error::BackendError;
 use crate::host::{Function, HostBus};
-use crate::lane::{self, Lane, Plan};
+use crate::lanes::{Came, Filled, Lanes, Plan, RESERVED};
 use crate::pci::DeviceType;
-use crate::queue::Posted;
 use crate::shared::SharedMemory;
 use crate::transport::{CommonFeatures, Doorbell, Transport};
 use crate::watch::Watch;
 
 /// Bytes of the header before each frame (virtio 1.2, section 5.1.6).
 pub const HEADER_BYTES: usize = 12;
-/// The most bytes of a frame: Ethernet with a VLAN tag.
+/// The most bytes of a frame that is not to be split: Ethernet with a VLAN tag.
 pub const MAX_FRAME: usize = 1518;
+/// The most bytes of one that is: the longest packet, and the same around it.
+pub const MAX_LARGE_FRAME: usize = 65_535 + 18;
 /// The least shared memory for a card.
-pub const MIN_MEMORY: usize = lane::RESERVED + 2 * 16 * BUFFER_BYTES;
+pub const MIN_MEMORY: usize = RESERVED + 2 * 16 * BUFFER_BYTES;
 
-/// Bytes of a buffer: header and frame.
+/// Bytes of a buffer for what is received.
 const BUFFER_BYTES: usize = 2048;
-const RECEIVE: u16 = 0;
-const TRANSMIT: u16 = 1;
+/// Where a header says how many buffers a frame lies in.
+const NUM_BUFFERS: usize = 10;
+/// Shared memory that is enough for large frames: two of them either way.
+const LARGE_MEMORY: usize = RESERVED + 4 * (MAX_LARGE_FRAME + HEADER_BYTES);
 
 const _: () = assert!(HEADER_BYTES + MAX_FRAME <= BUFFER_BYTES);
+
+bitflags! {
+    /// What the card and we may leave undone to frames (virtio 1.2, section 5.1.3).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Offloads: u64 {
+        /// We may leave checksums to the card.
+        const CHECKSUM = 1 << 0;
+        /// The card may leave checksums to us.
+        const GUEST_CHECKSUM = 1 << 1;
+        /// The card may give us large TCP packets over IPv4.
+        const GUEST_TSO4 = 1 << 7;
+        /// The card may give us large TCP packets over IPv6.
+        const GUEST_TSO6 = 1 << 8;
+        /// Those may have congestion marks.
+        const GUEST_ECN = 1 << 9;
+        /// We may give the card large TCP packets over IPv4.
+        const HOST_TSO4 = 1 << 11;
+        /// We may give the card large TCP packets over IPv6.
+        const HOST_TSO6 = 1 << 12;
+        /// Those may have congestion marks.
+        const HOST_ECN = 1 << 13;
+        /// A received frame may lie in several buffers.
+        const MERGED = 1 << 15;
+    }
+}
+
+impl Offloads {
+    const LARGE_SENT: Self = Self::HOST_TSO4.union(Self::HOST_TSO6);
+    const LARGE_RECEIVED: Self = Self::GUEST_TSO4.union(Self::GUEST_TSO6);
+
+    /// Returns what of an offer can be taken: nothing whose conditions are not offered too (virtio 1.2, section 5.1.3.1), and large frames
+    /// only with enough memory.
+    fn taken_of(offered: u64, memory_bytes: usize) -> Self {
+        let mut taken = Self::from_bits_truncate(offered);
+        if memory_bytes < LARGE_MEMORY || !taken.contains(Self::CHECKSUM) {
+            taken.remove(Self::LARGE_SENT);
+        }
+        let large = Self::GUEST_CHECKSUM | Self::MERGED;
+        if memory_bytes < LARGE_MEMORY || !taken.contains(large) {
+            taken.remove(Self::LARGE_RECEIVED);
+        }
+        for (marked, large) in [
+            (Self::HOST_ECN, Self::LARGE_SENT),
+            (Self::GUEST_ECN, Self::LARGE_RECEIVED),
+        ] {
+            if !taken.intersects(large) {
+                taken.remove(marked);
+            }
+        }
+        taken
+    }
+}
+
+/// A frame that came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// What the host says of it.
+    pub header: [u8; HEADER_BYTES],
+    /// Its bytes.
+    pub len: usize,
+}
 
 /// A network card of the host.
 #[derive(Debug)]
 pub struct Net<M> {
-    transport: Transport,
-    memory: M,
-    receive: Lane,
-    transmit: Lane,
+    lanes: Lanes<M>,
+    offloads: Offloads,
     watch: Watch,
-    failure: Option<BackendError>,
+    /// Frames of impossible lengths, or in impossible numbers of buffers.
+    dropped: u64,
 }
 
 impl<M: SharedMemory> Net<M> {
@@ -45,164 +111,169 @@ impl<M: SharedMemory> Net<M> {
         memory: M,
         doorbell: Doorbell,
     ) -> Result<Self, BackendError> {
-        if memory.len_bytes() < MIN_MEMORY {
+        let bytes = memory.len_bytes();
+        if bytes < MIN_MEMORY {
             return Err(BackendError::NoMemory);
         }
         let mut transport = Transport::open(bus, function, DeviceType::NET)?;
-        let wanted = CommonFeatures::EVENT_INDEX.bits();
-        let agreed = transport.negotiate(bus, 0, wanted)?;
-        let has_event_index = agreed & wanted != 0;
+        let event_index = CommonFeatures::EVENT_INDEX.bits();
+        let agreed = transport.negotiate_by(bus, 0, |offered| {
+            event_index | Offloads::taken_of(offered, bytes).bits()
+        })?;
         transport.route(bus, doorbell)?;
         let plan = Plan {
-            has_event_index,
+            kind: "network card",
+            has_event_index: agreed & event_index != 0,
             buffer_bytes: BUFFER_BYTES,
         };
-        let receive = plan.open(bus, &transport, &memory, RECEIVE)?;
-        let transmit = plan.open(bus, &transport, &memory, TRANSMIT)?;
-        transport.start(bus)?;
-        let mut net = Self {
-            transport,
-            memory,
-            receive,
-            transmit,
+        Ok(Self {
+            lanes: Lanes::open(bus, transport, memory, plan)?,
+            offloads: Offloads::from_bits_truncate(agreed),
             watch: Watch::default(),
-            failure: None,
-        };
-        net.receive.refill(&net.memory);
-        net.publish(bus);
-        net.listen();
-        Ok(net)
+            dropped: 0,
+        })
+    }
+
+    /// Returns what may be left undone to frames.
+    #[must_use]
+    pub fn offloads(&self) -> Offloads {
+        self.offloads
     }
 
     /// Returns why the card is offline, if it is.
     #[must_use]
     pub fn failure(&self) -> Option<BackendError> {
-        self.failure
+        self.lanes.failure()
     }
 
-    /// Returns whether a frame could be sent now.
-    pub fn can_send(&mut self) -> bool {
-        if self.transmit.free.is_empty() {
-            self.reclaim();
-        }
-        self.failure.is_none() && !self.transmit.free.is_empty() && !self.transmit.queue.is_full()
+    /// Returns how many frames the card gave that cannot be.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Returns the most bytes of a frame that is sent.
+    #[must_use]
+    pub fn longest_sent(&self) -> usize {
+        longest(self.offloads.intersects(Offloads::LARGE_SENT))
+    }
+
+    /// Returns whether a frame of `len` bytes could be sent now.
+    pub fn can_send(&mut self, len: usize) -> bool {
+        self.lanes.can_send(HEADER_BYTES + len)
     }
 
     /// Queues a frame; the device sees it with the next [`Self::publish`]. Returns whether there was room and it is no longer
-    /// than [`MAX_FRAME`].
-    pub fn send(&mut self, frame: &[u8]) -> bool {
-        if frame.len() > MAX_FRAME || !self.can_send() {
-            return false;
-        }
-        let Some(buffer) = self.transmit.free.pop() else {
-            return false;
-        };
-        let offset = self.transmit.offset(buffer);
-        self.memory.write(offset, &[0; HEADER_BYTES]);
-        self.memory.write(offset + HEADER_BYTES, frame);
-        let len = u32::try_from(HEADER_BYTES + frame.len()).unwrap_or(0);
-        let posted = Posted::readable(self.memory.bus_address(offset), len);
-        self.transmit.post(&self.memory, buffer, posted);
-        true
+    /// than [`Self::longest_sent`].
+    pub fn send(&mut self, header: &[u8; HEADER_BYTES], frame: &[u8]) -> bool {
+        frame.len() <= self.longest_sent() && self.lanes.send([header, frame])
     }
 
-    /// Takes back what the device has sent.
-    fn reclaim(&mut self) {
-        if let Err(error) = self.transmit.reclaim(&self.memory) {
-            self.fail(error);
-        }
-    }
-
-    /// Copies the next frame that came in to `frame` and returns its length. Frames that are too short to be one, or longer
-    /// than `frame`, are dropped; so many are looked at in one call as the queue has entries.
-    pub fn receive(&mut self, frame: &mut [u8]) -> Option<usize> {
-        for _ in 0..self.receive.queue.size() {
-            if self.failure.is_some() {
-                return None;
+    /// Copies the next frame that came in to `frame`. What cannot be one is dropped; so many are looked at in one call as the queue
+    /// has entries.
+    pub fn receive(&mut self, frame: &mut [u8]) -> Option<Received> {
+        for _ in 0..self.lanes.inbox_size() {
+            let first = self.lanes.next_in()?;
+            let received = self.take(first, frame);
+            if received.is_some() {
+                return received;
             }
-            match self.receive.take(&self.memory) {
-                Ok(None) => return None,
-                Err(error) => self.fail(error),
-                Ok(Some((buffer, written))) => {
-                    let len = written.saturating_sub(HEADER_BYTES);
-                    let target = frame.get_mut(..len).filter(|target| !target.is_empty());
-                    let is_taken = target.is_some();
-                    let offset = self.receive.offset(buffer);
-                    if let Some(target) = target {
-                        self.memory.read(offset + HEADER_BYTES, target);
-                    }
-                    // What the device does not overwrite next time must not pass for a frame.
-                    self.memory.zero(offset, written.min(BUFFER_BYTES));
-                    self.receive.free.push(buffer);
-                    if is_taken {
-                        return Some(len);
-                    }
-                }
-            }
+            self.dropped = self.dropped.saturating_add(1);
         }
         None
     }
 
+    /// Takes the frame that begins in `first`, with all the buffers it says it lies in.
+    fn take(&mut self, first: Filled, frame: &mut [u8]) -> Option<Received> {
+        let mut header = [0; HEADER_BYTES];
+        if first.written >= HEADER_BYTES {
+            self.lanes.read_in(first, 0, &mut header);
+        }
+        let more = self.more_buffers(&header);
+        let mut len = self.append(first, HEADER_BYTES, frame, Some(0));
+        for _ in 0..more.unwrap_or(0) {
+            // All buffers of a frame are there together (virtio 1.2, section 5.1.6.4).
+            let next = self.lanes.next_in()?;
+            len = self.append(next, 0, frame, len);
+        }
+        let most = longest(self.offloads.intersects(Offloads::LARGE_RECEIVED));
+        let len = len.filter(|len| (1..=most).contains(len) && more.is_some())?;
+        Some(Received { header, len })
+    }
+
+    /// Returns how many buffers follow the first; `None` if the header says what cannot be.
+    fn more_buffers(&self, header: &[u8; HEADER_BYTES]) -> Option<u16> {
+        if !self.offloads.contains(Offloads::MERGED) {
+            return Some(0);
+        }
+        let number = header.get(NUM_BUFFERS..)?.first_chunk()?;
+        let more = u16::from_le_bytes(*number).checked_sub(1)?;
+        (more < self.lanes.inbox_size()).then_some(more)
+    }
+
+    /// Copies a buffer from byte `from` on to `frame` at `len`, and gives it back. Returns how long the frame is with it.
+    fn append(
+        &mut self,
+        filled: Filled,
+        from: usize,
+        frame: &mut [u8],
+        len: Option<usize>,
+    ) -> Option<usize> {
+        let target = len.and_then(|start| {
+            let end = start.checked_add(filled.written.checked_sub(from)?)?;
+            frame.get_mut(start..end).map(|target| (target, end))
+        });
+        let len = target.map(|(target, end)| {
+            self.lanes.read_in(filled, from, target);
+            end
+        });
+        self.lanes.recycle(filled);
+        len
+    }
+
     /// Shows the device what was queued, and the buffers it may fill.
     pub fn publish(&mut self, bus: &mut impl HostBus) {
-        if self.failure.is_some() {
-            return;
-        }
-        self.receive.refill(&self.memory);
-        let lanes = [&mut self.receive, &mut self.transmit];
-        let outcome = lanes.map(|lane| lane.publish(&self.memory, bus));
-        if let [Err(error), _] | [_, Err(error)] = outcome {
-            self.fail(error);
-        }
+        self.lanes.publish(bus);
     }
 
     /// Asks for an interrupt with the next frame. Returns whether there already is one.
     pub fn listen(&mut self) -> bool {
-        self.failure.is_none() && self.receive.queue.listen(&self.memory)
+        self.lanes.listen() == Came::Something
     }
 
-    /// Asks for an interrupt with the next frame that was sent, for a sender that waits for room.
-    pub fn listen_for_room(&mut self) -> bool {
-        self.failure.is_none() && self.transmit.queue.listen(&self.memory)
+    /// Asks for an interrupt when frames were sent, for a sender that waits for room for one of `len` bytes. Returns whether there is.
+    pub fn listen_for_room(&mut self, len: usize) -> bool {
+        self.lanes.listen_for_room(HEADER_BYTES + len)
     }
 
     /// Sees whether the device still says of itself what it said at first.
     pub fn check(&mut self, bus: &mut impl HostBus) {
-        let sizes = [&self.receive, &self.transmit].map(|lane| (lane.index, lane.queue.size()));
-        if self.failure.is_none()
-            && let Err(error) = self.transport.check(bus, &sizes)
-        {
-            self.fail(error);
-        }
+        self.lanes.check(bus);
     }
 
     /// Looks after frames the device has not sent. Returns when it is to be called next, if there are any.
     ///
     /// A device that is not what it was is offline; one that only sends nothing is as good as without a cable.
     pub fn watch(&mut self, bus: &mut impl HostBus, now_ns: u64) -> Option<u64> {
-        if self.failure.is_some() || self.transmit.queue.in_flight() == 0 {
+        if self.lanes.failure().is_some() || !self.lanes.is_sending() {
             self.watch.rest();
             return None;
         }
         if self.watch.is_time(now_ns) {
-            self.reclaim();
-            if self.transmit.queue.in_flight() != 0 {
-                self.check(bus);
+            self.lanes.reclaim();
+            if self.lanes.is_sending() {
+                self.lanes.check(bus);
             }
-            if self.failure.is_some() {
+            if self.lanes.failure().is_some() {
                 return Some(now_ns);
             }
         }
         self.watch.due_ns()
     }
+}
 
-    fn fail(&mut self, error: BackendError) {
-        let (function, code) = (self.transport.function(), error.code().0);
-        log::error!("host network card {function} is offline, code {code}: {error}");
-        self.receive.queue.kill();
-        self.transmit.queue.kill();
-        self.failure = Some(error);
-    }
+fn longest(is_large: bool) -> usize {
+    if is_large { MAX_LARGE_FRAME } else { MAX_FRAME }
 }
 
 #[cfg(test)]

@@ -307,13 +307,21 @@ impl Queue {
 
     /// Asks for an interrupt with the next used element. Returns whether there already is one, of which none may come.
     pub fn listen(&mut self, memory: &impl SharedMemory) -> bool {
+        self.listen_after(memory, 0)
+    }
+
+    /// Asks for an interrupt with the used element after the next `count`. Returns whether there already are so many.
+    ///
+    /// Without event indexes every element is told of.
+    pub fn listen_after(&mut self, memory: &impl SharedMemory, count: u16) -> bool {
         if self.is_dead {
             return false;
         }
         if self.has_event_index {
-            memory.store(self.layout.used_event(), self.seen);
+            memory.store(self.layout.used_event(), self.seen.wrapping_add(count));
         }
-        memory.load(self.layout.used_index()) != self.seen
+        let used = memory.load(self.layout.used_index());
+        used.wrapping_sub(self.seen) > count
     }
 
     /// Gives up: what is in flight stays so.

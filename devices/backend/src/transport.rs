@@ -135,6 +135,16 @@ impl Transport {
         needed: u64,
         wanted: u64,
     ) -> Result<u64, BackendError> {
+        self.negotiate_by(bus, needed, |_| wanted)
+    }
+
+    /// The same, when what is wanted depends on what is offered.
+    pub fn negotiate_by(
+        &mut self,
+        bus: &mut impl HostBus,
+        needed: u64,
+        wanted: impl FnOnce(u64) -> u64,
+    ) -> Result<u64, BackendError> {
         self.write(bus, common::STATUS, &[status::ACKNOWLEDGE])?;
         let driver = status::ACKNOWLEDGE | status::DRIVER;
         self.write(bus, common::STATUS, &[driver])?;
@@ -143,7 +153,7 @@ impl Transport {
         if self.offered & needed != needed {
             return Err(BackendError::Lacks("a feature the driver needs"));
         }
-        let agreed = self.offered & (needed | wanted);
+        let agreed = self.offered & (needed | wanted(self.offered));
         let [a, b, c, d, e, f, g, h] = agreed.to_le_bytes();
         for (select, half) in [(0_u32, [a, b, c, d]), (1, [e, f, g, h])] {
             self.write(bus, common::DRIVER_FEATURE_SELECT, &select.to_le_bytes())?;

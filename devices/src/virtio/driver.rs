@@ -16,14 +16,17 @@ const AVAIL: u16 = 1 << 7;
 const USED: u16 = 1 << 15;
 
 /// A driver of one queue.
-pub(crate) struct Driver<'m> {
-    pub(crate) memory: &'m FakeMemory,
-    pub(crate) config: QueueConfig,
-    pub(crate) features: Features,
+pub struct Driver<'m> {
+    /// The guest's memory.
+    pub memory: &'m FakeMemory,
+    /// Where the ring is.
+    pub config: QueueConfig,
+    /// What was agreed on.
+    pub features: Features,
     /// Split: free descriptors. Packed: free IDs.
     free: Vec<u16>,
     /// Descriptors of the ring that each chain in flight takes, by its ID.
-    pub(crate) chains: BTreeMap<u16, Vec<u16>>,
+    pub chains: BTreeMap<u16, Vec<u16>>,
     /// Split: the available index. Packed: the next descriptor.
     next: u16,
     next_wrap: bool,
@@ -38,7 +41,8 @@ pub(crate) struct Driver<'m> {
 
 impl<'m> Driver<'m> {
     /// Lays a ring out at `base`, 16 bytes aligned.
-    pub(crate) fn new(memory: &'m FakeMemory, base: u64, size: u16, features: Features) -> Self {
+    #[must_use]
+    pub fn new(memory: &'m FakeMemory, base: u64, size: u16, features: Features) -> Self {
         let ring = 16 * u64::from(size);
         let config = QueueConfig {
             size,
@@ -66,27 +70,36 @@ impl<'m> Driver<'m> {
     }
 
     fn put(&self, gpa: u64, bytes: &[u8]) {
-        self.memory.write(Gpa(gpa), bytes).unwrap();
+        self.memory
+            .write(Gpa(gpa), bytes)
+            .expect("as tests lay it out");
     }
 
-    pub(crate) fn get_u16(&self, gpa: u64) -> u16 {
+    /// Reads a word of guest memory.
+    #[must_use]
+    pub fn get_u16(&self, gpa: u64) -> u16 {
         let mut bytes = [0; 2];
-        self.memory.read(Gpa(gpa), &mut bytes).unwrap();
+        self.memory
+            .read(Gpa(gpa), &mut bytes)
+            .expect("as tests lay it out");
         u16::from_le_bytes(bytes)
     }
 
-    pub(crate) fn put_u16(&self, gpa: u64, value: u16) {
+    /// Writes a word of guest memory.
+    pub fn put_u16(&self, gpa: u64, value: u16) {
         self.put(gpa, &value.to_le_bytes());
     }
 
     fn get_u32(&self, gpa: u64) -> u32 {
         let mut bytes = [0; 4];
-        self.memory.read(Gpa(gpa), &mut bytes).unwrap();
+        self.memory
+            .read(Gpa(gpa), &mut bytes)
+            .expect("as tests lay it out");
         u32::from_le_bytes(bytes)
     }
 
     /// Writes a descriptor of either kind: the last two words are flags and next, or ID and flags.
-    pub(crate) fn put_descriptor(&self, at: u64, segment: Segment, words: [u16; 2]) {
+    pub fn put_descriptor(&self, at: u64, segment: Segment, words: [u16; 2]) {
         self.put(at, &segment.gpa.0.to_le_bytes());
         self.put(at + 8, &segment.len.to_le_bytes());
         self.put_u16(at + 12, words[0]);
@@ -94,13 +107,14 @@ impl<'m> Driver<'m> {
     }
 
     /// Returns how many descriptors are free.
-    pub(crate) fn room(&self) -> usize {
+    #[must_use]
+    pub fn room(&self) -> usize {
         let taken: usize = self.chains.values().map(Vec::len).sum();
         usize::from(self.config.size) - taken
     }
 
     /// Makes a chain available, if there is room; `table` is where its table goes if it is to have one. Returns its ID.
-    pub(crate) fn add(
+    pub fn add(
         &mut self,
         readable: &[Segment],
         writable: &[Segment],
@@ -112,7 +126,7 @@ impl<'m> Driver<'m> {
         let Some(table) = table else {
             return self.add_buffers(&buffers);
         };
-        let len = u16::try_from(buffers.len()).unwrap();
+        let len = u16::try_from(buffers.len()).expect("as tests lay it out");
         for (index, (segment, flags)) in (0..).zip(&buffers) {
             let goes_on = if index + 1 < len { NEXT } else { 0 };
             let words = if self.is_packed() {
@@ -141,7 +155,10 @@ impl<'m> Driver<'m> {
     }
 
     fn add_split(&mut self, buffers: &[(Segment, u16)]) -> Option<u16> {
-        let taken: Vec<u16> = buffers.iter().map(|_| self.free.pop().unwrap()).collect();
+        let taken: Vec<u16> = buffers
+            .iter()
+            .map(|_| self.free.pop().expect("as tests lay it out"))
+            .collect();
         for (place, (segment, flags)) in buffers.iter().enumerate() {
             let next = taken.get(place + 1).copied();
             let goes_on = next.map_or(0, |_| NEXT);
@@ -175,13 +192,13 @@ impl<'m> Driver<'m> {
             let at = self.config.descriptors.0 + 16 * u64::from(index);
             self.put_descriptor(at, segment, [id, flags]);
         }
-        self.unkicked += u16::try_from(taken.len()).unwrap();
+        self.unkicked += u16::try_from(taken.len()).expect("as tests lay it out");
         self.chains.insert(id, taken);
         Some(id)
     }
 
     /// Takes the next used chain: its ID and how many bytes were written.
-    pub(crate) fn take_used(&mut self) -> Option<(u16, u32)> {
+    pub fn take_used(&mut self) -> Option<(u16, u32)> {
         let used = if self.is_packed() {
             self.take_used_packed()
         } else {
@@ -205,7 +222,7 @@ impl<'m> Driver<'m> {
         let slot = u64::from(self.seen % self.config.size);
         let entry = self.config.device.0 + 4 + 8 * slot;
         self.seen = self.seen.wrapping_add(1);
-        let id = u16::try_from(self.get_u32(entry)).unwrap();
+        let id = u16::try_from(self.get_u32(entry)).expect("as tests lay it out");
         Some((id, self.get_u32(entry + 4)))
     }
 
@@ -218,7 +235,7 @@ impl<'m> Driver<'m> {
         }
         let id = self.get_u16(at + 12);
         let steps = self.chains.get(&id).expect("only what is in flight").len();
-        self.seen += u16::try_from(steps).unwrap();
+        self.seen += u16::try_from(steps).expect("as tests lay it out");
         if self.seen >= self.config.size {
             self.seen -= self.config.size;
             self.seen_wrap = !self.seen_wrap;
@@ -227,7 +244,7 @@ impl<'m> Driver<'m> {
     }
 
     /// Returns whether the device wants to be notified of what was added since the last call.
-    pub(crate) fn should_kick(&mut self) -> bool {
+    pub fn should_kick(&mut self) -> bool {
         let has_event = self.features.contains(Features::EVENT_IDX);
         if !self.is_packed() {
             let before = core::mem::replace(&mut self.kicked, self.next);
@@ -257,7 +274,7 @@ impl<'m> Driver<'m> {
     }
 
     /// Asks to be told when the next used chain comes.
-    pub(crate) fn ask_for_next(&self) {
+    pub fn ask_for_next(&self) {
         if !self.features.contains(Features::EVENT_IDX) {
             return self.ask(true);
         }
@@ -272,7 +289,7 @@ impl<'m> Driver<'m> {
     }
 
     /// Asks to be told of every used chain, or of none, by the flags.
-    pub(crate) fn ask(&self, wants: bool) {
+    pub fn ask(&self, wants: bool) {
         let at = if self.is_packed() { 2 } else { 0 };
         self.put_u16(self.config.driver.0 + at, u16::from(!wants));
     }

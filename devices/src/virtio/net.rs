@@ -4,10 +4,13 @@
 //! segments are left undone is told by a [`Header`] on either side; which of that may be is what the options and the driver agreed on. Headers
 //! that say something else, from the guest or from outside, cost their frame and nothing more.
 
+mod checksum;
 mod config;
 mod control;
 mod filter;
 mod header;
+mod packet;
+mod pieces;
 mod receive;
 mod saved;
 
@@ -15,12 +18,14 @@ use stockade_bus::GuestMemory;
 
 use super::device::read_bytes;
 use super::link::Link;
+pub use super::queue::Listening;
 use super::queue::{Chain, Queue, QueueConfig, Used, Violation, total};
 use super::{DeviceId, Features, FeaturesRefused, Interrupts, VirtioDevice, Work};
 pub use config::{Address, NetOptions, features};
 use filter::Filter;
 pub use filter::{AddressTable, FilterState, TABLE_SIZE};
 pub use header::{HEADER_BYTES, Header};
+pub use pieces::Pieces;
 pub use receive::Given;
 pub use saved::NetState;
 
@@ -44,7 +49,7 @@ pub enum Taken {
         /// Its bytes.
         len: usize,
     },
-    /// Nothing: the driver will notify.
+    /// Nothing. The driver notifies of the next one if it is asked to: [`Net::listen`].
     Nothing,
     /// The turn's budget is used up; ask again soon.
     Later,
@@ -121,6 +126,20 @@ impl Net {
         self.link.check(outcome.map(Some)).unwrap_or(Taken::Nothing)
     }
 
+    /// Asks the driver to notify of frames. Frames that came before it knew may go unnoticed: take once more, unless it was asked
+    /// already. Whoever comes back soon anyway spares the guest the exit and does not ask.
+    pub fn listen<M: GuestMemory + ?Sized>(&mut self, memory: &M) -> Listening {
+        let Some(queue) = &mut self.queues[TRANSMIT] else {
+            return Listening::Already;
+        };
+        if !self.link.is_running() {
+            return Listening::Already;
+        }
+        let outcome = queue.listen(memory);
+        let listening = self.link.check(outcome.map(Some));
+        listening.unwrap_or(Listening::Already)
+    }
+
     fn take<M: GuestMemory + ?Sized>(
         &mut self,
         memory: &M,
@@ -131,14 +150,14 @@ impl Net {
             return Ok(Taken::Nothing);
         };
         for _ in 0..DROPS_A_TURN {
-            if !queue.pop(memory, &mut self.chain)? {
+            if !queue.poll(memory, &mut self.chain)? {
                 return Ok(Taken::Nothing);
             }
             let taken = read_frame(memory, &self.chain, frame)?;
             let head = self.chain.head();
             queue.push(memory, &[Used { head, written: 0 }])?;
             let checked = taken.and_then(|(header, len)| {
-                let header = header.checked_from_guest(len, allowed)?;
+                let header = header.checked_from_guest(frame.get(..len)?, allowed)?;
                 Some(Taken::Frame { header, len })
             });
             match checked {

@@ -14,7 +14,7 @@ mod violation;
 
 pub use chain::{Chain, ChainState, Head};
 pub use packed::{PackedState, Position};
-pub use ring_queue::{Queue, QueueState, RingState, Used};
+pub use ring_queue::{Listening, Queue, QueueState, RingState, Used};
 pub use segment::{Pieces, Segment, gather, pieces, scatter, total};
 pub use split::SplitState;
 pub use violation::Violation;

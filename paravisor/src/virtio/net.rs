@@ -1,92 +1,171 @@
-//! A network card: frames as they are, without offloads, one copy of our own between guest and host.
+//! A network card: frames, and what was left undone to them, between guest and host.
+//!
+//! The guest may leave checksums and the splitting of large TCP packets undone whatever the host's card does: what that does not do is done
+//! here. Likewise what the host leaves undone and the guest does not take. So a guest sends 64 KiB by one notification, and a frame of the host's is
+//! never more than the guest agreed to. Headers of either side are checked before anything is done about them.
 //!
 //! A frame that comes in while the guest has no buffer for it waits here; the next ones wait with the host.
 
-use alloc::boxed::Box;
-use alloc::vec;
+mod frame;
 
 use stockade_backend::HostBus;
-use stockade_backend::net::{MAX_FRAME, Net as Wire};
+use stockade_backend::net::{MAX_FRAME, MAX_LARGE_FRAME, Net as Wire, Received};
 use stockade_backend::shared::AnyShared;
 use stockade_bus::GuestMemory;
 use stockade_devices::virtio::Features;
-use stockade_devices::virtio::net::{Address, Given, Header, Net, NetOptions, Taken};
+use stockade_devices::virtio::net::{
+    Address, Given, Header, Listening, Net, NetOptions, Taken, features,
+};
 
 use super::{Engine, Turn};
+use frame::{Frame, Piece};
 
 /// Frames taken in each direction in a turn.
 const BUDGET: usize = 64;
+/// Bytes after which a direction's turn is over, too.
+const BYTES_BUDGET: usize = 256 << 10;
 
 /// What lies between a card and the host's.
 pub struct Frames {
     wire: Wire<AnyShared>,
+    /// What the host's card may leave undone, and what may be left to it.
+    agreed: Features,
     /// The frame on its way out.
-    outgoing: Box<[u8]>,
+    outgoing: Frame,
     /// The frame on its way in.
-    incoming: Box<[u8]>,
-    /// How much of it is there and found no buffer of the guest.
-    waiting: Option<usize>,
+    incoming: Frame,
     is_plugged: bool,
+    /// Frames of the host's, or of the guest's, that are not what their headers say.
+    dropped: u64,
 }
 
 impl Frames {
     /// Returns the engine in front of `wire`, and a front-end with this address.
     #[must_use]
     pub fn new(wire: Wire<AnyShared>, address: [u8; 6]) -> (Net, Self) {
+        let agreed = Features::from_bits_retain(wire.offloads().bits());
         let front = Net::new(NetOptions {
             address: Address(address),
             mtu: None,
-            offloads: Features::empty(),
+            // What the host's card does not do is done here. What it does not leave undone nobody need take.
+            offloads: features::TRANSMIT_OFFLOADS | agreed & features::RECEIVE_OFFLOADS,
         });
-        let buffer = || vec![0; MAX_FRAME].into_boxed_slice();
         let engine = Self {
             wire,
-            outgoing: buffer(),
-            incoming: buffer(),
-            waiting: None,
+            agreed,
+            outgoing: Frame::new(MAX_LARGE_FRAME, MAX_FRAME),
+            incoming: Frame::new(MAX_LARGE_FRAME, MAX_FRAME),
             is_plugged: true,
+            dropped: 0,
         };
         (front, engine)
     }
 
+    /// Returns how many frames were dropped because they were not what their headers say.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped.saturating_add(self.wire.dropped())
+    }
+
     /// Passes on what the guest sends. Without room at the host's card it stays in the guest's ring.
+    ///
+    /// Where there were frames there may soon be more: the next turn finds them, without an exit for each. Only a turn that finds none asks
+    /// the driver to notify.
     fn send(&mut self, net: &mut Net, memory: &dyn GuestMemory) -> Turn {
+        let (mut bytes, mut is_found) = (0, false);
         for _ in 0..BUDGET {
-            if !self.wire.can_send() {
+            if bytes >= BYTES_BUDGET {
+                return Turn::More;
+            }
+            if self.outgoing.piece().is_none() {
+                match net.take_frame(memory, self.outgoing.place()) {
+                    Taken::Frame { header, len } => self.begin_out(header, len),
+                    Taken::Nothing if is_found => return Turn::More,
+                    Taken::Nothing => match net.listen(memory) {
+                        Listening::Already => return Turn::Done,
+                        Listening::FromNow => continue,
+                    },
+                    Taken::Later => return Turn::More,
+                }
+                is_found = true;
+            }
+            let Some(Piece {
+                header,
+                bytes: piece,
+            }) = self.outgoing.piece()
+            else {
+                continue;
+            };
+            if !self.wire.send(&header.to_bytes(0), piece) {
+                if self.wire.failure().is_some() {
+                    self.outgoing.drop_rest();
+                    continue;
+                }
                 // The host's next interrupt says when there is room.
-                let came = self.wire.listen_for_room() && self.wire.can_send();
+                let came = self.wire.listen_for_room(piece.len());
                 return if came { Turn::More } else { Turn::Done };
             }
-            match net.take_frame(memory, &mut self.outgoing) {
-                Taken::Frame { len, .. } => {
-                    let frame = self.outgoing.get(..len).unwrap_or_default();
-                    self.wire.send(frame);
-                }
-                Taken::Nothing => return Turn::Done,
-                Taken::Later => return Turn::More,
+            bytes += piece.len();
+            self.outgoing.advance();
+        }
+        Turn::More
+    }
+
+    /// Has a frame of the guest's sent: as it is if the host's card does the rest, else in pieces. The front-end has checked its header.
+    fn begin_out(&mut self, header: Header, len: usize) {
+        let is_done_outside = header.is_finished() || {
+            let frame = self.outgoing.bytes(len);
+            header.checked_from_guest(frame, self.agreed).is_some()
+        };
+        let longest = self.wire.longest_sent();
+        if !self.outgoing.begin(header, len, is_done_outside, longest) {
+            self.dropped = self.dropped.saturating_add(1);
+        }
+    }
+
+    /// Gives the guest what came in.
+    fn receive(&mut self, net: &mut Net, memory: &dyn GuestMemory) -> Turn {
+        let mut bytes = 0;
+        for _ in 0..BUDGET {
+            if bytes >= BYTES_BUDGET {
+                return Turn::More;
+            }
+            if self.incoming.piece().is_none() {
+                let Some(received) = self.wire.receive(self.incoming.place()) else {
+                    return Turn::Done;
+                };
+                self.begin_in(net, received);
+            }
+            let Some(Piece {
+                header,
+                bytes: piece,
+            }) = self.incoming.piece()
+            else {
+                continue;
+            };
+            bytes += piece.len();
+            match net.give_frame(memory, header, piece) {
+                Given::Delivered | Given::Dropped => self.incoming.advance(),
+                // The driver notifies when it has room.
+                Given::NoRoom => return Turn::Done,
             }
         }
         Turn::More
     }
 
-    /// Gives the guest what came in.
-    fn receive(&mut self, net: &mut Net, memory: &dyn GuestMemory) -> Turn {
-        for _ in 0..BUDGET {
-            let waiting = self.waiting.take();
-            let Some(len) = waiting.or_else(|| self.wire.receive(&mut self.incoming)) else {
-                return Turn::Done;
-            };
-            let frame = self.incoming.get(..len).unwrap_or_default();
-            match net.give_frame(memory, Header::default(), frame) {
-                Given::Delivered | Given::Dropped => {}
-                Given::NoRoom => {
-                    self.waiting = Some(len);
-                    // The driver notifies when it has room.
-                    return Turn::Done;
-                }
-            }
+    /// Has a frame of the host's given: as it is if the guest does the rest, else in pieces.
+    fn begin_in(&mut self, net: &Net, Received { header, len }: Received) {
+        let header = Header::from_bytes(header);
+        let frame = self.incoming.bytes(len);
+        let is_taken = header
+            .checked_for_guest(frame, self.agreed)
+            .map(|header| (header, header.is_finished() || net.takes(header, frame)));
+        let is_begun = is_taken.is_some_and(|(header, is_taken)| {
+            self.incoming.begin(header, len, is_taken, MAX_LARGE_FRAME)
+        });
+        if !is_begun {
+            self.dropped = self.dropped.saturating_add(1);
         }
-        Turn::More
     }
 }
 
@@ -101,7 +180,7 @@ impl Engine for Frames {
             self.is_plugged = false;
             net.set_connected(false);
         }
-        let has_more = self.waiting.is_none() && self.wire.listen();
+        let has_more = self.incoming.piece().is_none() && self.wire.listen();
         if sent == Turn::More || received == Turn::More || has_more {
             return Turn::More;
         }
@@ -116,3 +195,6 @@ impl Engine for Frames {
         self.wire.watch(&mut bus, now_ns)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 
 use stockade_backend::block::{Block, Done, IoError, Kind, MIN_MEMORY, Request, Ticket};
 use stockade_backend::fake::{FakeHost, FakeMemory};
-use stockade_backend::net::{MAX_FRAME, MIN_MEMORY as NET_MEMORY, Net};
+use stockade_backend::net::{MAX_FRAME, MAX_LARGE_FRAME, MIN_MEMORY as NET_MEMORY, Net};
 use stockade_backend::transport::Doorbell;
 use stockade_backend::watch::INTERVAL_NS;
 
@@ -16,6 +16,10 @@ const DOORBELL: Doorbell = Doorbell {
     vector: 0xE3,
     change_vector: 0xEF,
 };
+/// Shared memory of a card with room for large frames.
+const LARGE_MEMORY: usize = 520 << 10;
+/// All there are, and buffers that are merged.
+const OFFLOADS: u64 = 0b11 | 0b111 << 7 | 0b111 << 11 | 1 << 15;
 /// What the driver writes.
 const OURS: u8 = 0xA5;
 /// What is on the host's disk where the driver reads.
@@ -196,18 +200,22 @@ fn change(host: &mut FakeHost, input: &mut Input<'_>) {
 }
 
 fn drive_card(input: &mut Input<'_>) {
-    let memory = FakeMemory::new(NET_MEMORY);
+    // With offloads or without.
+    let is_large = input.bool();
+    let memory = FakeMemory::new(if is_large { LARGE_MEMORY } else { NET_MEMORY });
     let mut host = FakeHost::net(memory.clone());
+    host.offered |= if is_large { OFFLOADS } else { 0 };
     let net = Net::open(&mut host, FakeHost::function(), memory.clone(), DOORBELL);
     let mut net = net.expect("an honest card opens");
-    let (mut frame, mut now_ns) = (vec![0; MAX_FRAME], 0);
+    let most = if is_large { MAX_LARGE_FRAME } else { MAX_FRAME };
+    let (mut frame, mut now_ns) = (vec![0; MAX_LARGE_FRAME], 0);
     while !input.is_empty() {
         let queue = usize::from(input.u8() & 1);
         match input.u8() % 8 {
             0 => {
-                let len = usize::from(input.u16()) % (MAX_FRAME + 2);
-                let is_sent = net.send(&vec![OURS; len]);
-                assert!(!is_sent || len <= MAX_FRAME);
+                let len = usize::from(input.u16()) % (most + 2);
+                let is_sent = net.send(&[OURS; 12], &vec![OURS; len]);
+                assert!(!is_sent || len <= most);
                 net.publish(&mut host);
             }
             1 => host.finish(queue, element_id(input), input.u32() % 0x900),
@@ -224,13 +232,13 @@ fn drive_card(input: &mut Input<'_>) {
             }
             5 => {
                 net.listen();
-                net.listen_for_room();
+                net.listen_for_room(most);
                 now_ns += INTERVAL_NS;
                 net.watch(&mut host, now_ns);
             }
             _ => {
-                if let Some(len) = net.receive(&mut frame) {
-                    assert!((1..=MAX_FRAME).contains(&len));
+                if let Some(len) = net.receive(&mut frame).map(|received| received.len) {
+                    assert!((1..=most).contains(&len));
                     // Nothing was ever put into the card's receive buffers, whatever lengths were claimed.
                     assert!(frame[..len].iter().all(|byte| *byte != OURS));
                 }
@@ -240,7 +248,7 @@ fn drive_card(input: &mut Input<'_>) {
     }
     host.is_gone = true;
     net.check(&mut host);
-    assert!(net.failure().is_some() && !net.can_send());
+    assert!(net.failure().is_some() && !net.can_send(60));
     assert_eq!(net.receive(&mut frame), None);
 }
 
@@ -272,7 +280,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     ]
     .concat();
     let card = [
-        &[0][..],
+        &[0, 0][..],
         &[0, 0, 60, 0],
         &[1, 1, 15, 0, 0, 0, 0],
         &[0, 1, 15, 72, 0, 0, 0],

@@ -1,6 +1,8 @@
 //! What is left undone to a frame (Virtio 1.2, 5.1.6).
 
+use super::LEAST_FRAME;
 use super::config::features;
+use super::packet::{Packet, TCP_CHECKSUM, Version};
 use crate::virtio::Features;
 
 /// Size of the header before every frame in guest memory.
@@ -76,18 +78,20 @@ impl Header {
     }
 
     /// Returns the header of a frame the guest sent, with nothing in it that was not agreed on; `None` if the frame cannot be passed on.
-    pub(super) fn checked_from_guest(self, len: usize, agreed: Features) -> Option<Self> {
+    #[must_use]
+    pub fn checked_from_guest(self, frame: &[u8], agreed: Features) -> Option<Self> {
         let gso = Agreed {
             checksum: agreed.contains(features::CSUM),
             tcp4: agreed.contains(features::HOST_TSO4),
             tcp6: agreed.contains(features::HOST_TSO6),
             ecn: agreed.contains(features::HOST_ECN),
         };
-        self.checked(len, gso, NEEDS_CSUM)
+        self.checked(frame, gso, NEEDS_CSUM)
     }
 
-    /// Returns the header of a frame from outside, likewise.
-    pub(super) fn checked_for_guest(self, len: usize, agreed: Features) -> Option<Self> {
+    /// Returns the header of a frame from outside, likewise: `agreed` is what the other side may leave undone.
+    #[must_use]
+    pub fn checked_for_guest(self, frame: &[u8], agreed: Features) -> Option<Self> {
         let gso = Agreed {
             checksum: agreed.contains(features::GUEST_CSUM),
             tcp4: agreed.contains(features::GUEST_TSO4),
@@ -99,7 +103,7 @@ impl Header {
         } else {
             NEEDS_CSUM
         };
-        self.checked(len, gso, flags)
+        self.checked(frame, gso, flags)
     }
 
     /// Returns whether the frame is to be split.
@@ -107,7 +111,31 @@ impl Header {
         self.gso_type & !GSO_ECN != GSO_NONE
     }
 
-    fn checked(self, len: usize, agreed: Agreed, flags: u8) -> Option<Self> {
+    /// Returns whether a checksum is to be filled in.
+    pub(super) fn needs_checksum(self) -> bool {
+        self.flags & NEEDS_CSUM != 0
+    }
+
+    /// Returns whether anything is left to be done to the frame.
+    #[must_use]
+    pub fn is_finished(self) -> bool {
+        !self.needs_checksum() && self.gso_type == GSO_NONE
+    }
+
+    /// Returns where what is in a frame that is to be split, if it is what the header says.
+    pub(super) fn packet(self, frame: &[u8]) -> Option<Packet> {
+        let version = match self.gso_type & !GSO_ECN {
+            GSO_TCP4 => Version::V4,
+            GSO_TCP6 => Version::V6,
+            _ => return None,
+        };
+        let is_tcp = usize::from(self.csum_offset) == TCP_CHECKSUM;
+        let packet = Packet::parse(frame, version, self.csum_start.into());
+        packet.filter(|_| is_tcp)
+    }
+
+    fn checked(self, frame: &[u8], agreed: Agreed, flags: u8) -> Option<Self> {
+        let len = frame.len();
         let flags = self.flags & flags;
         let needs_checksum = flags & NEEDS_CSUM != 0;
         let mut checked = Self {
@@ -115,8 +143,9 @@ impl Header {
             ..Self::default()
         };
         if needs_checksum {
-            let end = usize::from(self.csum_start) + usize::from(self.csum_offset) + 2;
-            if !agreed.checksum || end > len {
+            let start = usize::from(self.csum_start);
+            let end = start + usize::from(self.csum_offset) + 2;
+            if !agreed.checksum || start < LEAST_FRAME || end > len {
                 return None;
             }
             (checked.csum_start, checked.csum_offset) = (self.csum_start, self.csum_offset);
@@ -127,8 +156,9 @@ impl Header {
                 return None;
             }
             (checked.gso_type, checked.gso_size) = (self.gso_type, self.gso_size);
+            // A hint, and a trap for who takes it for more: so it is right.
+            checked.hdr_len = u16::try_from(checked.packet(frame)?.data).ok()?;
         }
-        checked.hdr_len = u16::try_from(len).map_or(self.hdr_len, |len| self.hdr_len.min(len));
         Some(checked)
     }
 }

@@ -25,6 +25,12 @@ pub enum Given {
 }
 
 impl Net {
+    /// Returns whether the guest takes a frame of which so much is left undone.
+    #[must_use]
+    pub fn takes(&self, header: Header, frame: &[u8]) -> bool {
+        header.checked_for_guest(frame, self.offloads).is_some()
+    }
+
     /// Gives the guest a frame.
     pub fn give_frame<M: GuestMemory + ?Sized>(
         &mut self,
@@ -39,7 +45,7 @@ impl Net {
         if !target.is_some_and(|target| self.filter.wants(target, self.address)) {
             return Given::Dropped;
         }
-        let checked = header.checked_for_guest(frame.len(), self.offloads);
+        let checked = header.checked_for_guest(frame, self.offloads);
         let Some(header) = checked.filter(|header| self.is_sized_well(*header, frame)) else {
             self.dropped = self.dropped.saturating_add(1);
             return Given::Dropped;

@@ -222,9 +222,7 @@ impl PackedRing {
         let (offset, flags) = match (is_listening, has_event_index) {
             (true, true) => (self.state.popped.to_word(), EVENT_DESCRIPTOR),
             (true, false) => (0, 0),
-            (false, false) => (0, EVENT_DISABLE),
-            // The descriptor waited for is behind.
-            (false, true) => return Ok(()),
+            (false, _) => (0, EVENT_DISABLE),
         };
         let ([a, b], [c, d]) = (offset.to_le_bytes(), flags.to_le_bytes());
         Ok(memory.write(self.config.device, &[a, b, c, d])?)

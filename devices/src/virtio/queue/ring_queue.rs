@@ -22,6 +22,15 @@ pub struct Used {
     pub written: u32,
 }
 
+/// Since when the driver is asked to notify.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listening {
+    /// Since before the last poll: there is nothing it did not see.
+    Already,
+    /// What came before may go unnoticed: poll again.
+    FromNow,
+}
+
 #[derive(Clone, Debug)]
 enum Ring {
     Split(SplitRing),
@@ -92,21 +101,41 @@ impl Queue {
         chain: &mut Chain,
     ) -> Result<bool, Violation> {
         loop {
-            let has_popped = match &mut self.ring {
-                Ring::Split(ring) => ring.pop(memory, chain)?,
-                Ring::Packed(ring) => ring.pop(memory, chain)?,
-            };
-            if has_popped {
-                self.stop_listening(memory)?;
+            if self.poll(memory, chain)? {
                 return Ok(true);
             }
             if self.is_listening {
                 return Ok(false);
             }
-            self.set_listening(memory, true)?;
-            // What the driver made available before it saw the wish would go unnoticed.
-            fence(Ordering::SeqCst);
+            self.listen(memory)?;
         }
+    }
+
+    /// The same for who comes back soon anyway: the driver is not asked to notify when there was none.
+    pub fn poll<M: GuestMemory + ?Sized>(
+        &mut self,
+        memory: &M,
+        chain: &mut Chain,
+    ) -> Result<bool, Violation> {
+        let has_popped = match &mut self.ring {
+            Ring::Split(ring) => ring.pop(memory, chain)?,
+            Ring::Packed(ring) => ring.pop(memory, chain)?,
+        };
+        if has_popped {
+            self.stop_listening(memory)?;
+        }
+        Ok(has_popped)
+    }
+
+    /// Asks the driver to notify, if it is not asked yet. Chains may have come before it knew: who polls has to do so once more.
+    pub fn listen<M: GuestMemory + ?Sized>(&mut self, memory: &M) -> Result<Listening, Violation> {
+        if self.is_listening {
+            return Ok(Listening::Already);
+        }
+        self.set_listening(memory, true)?;
+        // What the driver made available before it saw the wish would go unnoticed.
+        fence(Ordering::SeqCst);
+        Ok(Listening::FromNow)
     }
 
     /// Takes the last pop back, which was of `head`.
