@@ -1,7 +1,7 @@
 //! A network card of the same kind in the same QEMU TCG: directly, and below us.
 //!
-//! The guest takes and sends a stretch of bytes by TCP on QEMU's own network, whose other end is a program here. The marks are those of
-//! [`crate::disks`].
+//! The guest takes and sends a stretch of bytes by TCP on QEMU's own network, whose other end is a program here: sent 64 KiB at a time as programs
+//! that care do, and 1 KiB at a time as busybox's `nc` does. The marks are those of [`crate::disks`].
 
 use std::fmt::Write as _;
 use std::fs;
@@ -27,7 +27,11 @@ const MIB: u32 = 32;
 const PIECE: usize = 64 << 10;
 
 /// The directions, as the guest sees them.
-const DIRECTIONS: [&str; 2] = ["to the guest", "from the guest"];
+const DIRECTIONS: [&str; 3] = [
+    "to the guest",
+    "from the guest, 64 KiB at a time",
+    "from the guest, 1 KiB at a time",
+];
 
 const SCRIPT: &str = "\
 modprobe -a virtio_pci virtio_net cpuid
@@ -37,7 +41,10 @@ mark() { dd if=/dev/cpu/0/cpuid of=/dev/null bs=16 count=1 iflag=skip_bytes skip
 port=$(sed 's/.*stockade.port=\\([0-9]*\\).*/\\1/' /proc/cmdline)
 dd if=/dev/zero of=/tmp/zeros bs=1M count=32 2>/dev/null
 say 'begin 0'; mark 1; nc 10.0.2.2 $port </dev/null >/dev/null; mark 0; say 'end 0'
-say 'begin 1'; mark 2; nc 10.0.2.2 $port </tmp/zeros >/dev/null; mark 0; say 'end 1'
+say 'begin 1'; mark 2
+bash -c 'exec 3<>/dev/tcp/10.0.2.2/'$port' && dd if=/tmp/zeros bs=64k >&3 2>/dev/null'
+mark 0; say 'end 1'
+say 'begin 2'; mark 3; nc 10.0.2.2 $port </tmp/zeros >/dev/null; mark 0; say 'end 2'
 say done
 ";
 
@@ -55,6 +62,7 @@ pub(crate) fn table() -> String {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let initrd = Initrd::new(SCRIPT)
         .modules(&["virtio_pci", "virtio_net", "cpuid"])
+        .program("bash", "bin/bash", &["libtinfo6"])
         .write(folder.path());
     let stats = folder.path().join("stats.json");
     let ways = [
@@ -131,7 +139,7 @@ fn run(start: impl FnOnce(u16) -> Running, stats: Option<&Path>) -> Vec<Figures>
         .collect()
 }
 
-/// Sends all to who comes first, takes all from who comes next.
+/// Sends all to who comes first, takes all from who comes then.
 fn serve(listener: &TcpListener) {
     let piece = [0; PIECE];
     if let Ok((mut stream, _)) = listener.accept() {
@@ -142,14 +150,21 @@ fn serve(listener: &TcpListener) {
         }
         let _ = stream.shutdown(Shutdown::Both);
     }
+    for _ in 1..DIRECTIONS.len() {
+        take(listener);
+    }
+}
+
+fn take(listener: &TcpListener) {
     let mut piece = [0; PIECE];
-    if let Ok((mut stream, _)) = listener.accept() {
-        let mut left = BYTES;
-        while left > 0 {
-            match stream.read(&mut piece) {
-                Ok(0) | Err(_) => return,
-                Ok(count) => left = left.saturating_sub(count),
-            }
+    let Ok((mut stream, _)) = listener.accept() else {
+        return;
+    };
+    let mut left = BYTES;
+    while left > 0 {
+        match stream.read(&mut piece) {
+            Ok(0) | Err(_) => return,
+            Ok(count) => left = left.saturating_sub(count),
         }
     }
 }
