@@ -8,6 +8,8 @@ use std::vec::Vec;
 use super::*;
 use crate::tpm::command::{shutdown_clear, startup_clear};
 
+mod conformance;
+
 /// An engine that does as it is told, when it is told.
 #[derive(Debug, Default)]
 struct Fake {
