@@ -70,6 +70,25 @@ impl Initrd {
         self
     }
 
+    /// Adds all files of a package in and below a folder, links as what they lead to.
+    #[must_use]
+    pub fn folder(mut self, package: &str, path: &str) -> Self {
+        let root = package_folder(package);
+        let mut folders = vec![root.join(path)];
+        while let Some(folder) = folders.pop() {
+            let entries = fs::read_dir(&folder).expect("a package has what it has");
+            for entry in entries.flatten().map(|entry| entry.path()) {
+                let name = entry.strip_prefix(&root).expect("it lies in there");
+                if entry.is_dir() {
+                    folders.push(entry);
+                } else if entry.is_file() {
+                    self.archive.file(&name.to_string_lossy(), &read(&entry));
+                }
+            }
+        }
+        self
+    }
+
     /// Adds a program that cargo built here, as `bin/NAME`, and what it needs of this machine's libraries.
     #[must_use]
     pub fn own_program(mut self, program: &Path) -> Self {

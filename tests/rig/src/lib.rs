@@ -22,6 +22,7 @@ mod running;
 mod slot;
 pub mod stock_disk;
 mod stream;
+pub mod suites;
 pub mod tamper;
 mod tools;
 pub mod tpm;

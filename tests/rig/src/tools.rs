@@ -106,6 +106,33 @@ const TPM2_LIBRARIES: [&str; 31] = [
 /// What `tpm2` loads to speak with a device.
 const TPM2_DEVICE: &str = "usr/lib/x86_64-linux-gnu/libtss2-tcti-device.so.0";
 
+/// The packages of the libraries of `cryptsetup`.
+const CRYPTSETUP_LIBRARIES: [&str; 13] = [
+    "libcryptsetup12",
+    "libpopt0",
+    "libblkid1",
+    "libuuid1",
+    "libargon2-1",
+    "libdevmapper1.02.1",
+    "libssl3",
+    "libjson-c5",
+    "libudev1",
+    "libselinux1",
+    "libpcre2-8-0",
+    "libcap2",
+    "libgcc-s1",
+];
+/// The tools of tpm2-tools that clevis calls by names of their own.
+const CLEVIS_TOOLS: [&str; 7] = [
+    "create",
+    "createpolicy",
+    "createprimary",
+    "flushcontext",
+    "load",
+    "pcrread",
+    "unseal",
+];
+
 impl Initrd {
     /// Adds kernel modules of the distribution's kernel and what they depend on, for `modprobe`.
     #[must_use]
@@ -131,6 +158,47 @@ impl Initrd {
         let device = std::fs::read(device).expect("the package is whole");
         self.program("tpm2-tools", "usr/bin/tpm2", &TPM2_LIBRARIES)
             .file(TPM2_DEVICE, &device)
+    }
+
+    /// Adds `cryptsetup`.
+    #[must_use]
+    pub fn cryptsetup(self) -> Self {
+        self.program("cryptsetup-bin", "sbin/cryptsetup", &CRYPTSETUP_LIBRARIES)
+    }
+
+    /// Adds clevis for volumes of LUKS and TPMs, and all its scripts are made of; `tpm2` and `cryptsetup` are not among it.
+    #[must_use]
+    pub fn clevis(self) -> Self {
+        let programs = self
+            .program("bash", "bin/bash", &["libtinfo6"])
+            .program(
+                "jose",
+                "usr/bin/jose",
+                &["libjose0", "libjansson4", "libssl3", "zlib1g"],
+            )
+            .program(
+                "libpwquality-tools",
+                "usr/bin/pwmake",
+                &["libpwquality1", "libcrack2", "zlib1g"],
+            )
+            // The one dictionary it looks into is for words people think of.
+            .file("etc/security/pwquality.conf", b"dictcheck = 0\n")
+            .folder("clevis", "usr/bin")
+            .folder("clevis-luks", "usr/bin")
+            .folder("clevis-tpm2", "usr/bin");
+        CLEVIS_TOOLS.iter().fold(programs, |initrd, name| {
+            let script = format!("#!/bin/sh\nexec tpm2 {name} \"$@\"\n");
+            initrd.file(&format!("usr/bin/tpm2_{name}"), script.as_bytes())
+        })
+    }
+
+    /// Adds `python3.11` with its library, what needs libraries of C left out.
+    #[must_use]
+    pub fn python(self) -> Self {
+        let libraries = ["libexpat1", "zlib1g"];
+        self.program("python3.11-minimal", "usr/bin/python3.11", &libraries)
+            .folder("libpython3.11-minimal", "usr/lib/python3.11")
+            .folder("libpython3.11-stdlib", "usr/lib/python3.11")
     }
 
     /// Adds `mkfs.ext4` (as `mke2fs`) and `e2fsck`.

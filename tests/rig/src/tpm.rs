@@ -127,7 +127,8 @@ fn tool_path(name: &str) -> PathBuf {
     path
 }
 
-fn two_free_ports() -> u16 {
+/// Returns the first of two ports in a row that nobody has at the moment.
+pub(crate) fn two_free_ports() -> u16 {
     for _ in 0..1000 {
         let first = TcpListener::bind("127.0.0.1:0").expect("there are free ports");
         let port = first.local_addr().expect("it is bound").port();

@@ -93,23 +93,6 @@ const MODULES: [&str; 13] = [
     "authenc",
 ];
 
-/// Packages of the libraries of `cryptsetup`.
-const CRYPTSETUP_LIBRARIES: [&str; 13] = [
-    "libcryptsetup12",
-    "libpopt0",
-    "libblkid1",
-    "libuuid1",
-    "libargon2-1",
-    "libdevmapper1.02.1",
-    "libssl3",
-    "libjson-c5",
-    "libudev1",
-    "libselinux1",
-    "libpcre2-8-0",
-    "libcap2",
-    "libgcc-s1",
-];
-
 /// Whether the guest maps the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mapping {
@@ -126,9 +109,7 @@ pub(super) fn initrd(mapping: Mapping, effort: Effort) -> Initrd {
         .fio();
     match mapping {
         Mapping::None => initrd,
-        Mapping::Sealing => {
-            initrd.program("cryptsetup-bin", "sbin/cryptsetup", &CRYPTSETUP_LIBRARIES)
-        }
+        Mapping::Sealing => initrd.cryptsetup(),
     }
 }
 
