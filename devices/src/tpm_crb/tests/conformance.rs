@@ -7,12 +7,7 @@ const WIDTHS: [usize; 4] = [1, 2, 4, 8];
 const ABANDONED: State = State::Execution(Fate::Abandoned);
 const ABANDONED_FOR: State = State::Execution(Fate::AbandonedFor);
 /// Registers by which something is asked for.
-const ASKING: [usize; 4] = [
-    at::LOC_CTRL,
-    at::CTRL_REQ,
-    at::CTRL_CANCEL,
-    at::CTRL_START,
-];
+const ASKING: [usize; 4] = [at::LOC_CTRL, at::CTRL_REQ, at::CTRL_CANCEL, at::CTRL_START];
 
 /// What can happen to the interface, by the locality that has it.
 #[derive(Clone, Copy, Debug)]
