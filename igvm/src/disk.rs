@@ -462,7 +462,7 @@ mod tests {
         let path = folder.path().join("store");
         create_store(&path).unwrap();
         assert!(check(&path, None).unwrap().contains("sealed store"));
-        assert_eq!(fs::metadata(&path).unwrap().len(), 129 * 4096);
+        assert_eq!(fs::metadata(&path).unwrap().len(), 257 * 4096);
     }
 
     #[test]
