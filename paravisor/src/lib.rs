@@ -28,6 +28,7 @@ mod share;
 mod startup;
 
 pub mod crew;
+pub mod firmware_files;
 pub mod machine;
 pub mod module;
 pub mod records;

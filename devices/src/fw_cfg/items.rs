@@ -72,6 +72,12 @@ impl File {
             content,
         })
     }
+
+    /// Returns the name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 /// All items.
