@@ -10,7 +10,6 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use sha2::{Digest, Sha256, Sha384};
-use zerocopy::IntoBytes;
 
 use crate::manifest::{Manifest, PayloadKind, Start};
 
@@ -83,7 +82,7 @@ pub fn measurements(manifest: &Manifest) -> Vec<Measurement> {
         kind: EventType::S_CRTM_VERSION,
         data: version.encode_utf16().flat_map(u16::to_le_bytes).collect(),
     });
-    let manifest_digest = Sha384::digest(manifest.as_bytes());
+    let manifest_digest = manifest.digest();
     all.push(Measurement::text(
         1,
         EventType::PLATFORM_CONFIG_FLAGS,

@@ -462,7 +462,8 @@ mod tests {
         let path = folder.path().join("store");
         create_store(&path).unwrap();
         assert!(check(&path, None).unwrap().contains("sealed store"));
-        assert_eq!(fs::metadata(&path).unwrap().len(), 257 * 4096);
+        let blocks = 1 + 2 * u64::from(super::USUAL_AREA_BLOCKS);
+        assert_eq!(fs::metadata(&path).unwrap().len(), blocks * 4096);
     }
 
     #[test]

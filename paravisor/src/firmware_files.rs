@@ -31,8 +31,6 @@ pub enum FilesError {
 pub struct Facts<'a> {
     /// What the image is.
     pub manifest: &'a Manifest,
-    /// The digest by which machines of this image are told from those of others.
-    pub digest: &'a [u8; 48],
     /// How many vCPUs.
     pub vcpus: u32,
     /// The memory.
@@ -57,7 +55,7 @@ pub fn files(facts: &Facts<'_>) -> Result<Vec<File>, FilesError> {
     let tables = smbios::tables(&smbios::Machine {
         vcpus: u16::try_from(facts.vcpus).unwrap_or(u16::MAX),
         ram: facts.ram,
-        uuid: smbios::uuid(facts.digest),
+        uuid: smbios::uuid(&facts.manifest.digest()),
         version: env!("CARGO_PKG_VERSION"),
         processor_id: facts.processor_id,
     });
@@ -98,7 +96,6 @@ mod tests {
         let manifest = facts_of(flags);
         let files = files(&Facts {
             manifest: &manifest,
-            digest: &[1; 48],
             vcpus: 4,
             ram: RamMap::of_size(4 << 30).unwrap(),
             processor_id: [1, 2],

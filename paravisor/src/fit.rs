@@ -5,6 +5,7 @@
 
 use alloc::boxed::Box;
 
+use stockade_abi::terminate::StopReason;
 use stockade_backend::block::{self, Block};
 use stockade_backend::console::{self, Console};
 use stockade_backend::net::Net;
@@ -27,6 +28,7 @@ use stockade_platform::{Ghcb, SharedRegion, random};
 use stockade_storage::RootSecret;
 
 use crate::adapters::{PlatformHost, Time};
+use crate::flash;
 use crate::sealing::{self, Order, SealingError};
 use crate::store::{self, Keeping};
 
@@ -58,24 +60,29 @@ pub(crate) struct Fitter<'a> {
 }
 
 /// Returns the devices of the manifest.
+///
+/// # Errors
+/// Why the guest must not start without one of them.
 pub(crate) fn devices(
     manifest: &Manifest,
     bounce: Option<SharedRegion>,
     fitter: &mut Fitter<'_>,
-) -> (Functions, Bays) {
+) -> Result<(Functions, Bays), StopReason> {
     let (mut functions, mut bays) = (Functions::default(), Bays::default());
     // Who has a disk or a card has an entropy source too.
     let has_entropy = bounce.is_some() || manifest.flags().contains(GuestFlags::ENTROPY);
-    if let Some(bounce) = bounce {
-        fit_host_devices(manifest, bounce, fitter, (&mut bays, &mut functions));
-    }
+    let keeping = match bounce {
+        Some(bounce) => fit_host_devices(manifest, bounce, fitter, (&mut bays, &mut functions)),
+        None => Keeping::Nowhere,
+    };
+    flash::fit(manifest, fitter.ram, &keeping, &mut bays)?;
     if has_entropy {
         let entropy = Card::new(OwnEntropy::new(Processor), fitter.ram);
         fit(Box::new(entropy), &mut bays, &mut functions);
     }
     // A signal to a processor that has yet to start may be lost.
     bays.look_at_all();
-    (functions, bays)
+    Ok((functions, bays))
 }
 
 fn fit_host_devices(
@@ -83,7 +90,7 @@ fn fit_host_devices(
     mut bounce: SharedRegion,
     fitter: &mut Fitter<'_>,
     (bays, functions): (&mut Bays, &mut Functions),
-) {
+) -> Keeping {
     let devices = manifest.devices();
     for (index, net) in (0..).zip(devices.nets()) {
         let place = fitter.place(net.host_device(), bays);
@@ -110,6 +117,7 @@ fn fit_host_devices(
             Err(error) => report("disk", index, place, &error),
         }
     }
+    keeping
 }
 
 impl Fitter<'_> {

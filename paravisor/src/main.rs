@@ -11,6 +11,7 @@ extern crate alloc;
 
 mod adapters;
 mod fit;
+mod flash;
 mod modules;
 mod sealing;
 mod start;

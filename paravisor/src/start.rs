@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use spin::Once;
 use stockade_abi::cpuid_page::CpuidPage;
@@ -14,9 +15,10 @@ use stockade_devices::rtc;
 use stockade_intercept::cpuid::{CpuidInputs, CpuidPolicy, HypervisorIdentity, TscAdjust, X2Apic};
 use stockade_intercept::emulate;
 use stockade_paravisor::crew::End;
+use stockade_paravisor::firmware_files::{self, Facts};
 use stockade_paravisor::guest::{self, Plan};
 use stockade_paravisor::life::{self, Post};
-use stockade_paravisor::machine::{Fittings, Functions, Machine, TestFittings};
+use stockade_paravisor::machine::{FirmwareFittings, Fittings, Functions, Machine, TestFittings};
 use stockade_paravisor::module::Modules;
 use stockade_paravisor::tpm::{self, Lasting, TpmFitting};
 use stockade_paravisor::vcpu::Vcpu;
@@ -77,7 +79,9 @@ pub(crate) fn run(platform: Platform) -> ! {
         ghcb: cpu.ghcb,
         vcpus,
     };
-    let (functions, mut bays) = fit::devices(&launch.manifest, bounce, &mut fitter);
+    let devices = fit::devices(&launch.manifest, bounce, &mut fitter);
+    let (functions, mut bays) = devices.unwrap_or_else(|reason| stop(reason));
+    let firmware = firmware(&launch, ram).unwrap_or_else(|reason| stop(reason));
     let unix_seconds = wall_clock(&cpu.ghcb);
     let means = modules::Means {
         memory: modules,
@@ -101,6 +105,7 @@ pub(crate) fn run(platform: Platform) -> ! {
             fitted(
                 fittings(&launch.manifest, vcpus, ram, modules),
                 (functions, bays),
+                firmware,
             ),
         ),
         ram,
@@ -246,12 +251,49 @@ fn tpm(manifest: &Manifest, modules: &Modules) -> Option<TpmFitting> {
     Some(TpmFitting {
         channel: channel?,
         lasting,
-        measurements: measured::measurements(manifest),
+        measurements: match manifest.start() {
+            Start::Kernel => measured::measurements(manifest),
+            // Firmware measures itself and what it starts, into a log of its own.
+            Start::Firmware => Vec::new(),
+        },
     })
 }
 
-fn fitted(fittings: Fittings, (functions, bays): (Functions, Bays)) -> Fittings {
+/// Returns what firmware finds in its machine, if firmware starts the guest.
+fn firmware(
+    launch: &Launch,
+    ram: &'static GuestRam,
+) -> Result<Option<FirmwareFittings>, StopReason> {
+    if launch.manifest.start() == Start::Kernel {
+        return Ok(None);
+    }
+    let [signature, _, _, features] = launch.cpuid.own_answer(1, 0);
+    let vcpus = launch.parameters.vcpu_count;
+    let files = firmware_files::files(&Facts {
+        manifest: &launch.manifest,
+        vcpus,
+        ram: *ram.map(),
+        processor_id: [signature, features],
+    });
+    let files = files.map_err(|error| {
+        log::error!("{error}");
+        StopReason::MANIFEST_INVALID
+    })?;
+    Ok(Some(FirmwareFittings {
+        memory: ram,
+        vcpus: u16::try_from(vcpus).unwrap_or(u16::MAX),
+        ram: *ram.map(),
+        files,
+    }))
+}
+
+fn fitted(
+    fittings: Fittings,
+    (functions, bays): (Functions, Bays),
+    firmware: Option<FirmwareFittings>,
+) -> Fittings {
     Fittings {
+        firmware,
         functions,
         bays,
         ..fittings

@@ -2,6 +2,9 @@
 
 use core::ops::Range;
 
+use sha2::{Digest, Sha384};
+use zerocopy::IntoBytes;
+
 use super::{Manifest, ManifestError, PayloadKind};
 use crate::firmware;
 
@@ -38,6 +41,20 @@ impl Manifest {
         let code = self.payload(PayloadKind::FIRMWARE)?.len_bytes.get();
         let variables = self.payload(PayloadKind::VARIABLES)?.len_bytes.get();
         Some(firmware::variables_range(variables, code))
+    }
+
+    /// Returns what the guest can read and not write: the code, and the variables below it, which are flash.
+    #[must_use]
+    pub fn rom_range(&self) -> Option<Range<u64>> {
+        let code = self.firmware_range()?;
+        let variables = self.variables_range();
+        Some(variables.map_or(code.start, |range| range.start)..code.end)
+    }
+
+    /// Returns the digest of the manifest, which tells machines of one image from those of others.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 48] {
+        Sha384::digest(self.as_bytes()).into()
     }
 
     /// There is one thing to start, and what goes with the other is not there.

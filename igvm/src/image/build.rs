@@ -8,6 +8,7 @@ use stockade_boot::layout::{self, LARGE_PAGE_SIZE, PAGE_SIZE, paravisor};
 use stockade_boot::manifest::{
     Devices, DiskMode, GuestFlags, Manifest, ModuleLimits, Payload, PayloadKind, Sealing,
 };
+use stockade_storage::store::format::USUAL_AREA_BLOCKS;
 use zerocopy::IntoBytes;
 
 use super::elf::Paravisor;
@@ -109,7 +110,7 @@ pub fn build(options: &BuildOptions) -> Result<Vec<u8>, ImageError> {
     let manifest = Manifest::new(options.c_bit, options.max_vcpus, options.flags, &files)?
         .with_devices(options.devices)
         .with_sealing(options.sealing)
-        .try_with_extra_memory(extra_memory(&options.devices))?
+        .try_with_extra_memory(extra_memory(options))?
         .with_module_limits(options.module_limits)?;
 
     let mut launch = Directives::default();
@@ -121,7 +122,7 @@ pub fn build(options: &BuildOptions) -> Result<Vec<u8>, ImageError> {
         let bytes = constant(manifest.module_memory_bytes());
         launch.required_memory(layout::MODULES_BASE, bytes);
     }
-    if let Some(range) = manifest.firmware_range() {
+    if let Some(range) = manifest.rom_range() {
         launch.required_memory(range.start, constant(range.end - range.start));
     }
     measured(
@@ -163,17 +164,25 @@ pub fn build(options: &BuildOptions) -> Result<Vec<u8>, ImageError> {
     launch.into_file(options.policy)
 }
 
-/// Returns how many bytes the paravisor needs for these devices beyond its first, which have room for two sealed disks, or for the store,
-/// which needs as much.
-fn extra_memory(devices: &Devices) -> u32 {
+/// Returns how many bytes the paravisor needs for these devices beyond its first, which have room for two sealed disks.
+fn extra_memory(options: &BuildOptions) -> u32 {
     const FIRST: u64 = 2 << 20;
+    /// A store has three areas in memory: all records, the changes that wait, the entry being written.
+    const STORE: u64 = 3 * USUAL_AREA_BLOCKS as u64 * PAGE_SIZE + (256 << 10);
+    let devices = &options.devices;
     let sealed = devices
         .disks()
         .filter(|disk| disk.mode() == DiskMode::SEALED)
         .count();
     let plain = devices.disks().count() - sealed;
-    let sealed = sealed + 2 * devices.store().iter().count();
-    let bytes = ((sealed as u64) << 20) + ((plain as u64) << 18);
+    let stores = devices.store().iter().count();
+    let firmware = options.firmware.as_ref();
+    let flash = firmware.and_then(|firmware| firmware.variables.as_ref());
+    let bytes = ((sealed as u64) << 20)
+        + ((plain as u64) << 18)
+        + stores as u64 * STORE
+        // The template goes when the chip is made of it.
+        + 2 * flash.map_or(0, |variables| variables.len() as u64);
     let extra = bytes.saturating_sub(FIRST);
     constant(extra.next_multiple_of(LARGE_PAGE_SIZE))
 }

@@ -82,6 +82,8 @@ stop_reasons! {
     UNSUPPORTED_EXIT = 25, "the guest took an exit nobody can answer";
     /// Firmware or its variables are not the measured ones.
     FIRMWARE_DIGEST_MISMATCH = 26, "the firmware differs from the measured one";
+    /// Firmware's variables are in the store and not to be had: an older or a template's set would be another machine.
+    VARIABLES_LOST = 27, "the firmware's variables cannot be read from the sealed store";
 }
 
 impl StopReason {

@@ -19,8 +19,9 @@ const _: () = assert!(BLOCK as usize == BLOCK_BYTES);
 pub const VERSION: u32 = 1;
 /// Blocks of an area at most: 16 MiB.
 pub const MOST_AREA_BLOCKS: u32 = 4096;
-/// Blocks of an area of a store that is made without further thought: 512 KiB, of which a TPM takes up to 300.
-pub const USUAL_AREA_BLOCKS: u32 = 128;
+/// Blocks of an area of a store that is made without further thought: 1 MiB, of which a TPM takes up to 300 KiB and firmware's variables
+/// up to 540.
+pub const USUAL_AREA_BLOCKS: u32 = 256;
 /// Blocks of an area at least.
 pub const LEAST_AREA_BLOCKS: u32 = 4;
 

@@ -133,7 +133,7 @@ fn start(mut space: AddressSpace, cpuid: &'static CpuidTable) -> Platform {
     }
     let clock = start_clock(sev_features, cpuid);
     let ram = accept_ram(&mut space, &parameters.ram);
-    let ram = match manifest.firmware_range() {
+    let ram = match manifest.rom_range() {
         Some(rom) => accept_rom(&mut space, ram, rom),
         None => ram,
     };
