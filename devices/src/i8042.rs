@@ -184,6 +184,25 @@ impl PortIo for Keyboard8042 {
     }
 }
 
+/// The controller as firmware sees it: there is nothing to read, and a reset line to pulse.
+///
+/// Firmware that finds a controller waits seconds for a keyboard; kernels are told by ACPI that there is none.
+#[derive(Debug)]
+pub struct ResetLine<'a>(pub &'a mut Keyboard8042);
+
+impl PortIo for ResetLine<'_> {
+    fn port_read(&mut self, _offset: u16, _data: &mut [u8]) -> Result<(), AccessError> {
+        Err(AccessError::NoRegister)
+    }
+
+    fn port_write(&mut self, offset: u16, data: &[u8]) -> Result<(), AccessError> {
+        match (offset, data) {
+            (COMMAND, [0xF0..=0xFF]) => self.0.port_write(offset, data),
+            _ => Err(AccessError::NoRegister),
+        }
+    }
+}
+
 /// The controller's state, version 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyboardState {
@@ -243,7 +262,7 @@ impl Keyboard8042 {
 mod tests {
     use stockade_bus::PortIo;
 
-    use super::{COMMAND, DATA, Keyboard8042};
+    use super::{COMMAND, DATA, Keyboard8042, ResetLine};
 
     fn ask(controller: &mut Keyboard8042, command: u8) -> u8 {
         controller.port_write(COMMAND, &[command]).unwrap();
@@ -267,6 +286,18 @@ mod tests {
         controller.port_write(COMMAND, &[0x60]).unwrap();
         controller.port_write(DATA, &[0x47]).unwrap();
         assert_eq!(ask(&mut controller, 0x20), 0x47);
+    }
+
+    #[test]
+    fn reset_line_has_nothing_to_read_and_pulses() {
+        let mut controller = Keyboard8042::new();
+        let mut line = ResetLine(&mut controller);
+        assert!(line.port_read(COMMAND, &mut [0]).is_err());
+        assert!(line.port_write(COMMAND, &[0xAA]).is_err());
+        assert!(line.port_write(DATA, &[0xF4]).is_err());
+        line.port_write(COMMAND, &[0xFE]).unwrap();
+        assert!(controller.take_reset());
+        assert_eq!(read(&mut controller, COMMAND) & 1, 0);
     }
 
     #[test]

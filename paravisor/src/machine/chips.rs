@@ -9,7 +9,7 @@ use stockade_boot::layout::{HPET_BASE, IOAPIC_BASE};
 use stockade_boot::manifest::Start;
 use stockade_bus::{AccessError, Clock, Deadline, Gpa, Level, Mmio, PortIo};
 use stockade_devices::hpet::{self, Hpet};
-use stockade_devices::i8042::Keyboard8042;
+use stockade_devices::i8042::{Keyboard8042, ResetLine};
 use stockade_devices::pci::{Condition, PciRoot};
 use stockade_devices::pit::Pit;
 use stockade_devices::power::{self, Power};
@@ -174,6 +174,9 @@ impl<C: Clock + Clone> Chips<C> {
             0xA0..=0xA1 => access(&mut self.pic.ports(Ports::Secondary), port - 0xA0),
             0x4D0..=0x4D1 => access(&mut self.pic.ports(Ports::EdgeLevel), port - 0x4D0),
             0x40..=0x43 | 0x61 => access(&mut self.pit, port - 0x40),
+            0x60 | 0x64 if self.start == Start::Firmware => {
+                access(&mut ResetLine(&mut self.keyboard), port - 0x60)
+            }
             0x60 | 0x64 => access(&mut self.keyboard, port - 0x60),
             0x70..=0x71 => access(&mut self.rtc, port - 0x70),
             0x92 | 0xCF9 => access(&mut self.reset, port),
