@@ -19,8 +19,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::layout;
 
 pub use devices::{
-    Devices, DiskAccess, DiskEntry, DiskMode, LEAST_DISK_BYTES, MAX_DISKS, MAX_NETS, NET_BYTES,
-    NetEntry,
+    CONSOLE_BYTES, Devices, DiskAccess, DiskEntry, DiskMode, LEAST_DISK_BYTES, MAX_DISKS, MAX_NETS,
+    NET_BYTES, NetEntry,
 };
 pub use error::ManifestError;
 pub use firmware::Start;

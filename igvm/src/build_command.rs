@@ -50,7 +50,9 @@ pub(crate) fn build(arguments: &Build) -> Result<(), Failure> {
     };
     let mut options = guest.collect(arguments.cpus, otherwise, &cache, &paravisor, &mut voice)?;
     // What is behind them is the host's to say, when it runs the image.
-    options.devices = arguments.devices.measured()?;
+    options.devices = arguments
+        .devices
+        .measured(arguments.console.shared_bytes())?;
     arguments.console.measure(&mut options)?;
     let written = image::write(&arguments.output, &image::build(&options)?);
     voice.fall_silent();

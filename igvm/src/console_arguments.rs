@@ -7,7 +7,7 @@ use clap::Args;
 use stockade::image::{BuildOptions, Image};
 use stockade::run::devices::ConsolePeer;
 use stockade_boot::layout::LARGE_PAGE_SIZE;
-use stockade_boot::manifest::{Devices, GuestFlags};
+use stockade_boot::manifest::{CONSOLE_BYTES, Devices, GuestFlags};
 
 use crate::failure::Failure;
 
@@ -37,6 +37,14 @@ impl FromStr for Peer {
 }
 
 impl ConsoleArguments {
+    /// Returns how much of the devices' shared memory it takes.
+    pub(crate) fn shared_bytes(&self) -> u64 {
+        match self.virtio_console {
+            Some(_) => CONSOLE_BYTES,
+            None => 0,
+        }
+    }
+
     /// Notes the console in what an image is built of.
     pub(crate) fn measure(&self, options: &mut BuildOptions) -> Result<(), Failure> {
         if self.virtio_console.is_none() {

@@ -1,10 +1,11 @@
 //! Disks and network cards, as arguments: what QEMU is given, and what of it is measured.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
+use stockade::disk::check_sealed;
 use stockade::image::Image;
 use stockade::run::devices::{
     self, Disk, DiskCache, DiskFormat, FIRST_DISK_SLOT, FIRST_NET_SLOT, HostDevices, MAX_DISKS,
@@ -137,8 +138,8 @@ impl DeviceArguments {
         }
     }
 
-    /// Returns what the manifest says of the devices.
-    pub(crate) fn measured(&self) -> Result<Devices, Failure> {
+    /// Returns what the manifest says of the devices, which share their memory with others that take `others` bytes of it.
+    pub(crate) fn measured(&self, others: u64) -> Result<Devices, Failure> {
         if self.is_empty() {
             return Ok(Devices::default());
         }
@@ -154,7 +155,8 @@ impl DeviceArguments {
         if disks.len() > MAX_DISKS || nets.len() > MAX_NETS {
             return Err(Failure::TooManyDevices);
         }
-        let least = least_bounce(disks.len() + self.state.iter().count(), nets.len());
+        let disks_and_store = disks.len() + self.state.iter().count();
+        let least = least_bounce(disks_and_store, nets.len(), others);
         let bounce = match self.bounce {
             Some(bytes) if bytes < least => return Err(Failure::Bounce(u64::from(least >> 20))),
             Some(bytes) => bytes,
@@ -178,7 +180,7 @@ impl DeviceArguments {
         let Some(manifest) = image.manifest() else {
             return Ok(());
         };
-        let (wanted, given) = (manifest.devices(), self.measured()?);
+        let (wanted, given) = (manifest.devices(), self.measured(0)?);
         let is_same = wanted.disks().eq(given.disks())
             && wanted.nets().eq(given.nets())
             && wanted.store() == given.store();
@@ -202,6 +204,7 @@ impl DeviceArguments {
 
     /// Returns what QEMU is given, after a look at the files, and the files: they are locked as long as they are kept.
     pub(crate) fn host(&self) -> Result<(HostDevices, Vec<File>), Failure> {
+        self.net.iter().try_for_each(NetArgument::check)?;
         let disks = self.disk.iter().map(DiskArgument::open);
         let disks = disks.collect::<Result<Vec<_>, _>>()?;
         let (disks, locks) = disks.into_iter().unzip();
@@ -242,15 +245,27 @@ fn words(devices: &Devices) -> String {
     all.join(" ")
 }
 
-/// Returns the least shared memory for so many disks, the store among them, and cards.
-fn least_bounce(disks: usize, nets: usize) -> u32 {
-    let bytes = disks as u64 * LEAST_DISK_BYTES + nets as u64 * NET_BYTES;
+/// Returns the least shared memory for so many disks, the store among them, and cards, and for others that take some of it.
+fn least_bounce(disks: usize, nets: usize, others: u64) -> u32 {
+    let bytes = disks as u64 * LEAST_DISK_BYTES + nets as u64 * NET_BYTES + others;
     u32::try_from(bytes.next_multiple_of(LARGE_PAGE_SIZE)).unwrap_or(u32::MAX)
 }
 
 fn mac(index: u8) -> [u8; 6] {
     let [a, b, c, d, e] = MAC_PREFIX;
     [a, b, c, d, e, index]
+}
+
+impl NetArgument {
+    /// Sees that an interface is there: QEMU would make one, connected to nothing.
+    fn check(&self) -> Result<(), Failure> {
+        match &self.0 {
+            NetPeer::Tap(name) if !Path::new("/sys/class/net").join(name).exists() => {
+                Err(Failure::NoInterface(name.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl DiskArgument {
@@ -301,6 +316,10 @@ impl DiskArgument {
             let path = self.path.clone();
             return Err(Failure::DiskSize { path, bytes });
         }
+        if format == DiskFormat::Raw && self.mode == DiskMode::SEALED {
+            // The paravisor would leave it out, and the guest miss it.
+            check_sealed(file, &self.path)?;
+        }
         if format == DiskFormat::Qcow2 && detect(file).map_err(failed)? != DiskFormat::Qcow2 {
             return Err(Failure::NotQcow2(self.path.clone()));
         }
@@ -339,6 +358,8 @@ fn detect(file: &File) -> std::io::Result<DiskFormat> {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use stockade_boot::manifest::CONSOLE_BYTES;
+
     use super::*;
 
     #[test]
@@ -379,6 +400,21 @@ mod tests {
         }
     }
 
+    /// Twelve disks fill 4 MiB but for 16 KiB, and a console takes 24.
+    #[test]
+    fn shared_memory_is_enough_for_all_who_share_it() {
+        let many = |bounce| DeviceArguments {
+            disk: vec!["a".parse().unwrap(); 12],
+            bounce,
+            ..DeviceArguments::default()
+        };
+        let bytes = |others| many(None).measured(others).unwrap().bounce_bytes();
+        assert_eq!((bytes(0), bytes(CONSOLE_BYTES)), (4 << 20, 6 << 20));
+        assert!(many(Some(4 << 20)).measured(0).is_ok());
+        let refused = many(Some(4 << 20)).measured(CONSOLE_BYTES);
+        assert!(matches!(refused, Err(Failure::Bounce(6))));
+    }
+
     #[test]
     fn the_manifest_and_qemu_agree_on_places_and_addresses() {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -389,7 +425,7 @@ mod tests {
             net: vec!["user".parse().unwrap(); 2],
             ..DeviceArguments::default()
         };
-        let measured = arguments.measured().unwrap();
+        let measured = arguments.measured(0).unwrap();
         let (host, locks) = arguments.host().unwrap();
         assert!(measured.disks().map(|disk| disk.host_device()).eq([2]));
         assert!(measured.nets().map(|net| net.host_device()).eq([16, 17]));
@@ -404,9 +440,9 @@ mod tests {
             state: Some("dir".into()),
             ..DeviceArguments::default()
         };
-        let store = kept.measured().unwrap();
+        let store = kept.measured(0).unwrap();
         assert_eq!(store.store().map(DiskEntry::host_device), Some(24));
-        let none = DeviceArguments::default().measured().unwrap();
+        let none = DeviceArguments::default().measured(0).unwrap();
         assert_eq!(none, Devices::default());
     }
 }

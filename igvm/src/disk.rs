@@ -14,6 +14,10 @@ use stockade_storage::disk::seals::Seals;
 use stockade_storage::store::format::{Header as StoreHeader, USUAL_AREA_BLOCKS};
 use stockade_storage::{BLOCK_BYTES, DiskKey, Fault, HostBlock, StoreFault};
 
+mod glance;
+
+pub use glance::{check_sealed, check_store};
+
 /// Why a disk could not be made or checked.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
@@ -116,40 +120,6 @@ pub fn create_store(path: &Path) -> Result<(), DiskError> {
         .map_err(failed)?;
     file.persist_noclobber(path)
         .map_err(|error| failed(error.error))?;
-    Ok(())
-}
-
-/// Sees whether a file can be a sealed store, as far as one can without its key.
-pub fn check_store(file: &File, path: &Path) -> Result<(), DiskError> {
-    let read = |source| DiskError::Read {
-        path: path.into(),
-        source,
-    };
-    let fault = |fault| DiskError::Store {
-        path: path.into(),
-        fault,
-    };
-    let length = file.metadata().map_err(read)?.len();
-    let mut first = [0; BLOCK_BYTES];
-    if length < BLOCK_BYTES as u64 {
-        return Err(fault(StoreFault::NotAStore));
-    }
-    file.read_exact_at(&mut first, 0).map_err(read)?;
-    let header = StoreHeader::read(&first).map_err(fault)?;
-    check_store_length(&header, length).map_err(fault)
-}
-
-fn check_store_length(header: &StoreHeader, length: u64) -> Result<(), StoreFault> {
-    let (found, expected) = (length / BLOCK_BYTES as u64, header.total_blocks());
-    if found < expected {
-        return Err(StoreFault::Truncated { found, expected });
-    }
-    if header.area_blocks() > USUAL_AREA_BLOCKS {
-        return Err(StoreFault::TooLarge {
-            found: header.area_blocks(),
-            most: USUAL_AREA_BLOCKS,
-        });
-    }
     Ok(())
 }
 
@@ -284,7 +254,7 @@ fn describe_other(
     };
     match StoreHeader::read(first) {
         Ok(header) => {
-            check_store_length(&header, length).map_err(fault)?;
+            glance::check_store_length(&header, length).map_err(fault)?;
             Ok(format!(
                 "sealed store   format 1, two areas of {} blocks\n",
                 header.area_blocks()

@@ -65,6 +65,14 @@ pub(crate) enum Failure {
     /// A file of another format than was said.
     #[error("{}: not a qcow2 file; leave format=qcow2 out, or give another file", .0.display())]
     NotQcow2(PathBuf),
+    /// No such network interface.
+    #[error(
+        "there is no network interface {0}; make it first (ip tuntap add dev {0} mode tap), or take --net user"
+    )]
+    NoInterface(String),
+    /// QEMU cannot make a device.
+    #[error("{0}")]
+    NoDevice(String),
     /// Somebody else has the disk.
     #[error("{}: in use by another program", .0.display())]
     Locked(PathBuf),

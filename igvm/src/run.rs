@@ -7,6 +7,7 @@ mod command;
 pub mod devices;
 mod follow;
 mod outcome;
+mod refusal;
 mod report;
 mod symbols;
 mod view;

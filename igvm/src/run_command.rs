@@ -129,6 +129,9 @@ pub(crate) fn run(arguments: &Run) -> Result<u8, Failure> {
     voice.working("launching");
     let report = run::run(&qemu, &options, &mut || voice.fall_silent())?;
     voice.fall_silent();
+    if let Outcome::NoDevice(words) = report.outcome {
+        return Err(Failure::NoDevice(words));
+    }
     conclude(&report, &measurement.launch_digest, &mut voice)
 }
 
@@ -183,7 +186,9 @@ fn build_image(
         mode: mode(),
     };
     let mut options = guest.collect(arguments.cpus, otherwise, cache, paravisor, voice)?;
-    options.devices = arguments.devices.measured()?;
+    options.devices = arguments
+        .devices
+        .measured(arguments.console.shared_bytes())?;
     arguments.console.measure(&mut options)?;
     guest_arguments::check_memory(&options, arguments.memory)?;
     Ok(image::write(output, &image::build(&options)?)?)

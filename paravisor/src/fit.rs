@@ -13,8 +13,8 @@ use stockade_backend::shared::AnyShared;
 use stockade_backend::transport::Doorbell;
 use stockade_backend::{BackendError, Function, SharedMemory};
 use stockade_boot::manifest::{
-    CONSOLE_HOST_DEVICE, DiskEntry, DiskMode, GuestFlags, LEAST_DISK_BYTES, Manifest, NET_BYTES,
-    NetEntry,
+    CONSOLE_BYTES, CONSOLE_HOST_DEVICE, DiskEntry, DiskMode, GuestFlags, LEAST_DISK_BYTES,
+    Manifest, NET_BYTES, NetEntry,
 };
 use stockade_bus::{Gpa, GuestMemory, MemoryError};
 use stockade_devices::virtio::rng::{Entropy, NoEntropy};
@@ -34,6 +34,7 @@ use crate::store::{self, Keeping};
 
 /// A network card has room for both queues and 128 frames either way.
 const _: () = assert!(NET_BYTES >= (8 << 10) + (512 << 10));
+const _: () = assert!(CONSOLE_BYTES == console::MEMORY as u64);
 const _: () = assert!(LEAST_DISK_BYTES >= block::MIN_MEMORY as u64);
 /// Rings of a disk: behind them is one queue of the host's, so more gain nothing.
 const MAX_QUEUES: u16 = 4;

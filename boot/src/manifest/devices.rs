@@ -17,6 +17,8 @@ pub const MAX_NETS: usize = 8;
 pub const LEAST_DISK_BYTES: u64 = 340 << 10;
 /// Shared memory of a network card.
 pub const NET_BYTES: u64 = 520 << 10;
+/// Shared memory of a console.
+pub const CONSOLE_BYTES: u64 = 24 << 10;
 
 /// What becomes of a disk's content on its way to the host. Whoever writes the image chooses the number.
 #[derive(

@@ -2,7 +2,7 @@
 
 use stockade_abi::terminate::{STOCKADE_REASON_SET, StopReason};
 
-use super::Ended;
+use super::{Ended, refusal};
 
 /// Exit code when the user quit (Ctrl-A X) or a signal stopped us.
 pub const STOPPED_BY_USER: u8 = 18;
@@ -30,6 +30,8 @@ pub enum Outcome {
     Terminated(u8, u8),
     /// The launch refused the image; why.
     Refused(String),
+    /// QEMU cannot make a device; which and why.
+    NoDevice(String),
     /// Model or QEMU died; why.
     Died(String),
     /// The time given was over.
@@ -61,7 +63,10 @@ impl Outcome {
             Ended::Status(STATUS_MODEL_PANIC) => {
                 Self::Died(format!("the model has a bug: {}", error()))
             }
-            Ended::Status(other) => Self::Died(qemu_words(other, qemu_log)),
+            Ended::Status(other) => match refusal::read(qemu_log) {
+                Some(words) => Self::NoDevice(words),
+                None => Self::Died(qemu_words(other, qemu_log)),
+            },
         }
     }
 
@@ -82,6 +87,7 @@ impl Outcome {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::PoweredOff => 0,
+            Self::NoDevice(_) => 1,
             Self::Exited(status) => *status,
             Self::ResetLoop => 10,
             Self::TripleFault => 11,
@@ -108,6 +114,7 @@ impl Outcome {
                 format!("the guest asked for termination (reason set {set}, code {code})")
             }
             Self::Refused(why) => format!("the launch refused the image: {why}"),
+            Self::NoDevice(words) => words.clone(),
             Self::Died(why) => format!("the machine died: {why}"),
             Self::TimedOut => "the time given with --timeout is over".to_owned(),
             Self::Interrupted => "stopped from outside".to_owned(),
@@ -191,6 +198,14 @@ mod tests {
             "{}",
             outcome.words()
         );
+    }
+
+    #[test]
+    fn a_device_qemu_cannot_make_is_a_wrong_argument() {
+        let log = "qemu: -netdev tap,id=host16: no such thing\n";
+        let outcome = Outcome::classify(Ended::Status(1), "", log);
+        assert_eq!(outcome.exit_code(), 1);
+        assert!(outcome.words().ends_with("no such thing"));
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Bad input: one line that names the file or the value and what to do, an exit code that is not 0, nothing left behind.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use igvm::{IgvmFile, IgvmPlatformHeader, IgvmRevision};
 use igvm_defs::{IGVM_VHS_SUPPORTED_PLATFORM, IgvmPlatformType};
@@ -312,9 +314,55 @@ fn a_disk_that_is_none_is_named() {
     assert_eq!(fs::read(&odd).expect("it is ours"), [7; 1000]);
 }
 
+/// The paravisor would leave such a disk out, and the guest miss it.
+#[test]
+fn a_sealed_disk_that_is_none_or_not_whole_is_named() {
+    let folder = folder();
+    let plain = file(folder.path(), "plain.img", &[7; 1 << 20]);
+    let sealed = folder.path().join("sealed.img");
+    let made = Stockade::new("disk").args(["create", "--size", "1M"]);
+    made.arg(&sealed).finish().assert_code(0);
+    let whole = fs::read(&sealed).expect("it was made");
+    let cut = file(folder.path(), "cut.img", &whole[..whole.len() - 4096]);
+    let words = |path: &Path| format!("{},mode=sealed", path.display());
+    run_with("--disk", words(&plain)).assert_refused(&["plain.img", "D02", "no sealed disk"]);
+    run_with("--disk", words(&cut)).assert_refused(&["cut.img", "D05"]);
+}
+
+/// What only QEMU finds out it says in its own words; the line names the file.
+#[test]
+fn a_damaged_qcow2_file_and_a_disk_another_qemu_has_are_named() {
+    let folder = folder();
+    let damaged = file(folder.path(), "damaged.qcow2", b"QFI\xFB\0\0\0\x03");
+    run_with("--disk", &damaged)
+        .assert_code(1)
+        .assert_refused(&["damaged.qcow2", "QEMU cannot use"]);
+    let used = file(folder.path(), "used.img", &[7; 1 << 20]);
+    let mut other = Command::new("qemu-system-x86_64")
+        .args(["-nodefaults", "-display", "none", "-S", "-monitor", "stdio"])
+        .arg("-drive")
+        .arg(format!("if=virtio,format=raw,file={}", used.display()))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("there is a QEMU");
+    // Its first words come when it has its disk.
+    let mut word = [0];
+    let said = other.stdout.as_mut().expect("a pipe").read_exact(&mut word);
+    said.expect("it talks");
+    let refused = run_with("--disk", &used);
+    other.kill().expect("it is ours");
+    other.wait().expect("it is ours");
+    refused
+        .assert_code(1)
+        .assert_refused(&["used.img", "lock", "another process"]);
+}
+
 #[test]
 fn a_network_there_is_not_is_refused_with_those_there_are() {
     for value in ["bridge", "tap", "tap=", ""] {
         run_with("--net", value).assert_refused(&["user", "tap="]);
     }
+    // QEMU would make one where it may, connected to nothing.
+    run_with("--net", "tap=no-such-tap").assert_refused(&["no-such-tap", "ip tuntap"]);
 }

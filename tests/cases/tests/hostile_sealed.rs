@@ -8,6 +8,7 @@ mod hostile_sealed {
 }
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -68,8 +69,58 @@ fn sealed_disks(folder: &Path, count: usize) -> Vec<PathBuf> {
     (0..count).map(create).collect()
 }
 
+/// A disk that is changed once the command has looked at it.
+struct Late {
+    disk: PathBuf,
+    changed: PathBuf,
+    true_content: Vec<u8>,
+}
+
+impl Late {
+    fn new(disk: &Path) -> Self {
+        Self {
+            disk: disk.into(),
+            changed: disk.with_extension("changed"),
+            true_content: fs::read(disk).unwrap(),
+        }
+    }
+
+    /// Puts the true content back until the time has come.
+    fn hide(self) -> Self {
+        fs::copy(&self.disk, &self.changed).unwrap();
+        fs::write(&self.disk, &self.true_content).unwrap();
+        self
+    }
+}
+
+/// A QEMU that changes the disks before anything else.
+fn late_qemu(folder: &Path, disks: &[Late]) -> PathBuf {
+    let copies = disks.iter().map(|late| {
+        let (from, to) = (late.changed.display(), late.disk.display());
+        format!("cp '{from}' '{to}'\n")
+    });
+    let copies: String = copies.collect();
+    let path = folder.join("late-qemu");
+    let script = format!("#!/bin/sh\n{copies}exec qemu-system-x86_64 \"$@\"\n");
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
 /// Boots the guest with these orders.
 fn boot(folder: &Path, disks: &[PathBuf], orders: &str, attack: Option<&str>) -> Finished {
+    boot_with(folder, disks, orders, |guest| match attack {
+        Some(attack) => guest.attacked_by(attack),
+        None => guest,
+    })
+}
+
+fn boot_with(
+    folder: &Path,
+    disks: &[PathBuf],
+    orders: &str,
+    more: impl FnOnce(Stockade) -> Stockade,
+) -> Finished {
     let initrd = Initrd::new(SCRIPT).modules(&["virtio_pci", "virtio_blk"]);
     let paper = folder.join("orders.img");
     let mut content = orders.as_bytes().to_vec();
@@ -83,10 +134,7 @@ fn boot(folder: &Path, disks: &[PathBuf], orders: &str, attack: Option<&str>) ->
     for disk in disks {
         guest = guest.args(["--disk", &format!("{},mode=sealed", disk.display())]);
     }
-    if let Some(attack) = attack {
-        guest = guest.attacked_by(attack);
-    }
-    let finished = guest.finish();
+    let finished = more(guest).finish();
     finished.assert_code(0);
     assert_eq!(finding(&finished.stdout, "canary"), Some("ok"));
     assert!(!finished.transcript().contains("panicked"));
@@ -174,10 +222,16 @@ fn what_a_host_did_to_files_between_two_runs_is_an_error_where_it_did_it() {
     forged.write(forged.data(8), &untouched.read(untouched.data(8)));
     forged.write(forged.data(10), &older);
     leaf.flip(leaf.leaf(0), 8);
+    // What the command would see itself the host does after it has looked.
+    let late = [&disks[3], &disks[4]].map(|disk| Late::new(disk));
     cut.truncate();
     header.flip(stockade_storage::HostBlock(0), 30);
+    let late = late.map(Late::hide);
 
-    let run = boot(folder.path(), &disks, "read=newer", None);
+    let qemu = late_qemu(folder.path(), &late);
+    let run = boot_with(folder.path(), &disks, "read=newer", |guest| {
+        guest.arg("--qemu").arg(&qemu)
+    });
     assert_eq!(errors(&run, "/dev/vdb"), [0_u64; 0]);
     let transcript = run.transcript();
     assert_eq!(errors(&run, "/dev/vdc"), [3, 5, 6, 8, 10], "{transcript}");
