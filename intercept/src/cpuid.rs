@@ -8,6 +8,7 @@
 //! have reads zero, which is also what AMD processors answer out of range.
 
 mod features;
+mod hyperv;
 mod identity;
 mod input;
 mod page;
@@ -29,6 +30,8 @@ pub use page::CpuidError;
 use page::{check_entries, find};
 use topology::Topology;
 use xsave::Xsave;
+
+use crate::hyperv::ReferenceClock;
 
 /// Guest-physical address bits: as many as RAM and PCI windows need, far below the guest's virtual top of memory. Firmware maps all
 /// that these bits reach, page by page, and puts PCI devices into the last eighth: with 46 bits it is busy for a minute.
@@ -119,7 +122,9 @@ impl CpuidPolicy {
             .ok_or(CpuidError::Count(page.count))?;
         let entries = &page.entries[..count];
         check_entries(entries)?;
-        if inputs.tsc_hz == 0 || inputs.apic_timer_hz == 0 {
+        let is_hyperv = inputs.identity == HypervisorIdentity::HyperV;
+        let has_clock = !is_hyperv || ReferenceClock::try_new(inputs.tsc_hz).is_some();
+        if inputs.tsc_hz == 0 || inputs.apic_timer_hz == 0 || !has_clock {
             return Err(CpuidError::Frequency);
         }
         Ok(Self {
@@ -155,10 +160,25 @@ impl CpuidPolicy {
             0xD => self.xsave.leaf(subleaf, state.xcr0, state.xss),
             0x15 => self.leaf_15(),
             0x16 => self.leaf_16(),
-            0x4000_0000..=0x4000_FFFF => self.identity.leaf(leaf, self.clocks),
+            0x4000_0000..=0x4000_FFFF => {
+                self.identity.leaf(leaf, self.clocks, self.topology.cores())
+            }
             FIRST_EXTENDED_LEAF..=LAST_EXTENDED_LEAF => self.extended(leaf, subleaf, state),
             _ => CpuidResult::ZERO,
         }
+    }
+
+    /// Returns the reference clock of Hyper-V's interface, if that is what the guest sees.
+    #[must_use]
+    pub fn reference_clock(&self) -> Option<ReferenceClock> {
+        let is_hyperv = self.identity == HypervisorIdentity::HyperV;
+        ReferenceClock::try_new(self.clocks.tsc_hz).filter(|_| is_hyperv)
+    }
+
+    /// Returns hertz of the local APIC's timer.
+    #[must_use]
+    pub const fn apic_timer_hz(&self) -> u32 {
+        self.clocks.apic_hz
     }
 
     /// Answers VMMCALL; an error means #UD.

@@ -1,4 +1,4 @@
-//! Guest exits decoded ([`exit`](mod@exit)), answered by policy ([`cpuid`], [`msr`]) or by instruction emulation ([`emulate`], [`walk`],
+//! Guest exits decoded ([`exit`](mod@exit)), answered by policy ([`cpuid`], [`msr`], [`hyperv`]) or by instruction emulation ([`emulate`], [`walk`],
 //! [`debug`]).
 
 #![no_std]
@@ -11,5 +11,6 @@ pub mod cpuid;
 pub mod debug;
 pub mod emulate;
 pub mod exit;
+pub mod hyperv;
 pub mod msr;
 pub mod walk;

@@ -20,7 +20,8 @@
 
 use stockade_abi::vmsa::Vmsa;
 
-use super::CpuidResult;
+use super::{CpuidResult, hyperv};
+use crate::hyperv::INVALID_CALL;
 
 /// Who the guest is told it runs on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub enum HypervisorIdentity {
     Stockade,
     /// VMware's signature, timing leaf and three harmless hypercalls, for guests whose command line is not ours.
     Vmware,
+    /// Hyper-V's interface "Hv#1", the least of it that Windows and Linux take for it.
+    HyperV,
 }
 
 /// The clocks a guest is told of.
@@ -67,9 +70,10 @@ pub struct NoHypercall;
 
 impl HypervisorIdentity {
     /// Answers a leaf from 4000_0000 on.
-    pub(super) fn leaf(self, leaf: u32, clocks: Clocks) -> CpuidResult {
+    pub(super) fn leaf(self, leaf: u32, clocks: Clocks, cores: u32) -> CpuidResult {
         let signature = match self {
             Self::Bare => return CpuidResult::ZERO,
+            Self::HyperV => return hyperv::leaf(leaf, cores),
             Self::Stockade => *b"StockadeHV\0\0",
             Self::Vmware => *b"VMwareVMware",
         };
@@ -85,7 +89,7 @@ impl HypervisorIdentity {
                 ebx: clocks.apic_hz / 1000,
                 ecx: match self {
                     Self::Vmware => VMWARE_USE_VMMCALL,
-                    Self::Bare | Self::Stockade => 0,
+                    Self::Bare | Self::Stockade | Self::HyperV => 0,
                 },
                 edx: 0,
             },
@@ -100,6 +104,11 @@ impl HypervisorIdentity {
         has_x2apic: bool,
         vmsa: &mut Vmsa,
     ) -> Result<(), NoHypercall> {
+        if self == Self::HyperV && vmsa.cpl == 0 {
+            // Status in the low half, nothing repeated: there is nobody to call.
+            vmsa.rax = INVALID_CALL;
+            return Ok(());
+        }
         if self != Self::Vmware || vmsa.cpl != 0 || low(vmsa.rax) != VMWARE_MAGIC {
             return Err(NoHypercall);
         }
@@ -185,7 +194,7 @@ mod tests {
 
     #[test]
     fn signatures_are_spelled_in_ebx_ecx_edx() {
-        let leaf = HypervisorIdentity::Vmware.leaf(FIRST_LEAF, CLOCKS);
+        let leaf = HypervisorIdentity::Vmware.leaf(FIRST_LEAF, CLOCKS, 1);
         let mut text = [0; 12];
         text[..4].copy_from_slice(&leaf.ebx.to_le_bytes());
         text[4..8].copy_from_slice(&leaf.ecx.to_le_bytes());
@@ -194,12 +203,37 @@ mod tests {
         assert_eq!(leaf.eax, 0x4000_0010);
     }
 
+    /// Windows' loader looks for the name of the interface, not of the vendor.
+    #[test]
+    fn hyperv_is_spelled_in_its_two_leaves() {
+        let leaf = |leaf| HypervisorIdentity::HyperV.leaf(leaf, CLOCKS, 3);
+        let vendor = leaf(FIRST_LEAF);
+        let text = [vendor.ebx, vendor.ecx, vendor.edx].map(u32::to_le_bytes);
+        assert_eq!(text.as_flattened(), b"Microsoft Hv");
+        assert_eq!(&leaf(0x4000_0001).eax.to_le_bytes(), b"Hv#1");
+        assert_eq!(vendor.eax, 0x4000_0005);
+        assert_eq!(leaf(0x4000_0005).eax, 3);
+        assert_eq!(leaf(TIMING_LEAF), CpuidResult::ZERO);
+    }
+
+    #[test]
+    fn nobody_is_behind_hyperv_hypercalls() {
+        let mut vmsa = Vmsa::zeroed();
+        vmsa.rcx = 0x5C;
+        let hyperv = HypervisorIdentity::HyperV;
+        assert_eq!(hyperv.hypercall(CLOCKS, false, &mut vmsa), Ok(()));
+        assert_eq!(vmsa.rax, 2);
+        vmsa.cpl = 3;
+        let outcome = hyperv.hypercall(CLOCKS, false, &mut vmsa);
+        assert_eq!(outcome, Err(NoHypercall));
+    }
+
     #[test]
     fn timing_leaf_is_in_kilohertz() {
-        let leaf = HypervisorIdentity::Stockade.leaf(TIMING_LEAF, CLOCKS);
+        let leaf = HypervisorIdentity::Stockade.leaf(TIMING_LEAF, CLOCKS, 1);
         assert_eq!((leaf.eax, leaf.ebx), (5_000_000, 1_000_000));
         assert_eq!(
-            HypervisorIdentity::Bare.leaf(TIMING_LEAF, CLOCKS),
+            HypervisorIdentity::Bare.leaf(TIMING_LEAF, CLOCKS, 1),
             CpuidResult::ZERO
         );
     }

@@ -22,8 +22,8 @@ pub enum CpuidError {
     /// More vCPUs than APIC ids, or none.
     #[error("{0} vCPUs")]
     Vcpus(u32),
-    /// The TSC or APIC timer frequency is zero.
-    #[error("a clock frequency is zero")]
+    /// The TSC or APIC timer frequency is zero, or the TSC slower than Hyper-V's clock.
+    #[error("a clock frequency is too low")]
     Frequency,
 }
 
