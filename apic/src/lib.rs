@@ -2,7 +2,7 @@
 //!
 //! An interrupt flows down this list. A device raises a pin of the [`ioapic`] or the [`pic`], or writes an MSI ([`msi`]); the
 //! resulting [`Message`] is [`route`]d into the [`Mailbox`] of each vCPU it names. The vCPU drains its mailbox into its own
-//! [`LocalApic`], and before it enters the guest [`inject::decide`] says what goes into the VMSA.
+//! [`LocalApic`], and before it enters the guest [`inject::decide`] says what goes into the VMSA. Timers of Hyper-V's kind are [`synthetic`].
 //!
 //! Everything here is pure: time is an argument ([`Time`]), effects are return values or go to what the constructor was given.
 //! References are to the Intel SDM, volume 3A, chapter 10 ("SDM"), and the AMD APM, volume 2, chapter 16 ("APM").
@@ -22,6 +22,7 @@ pub mod msi;
 pub mod pic;
 pub mod route;
 pub mod saved;
+pub mod synthetic;
 mod vectors;
 
 pub use inject::{Decision, NmiLatch, VirtualInterrupt};
@@ -34,4 +35,5 @@ pub use mailbox::{LocalEvents, Mailbox};
 pub use msi::{DeliveryMode, DestinationMode, Message, MessageSink, Trigger};
 pub use pic::Pic;
 pub use saved::RestoreError;
+pub use synthetic::Synthetic;
 pub use vectors::VectorSet;
