@@ -61,6 +61,8 @@ bitflags! {
         const ENTROPY = 1 << 7;
         /// The machine has a virtio console, behind which is the host's at [`CONSOLE_HOST_DEVICE`].
         const CONSOLE = 1 << 8;
+        /// CPUID and MSRs have the least of Hyper-V's interface.
+        const HYPERV_IDENTITY = 1 << 9;
     }
 }
 

@@ -53,6 +53,9 @@ pub(crate) struct Guest {
     /// Give the guest an HPET
     #[arg(long)]
     hpet: bool,
+    /// Tell the guest that it runs on Hyper-V, as Windows likes best (docs/windows.md)
+    #[arg(long)]
+    hyperv: bool,
     /// Give the guest a virtio entropy source: the processor's random numbers, never the host's
     #[arg(long)]
     rng: bool,
@@ -119,7 +122,7 @@ fn parse_id(text: &str) -> Result<[u8; 16], String> {
 
 impl Guest {
     /// Names of the arguments, which make no sense for an image that is there already.
-    pub(crate) const ARGUMENTS: [&str; 18] = [
+    pub(crate) const ARGUMENTS: [&str; 19] = [
         "kernel",
         "firmware",
         "vars",
@@ -131,6 +134,7 @@ impl Guest {
         "append",
         "x2apic",
         "hpet",
+        "hyperv",
         "rng",
         "tpm",
         "test_devices",
@@ -171,6 +175,7 @@ impl Guest {
         for (flag, is_wanted) in [
             (GuestFlags::X2APIC, self.x2apic),
             (GuestFlags::HPET, self.hpet),
+            (GuestFlags::HYPERV_IDENTITY, self.hyperv),
             (GuestFlags::ENTROPY, self.rng),
             (GuestFlags::TPM, self.tpm),
             (GuestFlags::TEST_DEVICES, self.test_devices),

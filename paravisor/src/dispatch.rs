@@ -49,7 +49,7 @@ pub(crate) fn dispatch<C: Timekeeper + Clone>(
             finish(vcpu, vmsa, exit)
         }
         Exit::Msr(direction) => {
-            let outcome = registers::msr(vcpu, machine, vmsa, direction);
+            let outcome = registers::msr(vcpu, machine, vmsa, memory, direction);
             or_fault(vcpu, vmsa, exit, outcome)
         }
         Exit::Xsetbv => {

@@ -40,3 +40,4 @@ pub mod virtio;
 pub mod wires;
 
 pub mod host;
+pub mod hyperv;

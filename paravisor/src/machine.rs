@@ -24,6 +24,7 @@ use stockade_backend::HostBus;
 use stockade_boot::manifest::Start;
 use stockade_bus::{AccessError, Clock, Deadline, Gpa, Mmio};
 use stockade_devices::pci::PciFunction;
+use stockade_intercept::hyperv::Partition;
 
 use shared::Shared;
 #[cfg(test)]
@@ -62,6 +63,7 @@ pub struct Machine<C> {
     mailboxes: Arc<[Mailbox]>,
     wake: Arc<AtomicU64>,
     crew: Crew,
+    partition: Partition,
     start: Start,
     clock: C,
     /// Keeps the order of what goes to and comes from the host's console.
@@ -102,6 +104,7 @@ impl<C: Clock + Clone> Machine<C> {
             wake: router.wake,
             mailboxes,
             crew: Crew::new(vcpus),
+            partition: Partition::new(),
             start: fittings.start,
             clock,
             console: Shared::new(()),
@@ -135,6 +138,12 @@ impl<C: Clock + Clone> Machine<C> {
         &self.crew
     }
 
+    /// Returns what vCPUs share of Hyper-V's interface.
+    #[must_use]
+    pub fn partition(&self) -> &Partition {
+        &self.partition
+    }
+
     /// Returns whom messages of the chips since the last call were for, a bit a vCPU.
     pub fn take_wakes(&self) -> u64 {
         // Reading does not take the cache line from the other processors.
@@ -153,6 +162,7 @@ impl<C: Clock + Clone> Machine<C> {
         if let Some(variables) = self.bays.variables() {
             variables.reset();
         }
+        self.partition.reset();
         self.notes.forget_request();
     }
 

@@ -2,12 +2,14 @@
 
 use stockade_abi::vmsa::Vmsa;
 use stockade_apic::GeneralProtection;
+use stockade_bus::GuestMemory;
 use stockade_intercept::cpuid::CpuidState;
 use stockade_intercept::emulate::Exception;
 use stockade_intercept::exit::{Direction, Exit};
 use stockade_intercept::msr::{Msr, MsrFault, MsrRead, MsrWrite};
 
 use crate::host::Timekeeper;
+use crate::hyperv;
 use crate::machine::Machine;
 use crate::stats::Work;
 use crate::vcpu::{Vcpu, apic_time};
@@ -43,10 +45,17 @@ pub(crate) fn msr<C: Timekeeper + Clone>(
     vcpu: &mut Vcpu,
     machine: &Machine<C>,
     vmsa: &mut Vmsa,
+    memory: &dyn GuestMemory,
     direction: Direction,
 ) -> Result<(), Exception> {
     let msr = Msr(low(vmsa.rcx));
     let outcome = match direction {
+        Direction::Read if hyperv::is_ours(vcpu, msr.0) => {
+            hyperv::read(vcpu, machine, msr.0).map(|value| set_pair(vmsa, value))
+        }
+        Direction::Write if hyperv::is_ours(vcpu, msr.0) => {
+            hyperv::write(vcpu, machine, memory, msr.0, pair(vmsa))
+        }
         Direction::Read => read(vcpu, machine, vmsa, msr),
         Direction::Write => write(vcpu, machine, vmsa, msr),
     };

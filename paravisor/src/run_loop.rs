@@ -63,7 +63,7 @@ fn turn<P: Processor, H: Host, C: Timekeeper + Clone>(
 ) -> Result<(), End> {
     // After an exit that moved no deadline the last look still holds, and what came since keeps the entry back.
     if !core::mem::take(&mut vcpu.is_settled)
-        && settle(vcpu, machine, processor, host)? == Rest::Yes
+        && settle(vcpu, machine, processor, host, memory)? == Rest::Yes
     {
         return Ok(());
     }
@@ -161,6 +161,7 @@ fn settle<P: Processor, H: Host, C: Timekeeper + Clone>(
     machine: &Machine<C>,
     processor: &mut P,
     host: &mut H,
+    memory: &dyn GuestMemory,
 ) -> Result<Rest, End> {
     if let Some(end) = machine.crew().end() {
         return Err(end);
@@ -170,7 +171,7 @@ fn settle<P: Processor, H: Host, C: Timekeeper + Clone>(
     if machine.bays().want_attention() {
         machine.serve_bays(host);
     }
-    vcpu.catch_up(machine, processor.vmsa_mut());
+    vcpu.catch_up(machine, processor.vmsa_mut(), memory);
     match vcpu.activity {
         Activity::Running => {}
         Activity::Halted if inject::has_wake_up(vcpu, processor.vmsa(), machine) => {

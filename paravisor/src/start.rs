@@ -350,7 +350,9 @@ fn cpuid_policy(launch: &Launch, clock: &Time) -> CpuidPolicy {
 }
 
 fn identity(flags: GuestFlags) -> HypervisorIdentity {
-    if flags.contains(GuestFlags::BARE_IDENTITY) {
+    if flags.contains(GuestFlags::HYPERV_IDENTITY) {
+        HypervisorIdentity::HyperV
+    } else if flags.contains(GuestFlags::BARE_IDENTITY) {
         HypervisorIdentity::Bare
     } else if flags.contains(GuestFlags::VMWARE_IDENTITY) {
         HypervisorIdentity::Vmware

@@ -1,5 +1,7 @@
 //! One vCPU: everything the guest's processor has beyond the registers in its save area.
 
+mod bus;
+
 use stockade_abi::vmsa::Vmsa;
 use stockade_apic::{
     Config, Effect, Features, LocalApic, LocalEvent, NmiLatch, Role, Time, TimerDeadline,
@@ -8,15 +10,18 @@ use stockade_apic::{
 use stockade_boot::layout::{LOW_RAM_END, PCI_WINDOW64_BASE, PCI_WINDOW64_SIZE};
 use stockade_boot::manifest::Start;
 use stockade_boot::ram::RamMap;
-use stockade_bus::Gpa;
+use stockade_bus::{Gpa, GuestMemory};
 use stockade_intercept::cpuid::{CpuidPolicy, CpuidState, PHYSICAL_ADDRESS_BITS};
-use stockade_intercept::emulate::{Emulator, Exception, MmioBus, PortBus};
+use stockade_intercept::emulate::{Emulator, Exception};
 use stockade_intercept::msr::MsrFile;
 
 use crate::host::Timekeeper;
+use crate::hyperv::HyperV;
 use crate::machine::Machine;
 use crate::startup;
 use crate::stats::{Stats, Work};
+
+pub use bus::Bus;
 
 /// Width of the guest's physical addresses, for the local APIC's own.
 #[expect(clippy::cast_possible_truncation, reason = "it is less than 64")]
@@ -46,6 +51,8 @@ pub struct Vcpu {
     pub msrs: MsrFile,
     /// What CPUID answers.
     pub cpuid: CpuidPolicy,
+    /// Hyper-V's interface, if the guest is told of it.
+    pub hyperv: Option<HyperV>,
     /// Where RAM ends above 4 GiB: what firmware would have put into TOP_MEM2.
     ram_end: Gpa,
     /// What the guest's first vCPU starts with.
@@ -101,6 +108,7 @@ impl Vcpu {
             apic: LocalApic::new(config),
             msrs: MsrFile::new(cpuid.msr_features()),
             has_virtual_nmi: cpuid.has_virtual_nmi(),
+            hyperv: cpuid.reference_clock().map(HyperV::new),
             cpuid,
             ram_end: Gpa(ram.high_end()),
             start: Start::default(),
@@ -145,6 +153,7 @@ impl Vcpu {
             apic,
             msrs,
             cpuid,
+            hyperv,
             ram_end,
             start,
             emulator: _,
@@ -178,6 +187,9 @@ impl Vcpu {
                 apic.set_virtual_wire();
             }
         }
+        if let Some(hyperv) = hyperv {
+            hyperv.reset();
+        }
         nmi.reset();
         *exception = None;
         *prediction_barrier = 0;
@@ -199,7 +211,12 @@ impl Vcpu {
     }
 
     /// Lets the timers catch up and takes what others have for this vCPU.
-    pub fn catch_up<C: Timekeeper + Clone>(&mut self, machine: &Machine<C>, vmsa: &mut Vmsa) {
+    pub fn catch_up<C: Timekeeper + Clone>(
+        &mut self,
+        machine: &Machine<C>,
+        vmsa: &mut Vmsa,
+        memory: &dyn GuestMemory,
+    ) {
         machine.crew().take_call(self.index);
         machine.advance(self.index);
         if self.is_timer_due(machine) {
@@ -208,6 +225,9 @@ impl Vcpu {
         let Some(mailbox) = machine.mailboxes().get(self.index) else {
             return;
         };
+        if let Some(hyperv) = &mut self.hyperv {
+            hyperv.catch_up(machine.clock().tsc(), memory, mailbox);
+        }
         if mailbox.is_empty() {
             return;
         }
@@ -264,7 +284,8 @@ impl Vcpu {
             u64::MAX => u64::MAX,
             due => clock.tsc_at(due),
         };
-        local.min(shared).min(watched)
+        let synthetic = self.hyperv.as_ref().map_or(u64::MAX, HyperV::deadline_tsc);
+        local.min(shared).min(watched).min(synthetic)
     }
 
     /// Writes a register in the local APIC's page.
@@ -315,84 +336,11 @@ fn apply<C: Timekeeper + Clone>(
     }
 }
 
-/// What an emulated instruction of a vCPU reaches: its own local APIC, and the machine.
-pub struct Bus<'a, C> {
-    /// The vCPU's local APIC.
-    pub apic: &'a mut LocalApic,
-    /// The machine.
-    pub machine: &'a Machine<C>,
-    /// Whom the vCPU's interrupts were for.
-    pub wakes: &'a mut u64,
-    /// What the instruction did.
-    pub work: &'a mut Work,
-    /// Whether a chip was touched.
-    pub has_touched_chips: bool,
-}
-
-impl<C: Timekeeper + Clone> Bus<'_, C> {
-    /// Returns the offset in the local APIC's page, if the address is in it.
-    fn apic_offset(&self, gpa: Gpa) -> Option<u16> {
-        let offset = u16::try_from(gpa.page_offset()).ok()?;
-        (self.apic.page() == Some(gpa.page())).then_some(offset)
-    }
-
-    fn touch_chips(&mut self, work: Work) {
-        self.has_touched_chips = true;
-        *self.work = work;
-    }
-}
-
-impl<C: Timekeeper + Clone> MmioBus for Bus<'_, C> {
-    fn mmio_read(&mut self, gpa: Gpa, data: &mut [u8]) {
-        match self.apic_offset(gpa) {
-            Some(offset) => {
-                *self.work = Work::Apic;
-                let now = self.machine.clock().now();
-                if self.apic.read_mmio(offset, data, now).is_err() {
-                    data.fill(0xFF);
-                }
-            }
-            None => {
-                self.touch_chips(Work::Mmio);
-                self.machine.mmio_read(gpa, data);
-            }
-        }
-    }
-
-    fn mmio_write(&mut self, gpa: Gpa, data: &[u8]) {
-        match self.apic_offset(gpa) {
-            Some(offset) => {
-                *self.work = Work::of_apic_register(offset >> 4);
-                let now = apic_time(self.machine, *self.work);
-                if let Ok(effect) = self.apic.write_mmio(offset, data, now) {
-                    apply(self.apic, self.wakes, effect, self.machine);
-                }
-            }
-            None => {
-                self.touch_chips(Work::Mmio);
-                self.machine.mmio_write(gpa, data);
-            }
-        }
-    }
-}
-
 /// Returns the moment for a write to a local APIC's register. An EOI and an IPI do not ask what time it is.
 pub(crate) fn apic_time<C: Timekeeper + Clone>(machine: &Machine<C>, work: Work) -> Time {
     match work {
         Work::Eoi | Work::Ipi => Time::default(),
         _ => machine.clock().now(),
-    }
-}
-
-impl<C: Timekeeper + Clone> PortBus for Bus<'_, C> {
-    fn port_read(&mut self, port: u16, data: &mut [u8]) {
-        self.touch_chips(Work::of_port(port));
-        self.machine.port_read(port, data);
-    }
-
-    fn port_write(&mut self, port: u16, data: &[u8]) {
-        self.touch_chips(Work::of_port(port));
-        self.machine.port_write(port, data);
     }
 }
 

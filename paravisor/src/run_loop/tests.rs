@@ -159,6 +159,11 @@ impl Host for FakeHost {
 
 /// What CPUID answers, with or without x2APIC.
 pub(crate) fn cpuid(x2apic: X2Apic) -> CpuidPolicy {
+    cpuid_of(x2apic, HypervisorIdentity::default())
+}
+
+/// The same of this hypervisor.
+pub(crate) fn cpuid_of(x2apic: X2Apic, identity: HypervisorIdentity) -> CpuidPolicy {
     let mut page = CpuidPage::new_zeroed();
     let leaves = [
         [0, 0, 0x10, 0x6874_7541, 0x444D_4163, 0x6974_6E65],
@@ -190,7 +195,7 @@ pub(crate) fn cpuid(x2apic: X2Apic) -> CpuidPolicy {
         vcpus: 4,
         tsc_hz: 1_000_000_000,
         apic_timer_hz: 1_000_000_000,
-        identity: HypervisorIdentity::default(),
+        identity,
         x2apic,
         tsc_adjust: TscAdjust::default(),
     };
