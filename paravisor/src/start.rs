@@ -23,6 +23,7 @@ use stockade_paravisor::module::Modules;
 use stockade_paravisor::tpm::{self, Lasting, TpmFitting};
 use stockade_paravisor::vcpu::Vcpu;
 use stockade_paravisor::virtio::Bays;
+use stockade_platform::boot::heap;
 use stockade_platform::cpuid::CpuidTable;
 use stockade_platform::ghcb::IoWidth;
 use stockade_platform::memory::GuestRam;
@@ -154,6 +155,8 @@ fn lead(shared: &'static Shared, plan: &Plan, cpu: Cpu) -> ! {
         if let Some(state) = state {
             guest::set_registers(vmsa, &state);
         }
+        // What one life of the guest leaves behind shows in the next.
+        log::info!("heap: {} bytes in use", heap::used_bytes());
         Ok(())
     });
     console::print_line(format_args!("stockade-stats: {}", vcpu.stats.to_json()));

@@ -1,0 +1,188 @@
+//! Stock UEFI firmware starts the guest: Debian's OVMF to its shell, which looks at the machine, keeps a variable and resets the PC in every
+//! way a PC has; and files that are no firmware.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use stockade_rig::firmware::{FirmwarePc, SecureBoot, fat_disk, firmware};
+use stockade_rig::{Finished, Stockade};
+
+/// A boot of firmware takes ten seconds of a processor; a busy machine has it wait.
+const LIMIT: Duration = Duration::from_secs(600);
+/// What the shell runs when nobody types: each life leaves a file, so that the next one does what comes then. Behind the numbers is how
+/// each ends.
+const SCRIPT: &str = r"
+@echo -off
+if not exist fs0:\1.txt then
+  setvar Kept -guid 11111111-2222-3333-4444-555555555555 -nv -bs =0x4747
+  echo 1 > fs0:\1.txt
+  echo LIFE-1
+  reset
+endif
+if not exist fs0:\2.txt then
+  echo 2 > fs0:\2.txt
+  echo LIFE-2
+  mm 64 FE -w 1 -io -n
+endif
+if not exist fs0:\3.txt then
+  echo 3 > fs0:\3.txt
+  echo LIFE-3
+  mm 0CF9 06 -w 1 -io -n
+endif
+if not exist fs0:\4.txt then
+  echo 4 > fs0:\4.txt
+  echo LIFE-4
+  mm 92 03 -w 1 -io -n
+endif
+echo LAST-LIFE
+pci
+memmap
+dmpstore Kept -guid 11111111-2222-3333-4444-555555555555
+echo ALL-DONE
+reset -s
+";
+
+/// Resets as often as the shell is told to count, and switches off.
+fn counting_script(resets: u32) -> String {
+    format!(
+        "@echo -off\r\n\
+         for %i run (1 {resets})\r\n\
+         if not exist fs0:\\%i.txt then\r\n\
+         echo %i > fs0:\\%i.txt\r\n\
+         reset\r\n\
+         endif\r\n\
+         endfor\r\n\
+         reset -s\r\n"
+    )
+}
+
+fn run(script: &str, cpus: u32, memory_mib: u64) -> Finished {
+    let folder = tempfile::tempdir().unwrap();
+    let script = script.replace('\n', "\r\n").replace("\r\r", "\r");
+    let disk = fat_disk(folder.path(), &[("startup.nsh", script.as_bytes())]);
+    let pc = FirmwarePc::new(folder.path(), SecureBoot::Off)
+        .disk(&disk)
+        .cpus(cpus)
+        .memory_mib(memory_mib)
+        .limit(LIMIT);
+    let finished = pc.confidentially().finish();
+    finished.assert_code(0);
+    finished
+}
+
+/// What the paravisor's heap holds as each life of the guest begins.
+fn heap_at_each_start(finished: &Finished) -> Vec<u64> {
+    let lines = finished.stderr.lines();
+    let bytes = lines.filter_map(|line| line.split_once("heap: ")?.1.split_once(" bytes"));
+    bytes.map(|(number, _)| number.parse().unwrap()).collect()
+}
+
+/// Every way a PC resets: EFI, the keyboard controller's line, CF9, port 92. Variables and disks stay, all else starts over.
+#[test]
+fn shell_resets_in_every_way_and_keeps_its_variable() {
+    let finished = run(SCRIPT, 1, 512);
+    let console = &finished.stdout;
+    for life in ["LIFE-1", "LIFE-2", "LIFE-3", "LIFE-4", "LAST-LIFE"] {
+        assert_eq!(
+            console.matches(life).count(),
+            1,
+            "{life}: {}",
+            finished.transcript()
+        );
+    }
+    let (_, last) = console.split_once("LAST-LIFE").unwrap();
+    for words in [
+        // The host bridge, the disk, and memory-mapped configuration space where the firmware put it.
+        "29C0",
+        "1AF4",
+        "00000000B0000000-00000000BFFFFFFF",
+        "47 47",
+        "ALL-DONE",
+    ] {
+        assert!(last.contains(words), "{words}: {}", finished.transcript());
+    }
+    let heap = heap_at_each_start(&finished);
+    assert_eq!(heap.len(), 5, "{}", finished.transcript());
+    assert!(heap[1..].iter().all(|bytes| *bytes == heap[1]), "{heap:?}");
+}
+
+/// Application processors are woken by INIT and start-up IPIs, into real mode and on; memory goes on above 4 GiB.
+#[test]
+fn four_processors_and_memory_above_4_gib_are_found() {
+    let script = "@echo -off\nsmbiosview -t 4\nmemmap\necho ALL-DONE\nreset -s\n";
+    let finished = run(script, 4, 3328);
+    let console = &finished.stdout;
+    for words in ["0000000100000000-000000011FFFFFFF", "ALL-DONE"] {
+        assert!(
+            console.contains(words),
+            "{words}: {}",
+            finished.transcript()
+        );
+    }
+}
+
+/// Twenty resets in a row with `STOCKADE_RESETS=20`, six otherwise: nothing of one life is left in the next.
+#[test]
+fn resets_leak_nothing() {
+    let resets = std::env::var("STOCKADE_RESETS").map_or(6, |text| text.parse().unwrap());
+    let finished = run(&counting_script(resets), 2, 256);
+    let heap = heap_at_each_start(&finished);
+    let lives = usize::try_from(resets).unwrap() + 1;
+    assert_eq!(heap.len(), lives, "{}", finished.transcript());
+    assert!(heap[1..].iter().all(|bytes| *bytes == heap[1]), "{heap:?}");
+}
+
+fn file(folder: &Path, name: &str, content: &[u8]) -> PathBuf {
+    let path = folder.join(name);
+    fs::write(&path, content).unwrap();
+    path
+}
+
+fn run_with(arguments: &[&Path]) -> Finished {
+    Stockade::new("run").args(arguments).finish()
+}
+
+#[test]
+fn code_that_is_none_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let flag = Path::new("--firmware");
+    let short = file(folder.path(), "short.fd", &[0x90; 4096]);
+    run_with(&[flag, &short]).assert_refused(&["short.fd", "4096 bytes", "OVMF_CODE_4M.fd"]);
+    let odd = file(folder.path(), "odd.fd", &[0x90; 0x2_0001]);
+    run_with(&[flag, &odd]).assert_refused(&["odd.fd", "131073 bytes"]);
+    let large = file(folder.path(), "large.fd", &[0x90; 9 << 20]);
+    run_with(&[flag, &large]).assert_refused(&["large.fd", "8 MiB"]);
+    let missing = Path::new("/nonexistent/code.fd");
+    run_with(&[flag, missing]).assert_refused(&["/nonexistent/code.fd"]);
+}
+
+/// Variables given as the code end in erased flash.
+#[test]
+fn code_without_a_reset_vector_is_named() {
+    let variables = firmware("OVMF_VARS_4M.fd");
+    let finished = run_with(&[Path::new("--firmware"), &variables]);
+    finished.assert_refused(&["OVMF_VARS_4M.fd", "reset vector", "OVMF_CODE_4M.fd"]);
+}
+
+#[test]
+fn variables_that_are_none_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let code = firmware("OVMF_CODE_4M.fd");
+    let vars = |path: &Path| run_with(&[Path::new("--firmware"), &code, Path::new("--vars"), path]);
+    let blank = file(folder.path(), "blank.fd", &[0xFF; 0x8_4000]);
+    vars(&blank).assert_refused(&["blank.fd", "firmware volume"]);
+    let odd = file(folder.path(), "odd.fd", &[0; 1000]);
+    vars(&odd).assert_refused(&["odd.fd", "1000 bytes"]);
+    vars(Path::new("/nonexistent/vars.fd")).assert_refused(&["/nonexistent/vars.fd"]);
+}
+
+#[test]
+fn firmware_and_a_kernel_are_one_too_many() {
+    for argument in ["--kernel", "--initrd", "--append", "--module"] {
+        let call = Stockade::new("run").args(["--firmware", "code.fd", argument, "x"]);
+        call.finish().assert_code(2).assert_refused(&["--firmware"]);
+    }
+}
