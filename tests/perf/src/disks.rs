@@ -34,7 +34,7 @@ pub(crate) struct Exits {
     pub(crate) cause: String,
     pub(crate) count: f64,
     /// Entries of VMPL0 for them.
-    entries: f64,
+    pub(crate) entries: f64,
 }
 
 /// What a run left.

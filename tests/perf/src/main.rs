@@ -2,7 +2,8 @@
 //!
 //! `cargo run --release -p stockade-perf` measures everything, which takes some minutes on an idle machine; `--only` picks one
 //! table. [`boots`] compares a boot with and without us, [`per_exit`] counts the instructions of its exits, [`operations`] those of single
-//! operations, also on KVM, [`footprint`] memory and pages, [`disks`] and [`network`] what devices carry.
+//! operations, also on KVM, [`footprint`] memory and pages, [`disks`] and [`network`] what devices carry,
+//! [`tpm`] a TPM's commands.
 
 #![forbid(unsafe_code)]
 
@@ -13,6 +14,7 @@ mod nested;
 mod network;
 mod operations;
 mod per_exit;
+mod tpm;
 
 use clap::{Parser, ValueEnum};
 
@@ -46,6 +48,8 @@ enum Table {
     Disks,
     /// A network card: directly and below us.
     Network,
+    /// A TPM: swtpm's directly, and ours.
+    Tpm,
 }
 
 fn main() {
@@ -73,5 +77,8 @@ fn main() {
     }
     if wants(Table::Network) {
         println!("{}", network::table());
+    }
+    if wants(Table::Tpm) {
+        println!("{}", tpm::table());
     }
 }
