@@ -207,9 +207,70 @@ fn table(state: &TableState) -> Segment {
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec::Vec;
+
+    use sha2::{Digest, Sha384};
+    use stockade_boot::manifest::Payload;
+    use stockade_boot::payload::Unreadable;
     use stockade_bus::fake::FakeMemory;
 
     use super::*;
+
+    #[test]
+    fn end_of_the_firmware_is_shown_below_1_mib() {
+        const ROM: u64 = 1 << 20;
+        let mut rom = vec![0x11; 0x4_0000];
+        rom[0x2_0000] = 0x22;
+        rom[0x3_FFF0] = 0x33;
+        let memory = FakeMemory::with_rom(1 << 20, &rom);
+        show_firmware_below_1_mib(ROM + 0x4_0000, &memory).unwrap();
+        let read = |gpa| {
+            let mut byte = [0];
+            memory.read(Gpa(gpa), &mut byte).unwrap();
+            byte[0]
+        };
+        let seen = [0xD_FFFF, 0xE_0000, 0xE_0001, 0xF_FFF0, 0xF_FFFF].map(read);
+        assert_eq!(seen, [0, 0x22, 0x11, 0x33, 0x11]);
+    }
+
+    /// Staging that holds one file.
+    struct OneFile(Vec<u8>);
+
+    impl PayloadSource for OneFile {
+        fn read(&mut self, gpa: u64, buffer: &mut [u8]) -> Result<(), Unreadable> {
+            let start = usize::try_from(gpa - layout::STAGING_BASE).unwrap();
+            buffer.copy_from_slice(&self.0[start..start + buffer.len()]);
+            Ok(())
+        }
+    }
+
+    /// A host that stages other firmware is found out before the guest could run it.
+    #[test]
+    fn firmware_is_programmed_to_its_place_and_compared() {
+        let code: Vec<u8> = (0..=255).cycle().take(0x3_0000).collect();
+        let digest = Sha384::digest(&code).into();
+        let file = Payload::new(
+            PayloadKind::FIRMWARE,
+            layout::STAGING_BASE,
+            0x3_0000,
+            digest,
+        );
+        let manifest = Manifest::new(51, 1, GuestFlags::empty(), &[file]).unwrap();
+        let mut programmed = Vec::new();
+        let mut load = |staged: Vec<u8>| {
+            programmed.clear();
+            load_firmware(&manifest, &mut OneFile(staged), |gpa, bytes| {
+                assert_eq!(gpa.0, 0xFFFD_0000 + programmed.len() as u64);
+                programmed.extend_from_slice(bytes);
+                Ok(())
+            })
+        };
+        load(code.clone()).unwrap();
+        let mut other = code.clone();
+        other[0x2_FFF0] ^= 1;
+        let reason = load(other).unwrap_err().reason();
+        assert_eq!(reason, StopReason::FIRMWARE_DIGEST_MISMATCH);
+    }
 
     #[test]
     fn memory_is_cleared_when_it_was_asked_for_and_only_then() {

@@ -52,21 +52,35 @@ impl Clock for FakeClock {
     }
 }
 
-/// Guest RAM from address 0 on, as a copy: nobody can keep a reference into it.
+/// Guest RAM from address 0 on, as a copy: nobody can keep a reference into it. Its end may be read-only.
 #[derive(Debug)]
-pub struct FakeMemory(RefCell<Vec<u8>>);
+pub struct FakeMemory {
+    bytes: RefCell<Vec<u8>>,
+    rom_start: usize,
+}
 
 impl FakeMemory {
     /// Returns `len` bytes of zeroed RAM.
     #[must_use]
     pub fn new(len: usize) -> Self {
-        Self(RefCell::new(vec![0; len]))
+        Self {
+            bytes: RefCell::new(vec![0; len]),
+            rom_start: len,
+        }
+    }
+
+    /// Returns zeroed RAM with this behind it, which can be read and not written.
+    #[must_use]
+    pub fn with_rom(len: usize, rom: &[u8]) -> Self {
+        let mut memory = Self::new(len);
+        memory.bytes.get_mut().extend_from_slice(rom);
+        memory
     }
 
     fn range(&self, gpa: Gpa, len: usize) -> Result<core::ops::Range<usize>, MemoryError> {
         let start = usize::try_from(gpa.0).map_err(|_| MemoryError::NotMemory(gpa))?;
         match start.checked_add(len) {
-            Some(end) if end <= self.0.borrow().len() => Ok(start..end),
+            Some(end) if end <= self.bytes.borrow().len() => Ok(start..end),
             _ => Err(MemoryError::NotMemory(gpa)),
         }
     }
@@ -75,18 +89,27 @@ impl FakeMemory {
 impl GuestMemory for FakeMemory {
     fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<(), MemoryError> {
         let range = self.range(gpa, buffer.len())?;
-        buffer.copy_from_slice(&self.0.borrow()[range]);
+        buffer.copy_from_slice(&self.bytes.borrow()[range]);
         Ok(())
     }
 
     fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), MemoryError> {
         let range = self.range(gpa, bytes.len())?;
-        self.0.borrow_mut()[range].copy_from_slice(bytes);
+        if range.end > self.rom_start {
+            return Err(MemoryError::NotMemory(gpa));
+        }
+        self.bytes.borrow_mut()[range].copy_from_slice(bytes);
         Ok(())
     }
 
     fn is_ram(&self, gpa: Gpa) -> bool {
-        self.range(gpa, 1).is_ok()
+        self.range(gpa, 1)
+            .is_ok_and(|range| range.end <= self.rom_start)
+    }
+
+    fn is_rom(&self, gpa: Gpa) -> bool {
+        self.range(gpa, 1)
+            .is_ok_and(|range| range.start >= self.rom_start)
     }
 
     fn compare_exchange(

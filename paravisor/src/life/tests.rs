@@ -19,7 +19,7 @@ use stockade_intercept::cpuid::X2Apic;
 use super::{Post, RESET_LOOP_LIMIT, ResetWatch, follow, lead};
 use crate::crew::End;
 use crate::host::{Entered, Host, Processor, Signals, Timekeeper};
-use crate::machine::Machine;
+use crate::machine::{Fittings, Machine};
 use crate::run_loop::tests::cpuid;
 use crate::stats::Stats;
 use crate::vcpu::Vcpu;
@@ -195,8 +195,17 @@ fn vcpu(index: usize) -> Box<Vcpu> {
 
 /// Runs a guest; `scene` makes what each vCPU does. Returns how it ended and what was counted.
 fn run(vcpus: usize, scene: impl Fn(usize) -> Scene) -> (End, Stats) {
+    run_started_by(Start::Kernel, vcpus, scene)
+}
+
+fn run_started_by(start: Start, vcpus: usize, scene: impl Fn(usize) -> Scene) -> (End, Stats) {
     let ticks = Ticks(Box::leak(Box::default()));
-    let machine: &'static _ = Box::leak(Box::new(Machine::new(vcpus, ticks, 0)));
+    let fittings = Fittings {
+        start,
+        ..Fittings::default()
+    };
+    let machine = Machine::with_fittings(vcpus, ticks, 0, fittings);
+    let machine: &'static _ = Box::leak(Box::new(machine));
     let bells: &'static [Bell] = (0..vcpus)
         .map(|_| Bell::default())
         .collect::<Vec<_>>()
@@ -249,6 +258,25 @@ fn stop_by_one_stops_all_with_its_reason() {
         _ => started(|_| Some(ExitCode::SHUTDOWN)),
     });
     assert_eq!(end, End::Stop(StopReason::GUEST_TRIPLE_FAULT));
+}
+
+/// As on a PC; every life begins with the processor's signature in EDX.
+#[test]
+fn triple_fault_resets_a_guest_with_firmware() {
+    let mut lives = 0;
+    let scene = |_| -> Scene {
+        Box::new(move |vmsa| {
+            assert_ne!(vmsa.rdx, 0);
+            lives += 1;
+            match lives {
+                1 => Some(ExitCode::SHUTDOWN),
+                _ => Some(ExitCode::INVALID),
+            }
+        })
+    };
+    let (end, stats) = run_started_by(Start::Firmware, 1, scene);
+    let expected = (End::Stop(StopReason::VMSA_INVALID), 1);
+    assert_eq!((end, stats.resets), expected);
 }
 
 /// After a reset the others wait for their start again, whatever they were at.

@@ -1,3 +1,4 @@
+use stockade_boot::manifest::Start;
 use stockade_bus::Gpa;
 use stockade_bus::fake::FakeClock;
 
@@ -246,4 +247,56 @@ fn wide_access_to_narrow_registers_is_split() {
     machine.mmio_read(Gpa(0xB000_0000), &mut whole);
     assert_eq!(whole, halves);
     assert_eq!(&whole[..4], [0x86, 0x80, 0xC0, 0x29]);
+}
+
+fn started_by_firmware(clock: &FakeClock) -> Machine<&FakeClock> {
+    let fittings = Fittings {
+        start: Start::Firmware,
+        ..Fittings::default()
+    };
+    Machine::with_fittings(1, clock, 0, fittings)
+}
+
+/// Writes a register of the function at `at` (device << 11) by the ports.
+fn configure(machine: &Machine<&FakeClock>, at: u32, register: u32, value: u32) {
+    machine.port_write(0xCF8, &(1 << 31 | at | register).to_le_bytes());
+    machine.port_write(0xCFC, &value.to_le_bytes());
+}
+
+fn vendor(machine: &Machine<&FakeClock>, gpa: u64) -> u32 {
+    let mut word = [0; 4];
+    machine.mmio_read(Gpa(gpa), &mut word);
+    u32::from_le_bytes(word)
+}
+
+/// After each reset firmware finds nothing set up, and places it where it likes.
+#[test]
+fn firmware_places_configuration_space_and_power_management() {
+    const LPC: u32 = 0x1F << 11;
+    let clock = FakeClock::default();
+    let machine = started_by_firmware(&clock);
+    for _ in 0..2 {
+        assert_eq!(vendor(&machine, 0xB000_0000), u32::MAX);
+        assert_eq!(read(&machine, 0x605), 0xFF);
+        configure(&machine, 0, 0x60, 0xE000_0001);
+        assert_eq!(vendor(&machine, 0xE000_0000), 0x29C0_8086);
+        configure(&machine, LPC, 0x40, 0x0801);
+        configure(&machine, LPC, 0x44, 0x80);
+        assert_eq!(read(&machine, 0x805), 0);
+        assert_eq!(read(&machine, 0x605), 0xFF);
+        machine.port_write(0x804, &[0x01, 0x20]);
+        assert_eq!(machine.take_request(), Request::PowerOff);
+        machine.reset();
+    }
+}
+
+/// Firmware that finds a keyboard controller waits for a keyboard.
+#[test]
+fn firmware_finds_no_keyboard_controller_but_resets_by_it() {
+    let clock = FakeClock::default();
+    let machine = started_by_firmware(&clock);
+    machine.port_write(0x64, &[0xAA]);
+    assert_eq!((read(&machine, 0x60), read(&machine, 0x64)), (0xFF, 0xFF));
+    machine.port_write(0x64, &[0xFE]);
+    assert_eq!(machine.take_request(), Request::Reset);
 }

@@ -468,6 +468,42 @@ fn faults_in_guest_ram_are_spurious_until_they_do_not_stop() {
     assert_eq!(end, End::Stop(StopReason::HOST_WITHDREW_MEMORY));
 }
 
+/// A write to firmware is lost, as to a ROM; any other fault there is the host's doing.
+#[test]
+fn writes_to_firmware_are_lost_and_other_faults_spurious() {
+    const ROM: u64 = 0x10_0000;
+    let clock = FakeClock::default();
+    let write: Scene = |vmsa| {
+        vmsa.guest_exit_code = ExitCode::NPF;
+        vmsa.guest_exit_info1 = (NpfInfo::FINAL_GPA | NpfInfo::WRITE).0;
+        vmsa.guest_exit_info2 = ROM;
+    };
+    let fetch: Scene = |vmsa| {
+        vmsa.guest_exit_code = ExitCode::NPF;
+        vmsa.guest_exit_info1 = (NpfInfo::FINAL_GPA | NpfInfo::FETCH).0;
+        vmsa.guest_exit_info2 = ROM;
+    };
+    let mut rig = Rig::new(&clock, &[write, fetch]);
+    rig.memory = FakeMemory::with_rom(0x10_0000, &[0x5A; 0x1000]);
+    // 32-bit flat protected mode without paging: MOV [EDI], EAX.
+    rig.memory.write(Gpa(0x1000), &[0x89, 0x07]).unwrap();
+    let vmsa = &mut rig.processor.vmsa;
+    (vmsa.cr0, vmsa.efer) = (0x11, 0x1000);
+    vmsa.cs.attributes = stockade_abi::vmsa::SegmentAttributes::from_bits(0xC9B);
+    vmsa.cs.limit = u32::MAX;
+    vmsa.ds.attributes = stockade_abi::vmsa::SegmentAttributes::from_bits(0xC93);
+    vmsa.ds.limit = u32::MAX;
+    vmsa.rdi = ROM;
+    rig.turn().unwrap();
+    assert_eq!(rig.processor.vmsa.rip, 0x1002);
+    let mut bytes = [0; 4];
+    rig.memory.read(Gpa(ROM), &mut bytes).unwrap();
+    assert_eq!(bytes, [0x5A; 4]);
+    rig.turn().unwrap();
+    assert_eq!(rig.processor.vmsa.rip, 0x1002);
+    assert_eq!(rig.vcpu.stats.spurious_faults, 1);
+}
+
 #[test]
 fn unknown_msr_faults_as_on_hardware_and_is_counted() {
     let clock = FakeClock::default();
