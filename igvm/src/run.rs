@@ -3,6 +3,7 @@
 //! [`run`] takes [`RunOptions`], starts the model under QEMU with the guest's console on stdin and stdout, follows the two
 //! logs (the paravisor's and the model's), and returns a [`Report`] with an [`Outcome`].
 
+mod button;
 mod command;
 pub mod devices;
 mod follow;
@@ -24,6 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::setup::Qemu;
+use button::Ending;
 use follow::{Follower, Sink};
 
 /// How often the running machine is looked at.
@@ -44,6 +46,8 @@ pub struct RunOptions {
     pub memory_bytes: u64,
     /// When to give up.
     pub timeout: Option<Duration>,
+    /// How long a guest has to shut down when we are asked to end by SIGTERM.
+    pub grace: Duration,
     /// Where our own words go instead of stderr.
     pub host_log: Option<PathBuf>,
     /// Where figures go as JSON.
@@ -150,7 +154,7 @@ fn watch(
     started: &mut dyn FnMut(),
     begun: Instant,
 ) -> Result<Ended, RunError> {
-    let stop = stop_flag();
+    let (stop, mut ending) = (stop_flag(), Ending::new(options.grace));
     let mut paravisor = Follower::open(&paths.paravisor_log, "paravisor")?;
     let mut model = Follower::open(&paths.model_log, "model")?;
     let mut has_started = false;
@@ -165,8 +169,9 @@ fn watch(
         if let Some(status) = status {
             break Ended::Status(status.code().unwrap_or(-1));
         }
+        ending.watch(has_started, &paths.monitor, sink);
         let gave_up = options.timeout.is_some_and(|limit| begun.elapsed() > limit);
-        if gave_up || stop.load(Ordering::Relaxed) {
+        if gave_up || stop.load(Ordering::Relaxed) || ending.is_over() {
             kill(child);
             break if gave_up {
                 Ended::TimedOut
@@ -187,14 +192,10 @@ fn kill(child: &mut Child) {
     let _ = child.wait();
 }
 
-/// Set by SIGTERM, SIGINT and SIGHUP, so that QEMU never outlives us.
+/// Set by SIGINT and SIGHUP, so that QEMU never outlives us.
 fn stop_flag() -> Arc<AtomicBool> {
     let flag = Arc::new(AtomicBool::new(false));
-    for signal in [
-        signal_hook::consts::SIGTERM,
-        signal_hook::consts::SIGINT,
-        signal_hook::consts::SIGHUP,
-    ] {
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP] {
         // Without the handler the signal still ends us, only less tidily.
         let _ = signal_hook::flag::register(signal, Arc::clone(&flag));
     }

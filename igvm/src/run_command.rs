@@ -39,6 +39,9 @@ pub(crate) struct Run {
     /// Give up after so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: Option<u64>,
+    /// Seconds the guest has to shut down when SIGTERM presses its power button, as Ctrl-A B at a terminal does; 0 presses none
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    grace: u64,
     /// Write our own words to this file instead of stderr
     #[arg(long, value_name = "FILE")]
     host_log: Option<PathBuf>,
@@ -72,6 +75,7 @@ impl Default for Run {
             memory: 512 << 20,
             image: None,
             timeout: None,
+            grace: 60,
             host_log: None,
             stats: None,
             host_view: None,
@@ -211,6 +215,7 @@ fn options(arguments: &Run, image: PathBuf, model: PathBuf, paravisor: PathBuf) 
         cpus: arguments.cpus,
         memory_bytes: arguments.memory,
         timeout: arguments.timeout.map(Duration::from_secs),
+        grace: Duration::from_secs(arguments.grace),
         host_log: arguments.host_log.clone(),
         stats: arguments.stats.clone(),
         host_view: arguments.host_view.clone(),

@@ -19,6 +19,8 @@ use stockade_platform::{Cpu, Ghcb, HostError};
 const CONSOLE_PORT: u16 = 0x3F8;
 const LINE_STATUS: u16 = CONSOLE_PORT + 5;
 const DATA_READY: u32 = 1;
+/// A break has come since it was last read.
+const BREAK: u32 = 1 << 4;
 
 /// What a failed call to the host ends in.
 fn reason(error: HostError) -> StopReason {
@@ -111,6 +113,33 @@ pub(crate) fn open_console(ghcb: &Ghcb) -> Result<(), HostError> {
 pub(crate) struct PlatformHost {
     ghcb: Ghcb,
     doorbell: Doorbell,
+    breaks: Breaks,
+}
+
+/// Breaks on the host's console, which are its power button. Each comes with a zero among the characters.
+#[derive(Default)]
+struct Breaks {
+    is_button_pressed: bool,
+    /// Zeros still to come.
+    zeros: u32,
+}
+
+impl Breaks {
+    fn see(&mut self, is_break: bool) {
+        if is_break {
+            self.is_button_pressed = true;
+            self.zeros = self.zeros.saturating_add(1);
+        }
+    }
+
+    /// Returns whether a character is a break's and not the guest's.
+    fn is_its_character(&mut self, byte: u8) -> bool {
+        let is_its = byte == 0 && self.zeros > 0;
+        if is_its {
+            self.zeros -= 1;
+        }
+        is_its
+    }
 }
 
 impl PlatformHost {
@@ -118,6 +147,7 @@ impl PlatformHost {
         Self {
             ghcb: cpu.ghcb,
             doorbell: cpu.doorbell,
+            breaks: Breaks::default(),
         }
     }
 }
@@ -156,21 +186,31 @@ impl Host for PlatformHost {
     }
 
     fn console_read(&mut self, buffer: &mut [u8]) -> Result<usize, StopReason> {
-        for (count, slot) in buffer.iter_mut().enumerate() {
+        let mut got = 0;
+        for _ in 0..buffer.len() {
             let status = self
                 .ghcb
                 .io_in(LINE_STATUS, IoWidth::Byte)
                 .map_err(reason)?;
             if status & DATA_READY == 0 {
-                return Ok(count);
+                return Ok(got);
             }
             let byte = self
                 .ghcb
                 .io_in(CONSOLE_PORT, IoWidth::Byte)
                 .map_err(reason)?;
-            *slot = byte.to_le_bytes()[0];
+            let byte = byte.to_le_bytes()[0];
+            self.breaks.see(status & BREAK != 0);
+            if !self.breaks.is_its_character(byte) {
+                buffer[got] = byte;
+                got += 1;
+            }
         }
-        Ok(buffer.len())
+        Ok(got)
+    }
+
+    fn take_button(&mut self) -> bool {
+        core::mem::take(&mut self.breaks.is_button_pressed)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The guest's console: COM1 on one side, the host's port on the other.
 //!
 //! Output is gathered in the chip and handed over a line at a time, when much has gathered, when the guest halts and when our
-//! timer fires: a call to the host costs as much as dozens of characters.
+//! timer fires: a call to the host costs as much as dozens of characters. A break from the host is the power button.
 
 use stockade_abi::terminate::StopReason;
 
@@ -57,5 +57,10 @@ pub(crate) fn receive<H: Host, C: Timekeeper + Clone>(
     let got = host.console_read(&mut batch[..room])?.min(room);
     machine.with_chips(|chips| chips.com1.push_input(&batch[..got]));
     machine.set_input_waiting(got == room);
+    // A host may ask for the guest's end at any time; whether it comes is the guest's to decide.
+    if host.take_button() {
+        log::info!("the host presses the power button");
+        machine.with_chips(|chips| chips.power.press_power_button());
+    }
     Ok(())
 }

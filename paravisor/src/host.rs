@@ -56,6 +56,10 @@ pub trait Host: HostBus {
     fn kick(&mut self, vcpu: usize) -> Result<(), StopReason>;
     /// Reads guest input that is there; returns how many bytes.
     fn console_read(&mut self, buffer: &mut [u8]) -> Result<usize, StopReason>;
+    /// Returns whether the host has pressed the power button since it was last asked; one without a button never has.
+    fn take_button(&mut self) -> bool {
+        false
+    }
 }
 
 /// Time on both of its scales.

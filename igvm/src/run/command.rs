@@ -20,6 +20,8 @@ pub(super) struct Paths {
     pub(super) ram: PathBuf,
     /// What QEMU itself says.
     pub(super) qemu_log: PathBuf,
+    /// Where QEMU listens to us.
+    pub(super) monitor: PathBuf,
 }
 
 impl Paths {
@@ -29,6 +31,7 @@ impl Paths {
             model_log: folder.join("model.log"),
             ram: folder.join("ram"),
             qemu_log: folder.join("qemu.log"),
+            monitor: folder.join("monitor"),
         }
     }
 }
@@ -59,6 +62,8 @@ pub(super) fn qemu(qemu: &Qemu, options: &RunOptions, paths: &Paths) -> Command 
     command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
     command.args(["-chardev", "stdio,id=console,mux=on,signal=off"]);
     command.args(["-serial", "chardev:console"]);
+    let monitor = paths.monitor.display();
+    command.args(["-qmp", &format!("unix:{monitor},server=on,wait=off")]);
     let file = |id: &str, path: &Path| format!("file,id={id},path={}", path.display());
     command.args(["-chardev", &file("log", &paths.paravisor_log)]);
     command.args(["-serial", "chardev:log"]);

@@ -23,7 +23,7 @@ impl Sink {
         }
     }
 
-    fn line(&mut self, source: &str, line: &str) {
+    pub(super) fn line(&mut self, source: &str, line: &str) {
         // A log nobody can take must not end the guest.
         let _ = match self {
             Self::Stderr { is_raw: false } => writeln!(std::io::stderr(), "{source}: {line}"),

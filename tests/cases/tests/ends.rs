@@ -67,7 +67,7 @@ fn a_signal_ends_qemu_with_us() {
     let pid = std::fs::read_to_string(&pid_file).expect("QEMU wrote its process number");
     let process = format!("/proc/{}", pid.trim());
     assert!(std::fs::exists(&process).expect("/proc is readable"));
-    guest.signal(Signal::SIGTERM);
+    guest.signal(Signal::SIGINT);
     guest.finish().assert_code(18);
     assert!(!std::fs::exists(&process).expect("/proc is readable"));
 }

@@ -34,7 +34,7 @@ fn the_stock_kernel_finds_itself_an_snp_guest_and_runs() {
         assert_eq!(finding(&console, name), Some(value), "{console}");
     }
     // Without ACPI the kernel cannot switch the machine off.
-    guest.signal(Signal::SIGTERM);
+    guest.signal(Signal::SIGINT);
     guest.finish().assert_code(18);
 }
 
@@ -64,7 +64,7 @@ fn the_stock_kernel_reads_and_writes_a_disk_of_the_host() {
         "echo written by the guest | dd of=/dev/vda bs=512 seek=8 conv=notrunc,fsync; echo done-$?",
     );
     guest.expect("done-0");
-    guest.signal(Signal::SIGTERM);
+    guest.signal(Signal::SIGINT);
     guest.finish().assert_code(18);
     let content = fs::read(&file).expect("the file is there");
     assert!(content[4096..].starts_with(b"written by the guest\n"));

@@ -177,7 +177,7 @@ impl Running {
     /// Asks the command to end QEMU and itself, then ends the whole group.
     fn end(&mut self) {
         // Whatever fails here has ended already.
-        let _ = kill(pid(&self.child), Signal::SIGTERM);
+        let _ = kill(pid(&self.child), Signal::SIGINT);
         let until = Instant::now() + GRACE;
         while Instant::now() < until && matches!(self.child.try_wait(), Ok(None)) {
             std::thread::sleep(POLL);
