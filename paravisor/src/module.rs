@@ -19,6 +19,7 @@ pub mod records;
 pub mod runtime;
 pub mod set;
 pub mod space;
+pub mod statement;
 
 mod regions;
 

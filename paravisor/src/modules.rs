@@ -6,11 +6,12 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use spin::Mutex;
 use stockade_boot::manifest::{Manifest, Payload};
 use stockade_boot::payload::{self, PayloadSource, Unreadable};
 use stockade_bus::Clock;
 use stockade_paravisor::module::channel::Bell;
-use stockade_paravisor::module::outside::NoEntropy;
+use stockade_paravisor::module::outside::{NoEntropy, NoReport};
 use stockade_paravisor::module::runtime::{Limits, Plan, Runtime};
 use stockade_paravisor::module::space::{
     Access, BadAddress, Exception, Exit, OutOfMemory, Registers, Space,
@@ -24,7 +25,9 @@ use stockade_platform::memory::GuestRam;
 use stockade_platform::module::{
     ModuleExit, ModuleMemory, ModuleRegisters, ModuleSpace, PageAccess,
 };
+use stockade_platform::psp::Psp;
 use stockade_platform::random;
+use zerocopy::IntoBytes;
 
 use crate::adapters::{Staging, Time};
 
@@ -39,6 +42,7 @@ pub(crate) struct Means {
     pub(crate) unix_seconds: u64,
     pub(crate) cpuid: &'static CpuidTable,
     pub(crate) records: Kept,
+    pub(crate) psp: Arc<Mutex<Psp>>,
 }
 
 /// Where modules' records are kept.
@@ -125,6 +129,7 @@ fn add(modules: &mut Modules, plan: Plan, memory: &ModuleMemory, means: &Means) 
         clock: means.clock,
         unix_seconds: means.unix_seconds,
         cpuid: means.cpuid,
+        psp: Arc::clone(&means.psp),
     };
     let runtime = Runtime::new(
         plan,
@@ -167,6 +172,7 @@ struct World {
     clock: Time,
     unix_seconds: u64,
     cpuid: &'static CpuidTable,
+    psp: Arc<Mutex<Psp>>,
 }
 
 impl Outside for World {
@@ -185,6 +191,17 @@ impl Outside for World {
 
     fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
         self.cpuid.own_answer(leaf, subleaf)
+    }
+
+    fn report(&mut self, report_data: &[u8; 64]) -> Result<Vec<u8>, NoReport> {
+        let report = self.psp.lock().report_here(report_data);
+        match report {
+            Ok(report) => Ok(report.as_bytes().to_vec()),
+            Err(error) => {
+                log::error!("no attestation report: {error}");
+                Err(NoReport)
+            }
+        }
     }
 
     fn log(&mut self, module: &str, line: &str) {

@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use spin::Once;
+use spin::{Mutex, Once};
 use stockade_abi::cpuid_page::CpuidPage;
 use stockade_abi::terminate::StopReason;
 use stockade_apic::{Features, local::BUS_CLOCK_HZ};
@@ -91,6 +91,7 @@ pub(crate) fn run(platform: Platform) -> ! {
         unix_seconds,
         cpuid: launch.cpuid,
         records: Kept::new(&launch.manifest, bays.records()),
+        psp: Arc::new(Mutex::new(psp)),
     };
     let modules = Arc::new(modules::modules(&launch.manifest, &means));
     bays.ring_for_records(modules.bell());

@@ -183,13 +183,19 @@ pub fn plain(code: CommandCode, body: &[u8]) -> Vec<u8> {
 /// Returns a command whose first handle is authorized by an empty password.
 #[must_use]
 pub fn authorized(code: CommandCode, handles: &[u32], parameters: &[u8]) -> Vec<u8> {
+    by_session(code, handles, SESSION_PASSWORD, parameters)
+}
+
+/// Returns a command whose first handle is authorized by a session without secrets, which ends with it: a password's, or a policy's.
+#[must_use]
+pub fn by_session(code: CommandCode, handles: &[u32], session: u32, parameters: &[u8]) -> Vec<u8> {
     let mut body: Vec<u8> = handles
         .iter()
         .flat_map(|handle| handle.to_be_bytes())
         .collect();
     // Session, no nonce, no attributes, no password: nine bytes.
     body.extend_from_slice(&9_u32.to_be_bytes());
-    body.extend_from_slice(&SESSION_PASSWORD.to_be_bytes());
+    body.extend_from_slice(&session.to_be_bytes());
     body.extend_from_slice(&[0; 5]);
     body.extend_from_slice(parameters);
     with_header(TAG_SESSIONS, code, &body)

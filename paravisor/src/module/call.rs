@@ -24,6 +24,7 @@ pub struct Errno(pub u16);
 #[expect(missing_docs, reason = "each is Linux's error of its name")]
 impl Errno {
     pub const ENOENT: Self = Self(2);
+    pub const EIO: Self = Self(5);
     pub const EBADF: Self = Self(9);
     pub const EAGAIN: Self = Self(11);
     pub const ENOMEM: Self = Self(12);
@@ -116,7 +117,7 @@ pub struct Context<'a, S: Space + ?Sized> {
     pub fs_base: &'a mut u64,
 }
 
-/// What a module has asked of its records and not yet read the answer to.
+/// What a module has asked of its records, or of the secure processor, and not yet read the answer to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Desk {
     /// Nothing.
@@ -126,6 +127,8 @@ pub enum Desk {
     Begun,
     /// Something malformed.
     Refused,
+    /// A report with this bound to it, by descriptor 5.
+    Report([u8; 64]),
 }
 
 impl<S: Space + ?Sized> Context<'_, S> {

@@ -9,7 +9,7 @@ use core::ops::Range;
 use stockade_boot::layout::STAGING_BASE;
 use stockade_boot::payload::{PayloadSource, Unreadable};
 
-use super::outside::{NoEntropy, Outside};
+use super::outside::{NoEntropy, NoReport, Outside};
 use super::space::{Access, BadAddress, Exit, OutOfMemory, PAGE, Registers, Space};
 
 type Page = Box<[u8; 4096]>;
@@ -139,6 +139,7 @@ impl PayloadSource for FakeStaging {
 pub(crate) struct FakeOutside {
     pub(crate) lines: Vec<String>,
     pub(crate) now_ns: core::cell::Cell<u64>,
+    pub(crate) has_no_report: bool,
 }
 
 impl Outside for FakeOutside {
@@ -158,6 +159,13 @@ impl Outside for FakeOutside {
 
     fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
         [leaf, subleaf, 0x22, 0x33]
+    }
+
+    fn report(&mut self, report_data: &[u8; 64]) -> Result<Vec<u8>, NoReport> {
+        if self.has_no_report {
+            return Err(NoReport);
+        }
+        Ok(report_data.to_vec())
     }
 
     fn log(&mut self, _: &str, line: &str) {

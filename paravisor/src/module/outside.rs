@@ -1,9 +1,16 @@
-//! What modules are given of the world outside: time, random numbers, CPUID, the log. Never the guest, never the host.
+//! What modules are given of the world outside: time, random numbers, CPUID, reports, the log. Never the guest, never the host.
+
+use alloc::vec::Vec;
 
 /// The processor gives no random numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the processor gives no random numbers")]
 pub struct NoEntropy;
+
+/// The secure processor gives no report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the secure processor gives no report")]
+pub struct NoReport;
 
 /// The world as modules see it.
 pub trait Outside {
@@ -15,6 +22,8 @@ pub trait Outside {
     fn random(&mut self, buffer: &mut [u8]) -> Result<(), NoEntropy>;
     /// Returns EAX, EBX, ECX and EDX of a leaf of CPUID, from the page the secure processor has checked.
     fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4];
+    /// Returns the secure processor's attestation report of the paravisor with this bound to it.
+    fn report(&mut self, report_data: &[u8; 64]) -> Result<Vec<u8>, NoReport>;
     /// Writes a line of a module to the log.
     fn log(&mut self, module: &str, line: &str);
 }

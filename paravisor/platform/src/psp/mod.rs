@@ -30,6 +30,9 @@ pub enum PspError {
     /// The key is wiped: an earlier exchange went wrong.
     #[error("the key to the secure processor is wiped")]
     Closed,
+    /// The processor has no GHCB yet.
+    #[error("the processor has no page to speak with its host")]
+    NoGhcb,
     /// The host did not pass the message on.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -53,7 +56,7 @@ impl PspError {
     /// Returns whether the secure processor itself declined, so that other requests may still be made.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        !matches!(self, Self::Declined(_))
+        !matches!(self, Self::Declined(_) | Self::NoGhcb)
     }
 }
 
@@ -105,6 +108,13 @@ impl Psp {
         let response: ReportResponse = self.exchange(ghcb, kinds, &request)?;
         check_status(response.status)?;
         Ok(response.report)
+    }
+
+    /// Returns such a report by way of the GHCB of the processor that executes this.
+    #[cfg(feature = "image")]
+    pub fn report_here(&mut self, report_data: &[u8; 64]) -> Result<AttestationReport, PspError> {
+        let ghcb = crate::cpu::current().and_then(|area| area.ghcb());
+        self.report(ghcb.ok_or(PspError::NoGhcb)?, report_data)
     }
 
     /// Returns the key the secure processor derives from what `request` selects.

@@ -1,4 +1,4 @@
-//! Descriptors: 0 is empty, 1 and 2 are the log, 3 is the channel, 4 is the record store; there are no others.
+//! Descriptors: 0 is empty, 1 and 2 are the log, 3 is the channel, 4 is the record store, 5 has reports; there are no others.
 
 use alloc::vec::Vec;
 
@@ -7,12 +7,14 @@ use crate::module::call::number::Number;
 use crate::module::channel::LONGEST_MESSAGE;
 use crate::module::records::{RecordRequest, RecordStatus};
 use crate::module::space::Space;
+use crate::module::statement::{LONGEST_DOCUMENT, report_data};
 
 const INPUT: u64 = 0;
 const OUTPUT: u64 = 1;
 const ERRORS: u64 = 2;
 const CHANNEL: u64 = 3;
 const RECORDS: u64 = 4;
+const REPORTS: u64 = 5;
 
 /// What a module reads when its request is cancelled.
 pub(crate) const CANCEL: u8 = 0xFF;
@@ -53,6 +55,7 @@ impl<S: Space + ?Sized> Context<'_, S> {
             INPUT => Outcome::Done(0),
             CHANNEL => self.read_channel(address, bytes, flags),
             RECORDS => self.read_record(address, bytes),
+            REPORTS => self.read_report(address, bytes).into(),
             _ => Outcome::Failed(Errno::EBADF),
         }
     }
@@ -82,7 +85,7 @@ impl<S: Space + ?Sized> Context<'_, S> {
     fn read_record(&mut self, address: u64, bytes: u64) -> Outcome {
         let mut value = Vec::new();
         let status = match self.desk {
-            Desk::Empty => return Outcome::Failed(Errno::EAGAIN),
+            Desk::Empty | Desk::Report(_) => return Outcome::Failed(Errno::EAGAIN),
             Desk::Refused => RecordStatus::Refused,
             Desk::Begun => match self.records.poll(&mut value) {
                 Some(status) => status,
@@ -99,6 +102,19 @@ impl<S: Space + ?Sized> Context<'_, S> {
             .into()
     }
 
+    /// Has the secure processor sign what the module wrote before.
+    fn read_report(&mut self, address: u64, bytes: u64) -> Result<u64, Errno> {
+        let Desk::Report(report_data) = *self.desk else {
+            return Err(Errno::EAGAIN);
+        };
+        *self.desk = Desk::Empty;
+        let report = self.outside.report(&report_data);
+        let report = report.map_err(|_| Errno::EIO)?;
+        let part = beginning(&report, bytes);
+        self.space.write(address, part)?;
+        Ok(part.len() as u64)
+    }
+
     /// Carries out a write to a descriptor.
     pub(super) fn write(
         &mut self,
@@ -108,7 +124,7 @@ impl<S: Space + ?Sized> Context<'_, S> {
     ) -> Result<u64, Errno> {
         match descriptor {
             OUTPUT | ERRORS => self.print(address, bytes.min(MOST_PRINTED)),
-            CHANNEL | RECORDS => {
+            CHANNEL | RECORDS | REPORTS => {
                 let message = self.message(&[(address, bytes)])?;
                 self.send(descriptor, &message)
             }
@@ -132,7 +148,7 @@ impl<S: Space + ?Sized> Context<'_, S> {
             let [start, bytes] = super::words(self.space, at)?;
             pieces.push((start, bytes));
         }
-        if matches!(descriptor, CHANNEL | RECORDS) {
+        if matches!(descriptor, CHANNEL | RECORDS | REPORTS) {
             let message = self.message(&pieces)?;
             return self.send(descriptor, &message);
         }
@@ -182,6 +198,16 @@ impl<S: Space + ?Sized> Context<'_, S> {
                 }
                 None => Desk::Refused,
             };
+            return Ok(message.len() as u64);
+        }
+        if descriptor == REPORTS {
+            if *self.desk != Desk::Empty {
+                return Err(Errno::EBUSY);
+            }
+            if message.len() > LONGEST_DOCUMENT {
+                return Err(Errno::EMSGSIZE);
+            }
+            *self.desk = Desk::Report(report_data(self.name, message));
             return Ok(message.len() as u64);
         }
         let is_taken = self.channel.answer(|response| {
@@ -256,7 +282,8 @@ impl<S: Space + ?Sized> Context<'_, S> {
             }
             // Only a read finds out whether the store is done.
             Ok(RECORDS) if *self.desk != Desk::Empty => POLL_IN | POLL_OUT,
-            Ok(CHANNEL | RECORDS) => POLL_OUT,
+            Ok(REPORTS) if matches!(self.desk, Desk::Report(_)) => POLL_IN,
+            Ok(CHANNEL | RECORDS | REPORTS) => POLL_OUT,
             Ok(_) => POLL_INVALID,
         }
     }
@@ -277,7 +304,7 @@ impl<S: Space + ?Sized> Context<'_, S> {
 
 /// Returns whether there is such a descriptor.
 pub(super) fn is_open(descriptor: u64) -> bool {
-    descriptor <= RECORDS
+    descriptor <= REPORTS
 }
 
 fn beginning(message: &[u8], bytes: u64) -> &[u8] {

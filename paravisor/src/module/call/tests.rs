@@ -6,6 +6,7 @@ use crate::module::fake::{FakeOutside, FakeSpace};
 use crate::module::memory::Place;
 use crate::module::records::VolatileRecords;
 use crate::module::space::Access;
+use crate::module::statement::report_data;
 use alloc::vec::Vec;
 
 /// Where the tests' module has a page of data.
@@ -143,6 +144,29 @@ fn records_are_asked_and_answered_through_descriptor_4() {
     fixture.call(Number::WRITE, &[4, DATA, 1]);
     fixture.call(Number::READ, &[4, DATA, 9]);
     assert_eq!(fixture.get(1), [2]);
+}
+
+/// What is signed names the module and has a digest of ours, or a module could say anything as the paravisor.
+#[test]
+fn a_document_is_signed_by_its_digest_and_the_modules_name() {
+    let mut fixture = Fixture::new();
+    let none = fixture.call(Number::READ, &[5, DATA, 64]);
+    assert_eq!(none, Outcome::Failed(Errno::EAGAIN));
+    fixture.put(b"I am");
+    assert_eq!(fixture.call(Number::WRITE, &[5, DATA, 4]), Outcome::Done(4));
+    let busy = fixture.call(Number::WRITE, &[4, DATA, 4]);
+    assert_eq!(busy, Outcome::Failed(Errno::EBUSY));
+    assert_eq!(
+        fixture.call(Number::READ, &[5, DATA, 99]),
+        Outcome::Done(64)
+    );
+    assert_eq!(fixture.get(64), report_data("m", b"I am"));
+    let long = fixture.call(Number::WRITE, &[5, DATA, 4097]);
+    assert_eq!(long, Outcome::Failed(Errno::EMSGSIZE));
+    fixture.outside.has_no_report = true;
+    fixture.call(Number::WRITE, &[5, DATA, 4]);
+    let refused = fixture.call(Number::READ, &[5, DATA, 64]);
+    assert_eq!(refused, Outcome::Failed(Errno::EIO));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::*;
 use crate::module::channel::ChannelState;
 use crate::module::elf_file::tests::{CODE, file};
 use crate::module::fake::{Act, FakeOutside, FakeSpace, FakeStaging};
-use crate::module::outside::NoEntropy;
+use crate::module::outside::{NoEntropy, NoReport};
 use crate::module::records::VolatileRecords;
 use crate::module::space::{Exception, Exit};
 use sha2::{Digest, Sha384};
@@ -32,6 +32,10 @@ impl Outside for Shared {
 
     fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
         self.0.lock().cpuid(leaf, subleaf)
+    }
+
+    fn report(&mut self, report_data: &[u8; 64]) -> Result<Vec<u8>, NoReport> {
+        self.0.lock().report(report_data)
     }
 
     fn log(&mut self, module: &str, line: &str) {

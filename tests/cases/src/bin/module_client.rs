@@ -1,6 +1,8 @@
 //! Runs inside a guest with test devices: sends a module of the paravisor a message and prints what comes back.
 //!
-//! `module_client NUMBER TEXT [cancel]` prints `guest-check: module NUMBER STATE TEXT`, with the state as the channel has it.
+//! `module_client NUMBER TEXT [cancel|busy]` prints `guest-check: module NUMBER STATE TEXT`, with the state as the channel has it.
+//! With `busy` it keeps its processor busy until then, and prints before how long that was away: `guest-check: away LONGEST ALL OF`, in
+//! microseconds.
 
 use std::arch::asm;
 use std::thread::sleep;
@@ -28,7 +30,11 @@ fn main() -> std::io::Result<()> {
         ports.write(0, byte);
     }
     ports.write(1, POST);
-    if !rest.is_empty() {
+    if rest == ["busy"] {
+        let gaps = Gaps::until(|| ports.read(1) != BUSY);
+        let [longest, all, of] = [gaps.longest, gaps.all, gaps.of].map(|time| time.as_micros());
+        println!("guest-check: away {longest} {all} {of}");
+    } else if !rest.is_empty() {
         sleep(Duration::from_millis(50));
         ports.write(1, CANCEL);
     }
@@ -48,6 +54,42 @@ fn main() -> std::io::Result<()> {
     let answer = String::from_utf8_lossy(&answer);
     println!("guest-check: module {number} {state} {answer}");
     Ok(())
+}
+
+/// When a processor that has something to do was away.
+struct Gaps {
+    longest: Duration,
+    all: Duration,
+    of: Duration,
+}
+
+impl Gaps {
+    /// Longer than anything of the guest's own between two looks at the clock.
+    const LEAST: Duration = Duration::from_micros(100);
+    /// Between two looks at `is_over`, which leave the guest.
+    const STEP: Duration = Duration::from_millis(3);
+
+    fn until(mut is_over: impl FnMut() -> bool) -> Self {
+        let (mut longest, mut all) = (Duration::ZERO, Duration::ZERO);
+        let began = Instant::now();
+        let (mut before, mut looked) = (began, began);
+        loop {
+            let now = Instant::now();
+            let gap = now - before;
+            before = now;
+            if gap >= Self::LEAST {
+                longest = longest.max(gap);
+                all += gap;
+            }
+            if now - looked >= Self::STEP {
+                looked = now;
+                if is_over() || now - began > PATIENCE {
+                    let of = now - began;
+                    return Self { longest, all, of };
+                }
+            }
+        }
+    }
 }
 
 /// The device's ports, which the kernel lets this process use.

@@ -17,6 +17,8 @@ pub struct Options<'a> {
     pub seed: Option<u64>,
     /// `view`: print where guest memory and the RMP lie at the end.
     pub view: bool,
+    /// `certificates`: print the chip's certificates at the end.
+    pub certificates: bool,
     /// `selftest`: run no image but the self-test.
     pub selftest: bool,
     /// `probe`: run no image but the model's own guest.
@@ -57,6 +59,7 @@ impl<'a> Options<'a> {
     fn word(&mut self, word: &'a str) -> Result<(), OptionError<'a>> {
         match word.split_once('=') {
             None if word == "view" => self.view = true,
+            None if word == "certificates" => self.certificates = true,
             None if word == "selftest" => self.selftest = true,
             None if word == "probe" => self.probe = true,
             Some(("memory", value)) => set(&mut self.memory, positive(value, word)?, word)?,
@@ -98,8 +101,7 @@ mod tests {
 
     #[test]
     fn every_word_of_the_architecture_is_read() {
-        let line =
-            "memory=268435456 cpus=2  tsc-khz=1000000 attack=remap seed=7 view selftest probe";
+        let line = "memory=268435456 cpus=2  tsc-khz=1000000 attack=remap seed=7 view certificates selftest probe";
         let expected = Options {
             memory: Some(0x1000_0000),
             cpus: Some(2),
@@ -107,6 +109,7 @@ mod tests {
             attack: Some("remap"),
             seed: Some(7),
             view: true,
+            certificates: true,
             selftest: true,
             probe: true,
         };

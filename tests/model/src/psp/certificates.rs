@@ -213,6 +213,9 @@ fn issue(profile: Profile, subject: &SigningKey, signer: &SigningKey) -> BuildRe
 mod tests {
     use super::*;
     use p384::ecdsa::{VerifyingKey, signature::Verifier};
+    use sha2::{Digest, Sha256};
+    use std::format;
+    use std::string::String;
     use x509_cert::Certificate;
     use x509_cert::der::Decode;
 
@@ -242,6 +245,21 @@ mod tests {
         verify(&chain.ark, &chain.ark);
         verify(&chain.ask, &chain.ark);
         verify(&chain.vcek, &chain.ask);
+    }
+
+    /// Verifiers know the root by the digest of its key, and whoever trusts the model asks for that key by name.
+    #[test]
+    fn root_is_the_same_for_every_chip_and_in_the_verifier() {
+        let root = |seed| chain(&Chip::new(seed)).unwrap().ark;
+        assert_eq!(root(3), root(4));
+        let ark = Certificate::from_der(&root(3)).unwrap();
+        let info = ark.tbs_certificate().subject_public_key_info();
+        let digest = Sha256::digest(info.subject_public_key.raw_bytes());
+        let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(
+            digits,
+            "159cd5907ef2465b03277a9f446cab2e0a68d0714b1c312f36a2e4bc9d54ed52"
+        );
     }
 
     #[test]

@@ -197,6 +197,7 @@ fn build(boot: &Boot) -> Result<Vm, BootError> {
     let mut vm = Vm::new(memory, host, states, cpuid);
     vm.attack_by(attack);
     vm.view = options.view;
+    vm.certificates = options.certificates;
     log::info!(
         "{vcpus} vCPUs, {} MiB of guest RAM",
         ram.iter().map(|(_, len)| len).sum::<u64>() >> 20

@@ -7,6 +7,7 @@ use super::probe;
 use super::vm::{MachineFrames, Vm};
 use crate::machine::exit::{Ending, exit};
 use crate::machine::{clock, console, iommu};
+use crate::psp::certificates;
 use core::fmt;
 
 /// Tries for a lock whose holder may never let go any more.
@@ -23,6 +24,9 @@ impl Vm {
             self.print_stats(&memory);
             if self.view {
                 print_view(&memory);
+            }
+            if self.certificates {
+                self.print_certificates();
             }
         }
         exit(ending)
@@ -44,6 +48,17 @@ impl Vm {
             Hex(&digest),
             AttackNote(self),
         ));
+    }
+
+    /// What a host has from the chip's maker.
+    fn print_certificates(&self) {
+        let host = (0..PATIENCE).find_map(|_| self.host.try_lock());
+        if let Some(chain) = host.and_then(|host| certificates::chain(&host.chip).ok()) {
+            let [ark, ask, vcek] = [&chain.ark, &chain.ask, &chain.vcek].map(|it| Hex(it));
+            console::line(format_args!(
+                "model-certificates: {{\"ark\":\"{ark}\",\"ask\":\"{ask}\",\"vcek\":\"{vcek}\"}}"
+            ));
+        }
     }
 }
 
