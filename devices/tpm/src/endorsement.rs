@@ -10,28 +10,38 @@ use stockade_devices::tpm::command::{
 
 use crate::{Engine, TpmError};
 
+/// Where the keys lie.
+pub(crate) const RSA_KEY: u32 = 0x8101_0001;
+pub(crate) const ECC_KEY: u32 = 0x8101_0016;
+pub(crate) const ATTESTATION_KEY: u32 = 0x8100_0003;
+
 const OWNER: u32 = 0x4000_0001;
 const ENDORSEMENT: u32 = 0x4000_000B;
-const PLATFORM: u32 = 0x4000_000C;
+pub(crate) const PLATFORM: u32 = 0x4000_000C;
 
 const PCR_ALLOCATE: CommandCode = CommandCode(0x12B);
 const CREATE_PRIMARY: CommandCode = CommandCode(0x131);
 const EVICT_CONTROL: CommandCode = CommandCode(0x120);
-const FLUSH_CONTEXT: CommandCode = CommandCode(0x165);
+pub(crate) const FLUSH_CONTEXT: CommandCode = CommandCode(0x165);
 /// What `EVICT_CONTROL` says when something lies there already.
-const NV_DEFINED: ResponseCode = ResponseCode(0x14C);
+pub(crate) const NV_DEFINED: ResponseCode = ResponseCode(0x14C);
 
 const ALGORITHM_RSA: u16 = 0x0001;
 const ALGORITHM_AES: u16 = 0x0006;
 const ALGORITHM_NULL: u16 = 0x0010;
 const ALGORITHM_ECC: u16 = 0x0023;
 const MODE_CFB: u16 = 0x0043;
+const CURVE_P256: u16 = 0x0003;
 const CURVE_P384: u16 = 0x0004;
+const SCHEME_ECDSA: u16 = 0x0018;
 
 /// Fixed to TPM and parent, made here, restricted decryption, policy for administration.
 const ATTRIBUTES: u32 = 0x0003_00B2;
 /// And use by authorization value.
 const ATTRIBUTES_HIGH: u32 = 0x0003_00F2;
+
+/// Fixed to TPM and parent, made here, restricted signing, use by authorization value, no count of failed guesses.
+const ATTRIBUTES_ATTESTATION: u32 = 0x0005_0472;
 
 /// `PolicySecret` of the endorsement hierarchy, SHA-256 (annex B.2).
 const POLICY_A_SHA256: [u8; 32] = [
@@ -74,7 +84,7 @@ impl Key {
         words(&mut template, &[2048, 0, 0]);
         sized(&mut template, &[0; 256]);
         Self {
-            handle: 0x8101_0001,
+            handle: RSA_KEY,
             template,
         }
     }
@@ -89,7 +99,22 @@ impl Key {
         );
         words(&mut template, &[CURVE_P384, ALGORITHM_NULL, 0, 0]);
         Self {
-            handle: 0x8101_0016,
+            handle: ECC_KEY,
+            template,
+        }
+    }
+
+    /// The attestation key: NIST P-256, which signs what the TPM itself says and nothing else.
+    pub(crate) fn attestation() -> Self {
+        let mut template = public(ALGORITHM_ECC, HashAlgorithm::SHA256, ATTRIBUTES_ATTESTATION);
+        sized(&mut template, &[]);
+        words(
+            &mut template,
+            &[ALGORITHM_NULL, SCHEME_ECDSA, HashAlgorithm::SHA256.0],
+        );
+        words(&mut template, &[CURVE_P256, ALGORITHM_NULL, 0, 0]);
+        Self {
+            handle: ATTESTATION_KEY,
             template,
         }
     }
@@ -154,12 +179,12 @@ fn public(algorithm: u16, name: HashAlgorithm, attributes: u32) -> Vec<u8> {
     template
 }
 
-fn words(bytes: &mut Vec<u8>, words: &[u16]) {
+pub(crate) fn words(bytes: &mut Vec<u8>, words: &[u16]) {
     bytes.extend(words.iter().flat_map(|word| word.to_be_bytes()));
 }
 
 /// Appends bytes behind their number; templates are short.
-fn sized(bytes: &mut Vec<u8>, content: &[u8]) {
+pub(crate) fn sized(bytes: &mut Vec<u8>, content: &[u8]) {
     words(bytes, &[u16::try_from(content.len()).unwrap_or(u16::MAX)]);
     bytes.extend_from_slice(content);
 }

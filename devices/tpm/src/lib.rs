@@ -8,6 +8,7 @@
 #![deny(unsafe_code)]
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
 
+mod attestation;
 pub mod blob;
 mod endorsement;
 mod engine;
@@ -22,6 +23,7 @@ mod records;
 mod serve;
 pub mod simulator;
 
+pub use attestation::{Attester, ChannelAttester};
 pub use engine::{Engine, EngineError};
 pub use machine::{Tpm, TpmError};
 pub use records::{ChannelRecords, FolderRecords, MemoryRecords, RecordError, Records};

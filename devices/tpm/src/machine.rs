@@ -3,6 +3,7 @@
 use stockade_devices::tpm::command::{self, CommandCode, Locality, ResponseCode};
 use stockade_devices::tpm::message::{MAKE_RSA_ENDORSEMENT_KEY, RESET_ESTABLISHED, RESUME, SAVE};
 
+use crate::attestation::{self, Attester};
 use crate::blob::Blob;
 use crate::endorsement::{Key, allocate_banks, run};
 use crate::records::{RecordError, Records};
@@ -13,6 +14,8 @@ const MADE: &str = "made";
 const MADE_BANKS: u8 = 1 << 0;
 const MADE_ECC_KEY: u8 = 1 << 1;
 const MADE_RSA_KEY: u8 = 1 << 2;
+/// Indexes and a key for attestation, and the names of all keys so far.
+const MADE_ATTESTATION: u8 = 1 << 3;
 
 /// Why a TPM did not do as its machine asked.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +26,9 @@ pub enum TpmError {
     /// What must last could not be read or written.
     #[error(transparent)]
     Records(#[from] RecordError),
+    /// There is no report.
+    #[error("no attestation report: {0}")]
+    Report(std::io::Error),
     /// A new TPM refused what it was to be given.
     #[error("a new TPM answers {:#x} to command {:#x}", .1.0, .0.0)]
     Manufacture(CommandCode, ResponseCode),
@@ -33,6 +39,7 @@ pub struct Tpm<E> {
     engine: E,
     records: Box<dyn Records>,
     saved: Blob,
+    attester: Option<Box<dyn Attester>>,
     is_on: bool,
 }
 
@@ -44,8 +51,16 @@ impl<E: Engine> Tpm<E> {
             engine,
             records,
             saved: Blob::new("saved"),
+            attester: None,
             is_on: false,
         }
+    }
+
+    /// Has the guest find reports of `attester` at an NV index.
+    #[must_use]
+    pub fn attested_by(mut self, attester: Box<dyn Attester>) -> Self {
+        self.attester = Some(attester);
+        self
     }
 
     /// Returns whether it has power.
@@ -82,6 +97,9 @@ impl<E: Engine> Tpm<E> {
         if flags & MAKE_RSA_ENDORSEMENT_KEY != 0 {
             wanted |= MADE_RSA_KEY;
         }
+        if self.attester.is_some() {
+            wanted |= MADE_ATTESTATION;
+        }
         let missing = wanted & !made;
         if missing == 0 {
             return Ok(());
@@ -92,6 +110,13 @@ impl<E: Engine> Tpm<E> {
         }
         if missing & MADE_RSA_KEY != 0 {
             Key::rsa_2048().persist(&mut self.engine)?;
+        }
+        if missing & MADE_ATTESTATION != 0 {
+            attestation::prepare(&mut self.engine)?;
+        }
+        if self.attester.is_some() {
+            // A key made later has a name to be kept, too.
+            attestation::keep_names(&mut self.engine, &mut *self.records)?;
         }
         if missing & MADE_BANKS != 0 {
             allocate_banks(&mut self.engine)?;
@@ -116,7 +141,16 @@ impl<E: Engine> Tpm<E> {
     /// Executes a command and returns the response.
     pub fn execute(&mut self, locality: Locality, command: &[u8]) -> Result<Vec<u8>, TpmError> {
         self.check_on()?;
-        Ok(self.engine.execute(locality, command)?)
+        let response = self.engine.execute(locality, command)?;
+        if let Some(attester) = &mut self.attester
+            && attestation::is_asked(command, &response)
+            && let Err(error) =
+                attestation::answer(&mut self.engine, &mut *self.records, &mut **attester)
+        {
+            // The guest finds the report of before, which does not have its nonce.
+            eprintln!("no attestation: {error}");
+        }
+        Ok(response)
     }
 
     /// Begins to measure a dynamic launch.

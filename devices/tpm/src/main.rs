@@ -9,7 +9,9 @@ use std::rc::Rc;
 
 use stockade_tpm::foreign::{Descriptors, Libtpms, is_cancelled};
 use stockade_tpm::simulator::{Cancel, Simulator, Startup};
-use stockade_tpm::{ChannelRecords, FolderRecords, MemoryRecords, Records, Tpm, serve};
+use stockade_tpm::{
+    ChannelAttester, ChannelRecords, FolderRecords, MemoryRecords, Records, Tpm, serve,
+};
 
 const USAGE: &str = "\
 usage: stockade-tpm --socket ADDRESS:PORT [--state FOLDER] [--startup]
@@ -90,8 +92,10 @@ fn module() -> Result<(), Failure> {
     let Descriptors {
         mut channel,
         records,
+        reports,
     } = Descriptors::take().ok_or("the descriptors are taken")?;
-    let mut tpm = tpm(ChannelRecords::new(records), Box::new(is_cancelled))?;
+    let mut tpm = tpm(ChannelRecords::new(records), Box::new(is_cancelled))?
+        .attested_by(Box::new(ChannelAttester::new(reports)));
     Ok(serve(&mut tpm, &mut channel)?)
 }
 

@@ -1,4 +1,4 @@
-//! The descriptors a module is started with: 3 is the channel, 4 the record store.
+//! The descriptors a module is started with: 3 is the channel, 4 the record store, 5 has reports.
 
 use std::fs::File;
 use std::os::fd::{FromRawFd, RawFd};
@@ -9,6 +9,7 @@ use stockade_devices::tpm::message::CANCEL;
 
 const CHANNEL: RawFd = 3;
 const RECORDS: RawFd = 4;
+const REPORTS: RawFd = 5;
 
 static IS_TAKEN: AtomicBool = AtomicBool::new(false);
 
@@ -19,6 +20,8 @@ pub struct Descriptors {
     pub channel: File,
     /// The record store.
     pub records: File,
+    /// The secure processor's reports.
+    pub reports: File,
 }
 
 impl Descriptors {
@@ -32,7 +35,13 @@ impl Descriptors {
         let channel = unsafe { File::from_raw_fd(CHANNEL) };
         // SAFETY: the same for descriptor 4.
         let records = unsafe { File::from_raw_fd(RECORDS) };
-        Some(Self { channel, records })
+        // SAFETY: the same for descriptor 5.
+        let reports = unsafe { File::from_raw_fd(REPORTS) };
+        Some(Self {
+            channel,
+            records,
+            reports,
+        })
     }
 }
 
