@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use stockade::attest::Refusal;
 use stockade::disk::DiskError;
 use stockade::image::ImageError;
 use stockade::run::RunError;
@@ -105,6 +106,9 @@ pub(crate) enum Failure {
     /// The image is for other devices than those given.
     #[error("{0}")]
     OtherDevices(String),
+    /// Evidence of a guest that does not stand.
+    #[error(transparent)]
+    Refusal(#[from] Refusal),
     /// The machine launched something else than was measured.
     #[error(
         "the launch digest is {launched}, but the image measures {measured}: the image was tampered with"
@@ -128,6 +132,7 @@ impl Failure {
             ) => 14,
             Self::Setup(SetupError::Missing { .. }) => 15,
             Self::Digest { .. } => 17,
+            Self::Refusal(refusal) => refusal.exit_code(),
             _ => 1,
         }
     }

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod attest_command;
 mod build_command;
 mod console_arguments;
 mod device_arguments;
@@ -22,6 +23,7 @@ use clap::{Args, Parser, Subcommand};
 use stockade::image::Image;
 use stockade::{inspect, measure};
 
+use attest_command::Attest;
 use build_command::Build;
 use disk_command::Disk;
 use failure::Failure;
@@ -46,6 +48,9 @@ enum Command {
     Measure(Measure),
     /// Prints what is in an image.
     Inspect(Inspect),
+    /// Judges what a guest's TPM was attested by.
+    #[command(subcommand)]
+    Attest(Attest),
     /// Makes and checks the files of disks.
     #[command(subcommand)]
     Disk(Disk),
@@ -73,6 +78,10 @@ fn main() -> ExitCode {
         Some(Command::Build(arguments)) => build_command::build(&arguments).map(|()| 0),
         Some(Command::Measure(arguments)) => print_measurement(&arguments).map(|()| 0),
         Some(Command::Inspect(arguments)) => print_content(&arguments).map(|()| 0),
+        Some(Command::Attest(command)) => attest_command::attest(&command).map(|text| {
+            show(&text);
+            0
+        }),
         Some(Command::Disk(command)) => disk_command::disk(&command).map(|text| {
             show(&text);
             0

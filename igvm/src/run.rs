@@ -4,6 +4,7 @@
 //! logs (the paravisor's and the model's), and returns a [`Report`] with an [`Outcome`].
 
 mod button;
+mod certificates;
 mod command;
 pub mod devices;
 mod follow;
@@ -54,6 +55,8 @@ pub struct RunOptions {
     pub stats: Option<PathBuf>,
     /// Where the host's view of guest memory goes.
     pub host_view: Option<PathBuf>,
+    /// Where the certificates of the host's chip go, a directory.
+    pub certificates: Option<PathBuf>,
     /// Count instructions, so that runs repeat exactly.
     pub icount: bool,
     /// Disks and network cards of the host.
@@ -126,6 +129,9 @@ pub fn run(
     let mut report = Report::collect(ended, &paths, begun.elapsed())?;
     report.cpu = report::children_cpu().saturating_sub(cpu_before);
     report.symbolise(options.paravisor.as_deref());
+    if let Some(folder) = &options.certificates {
+        certificates::write(folder, &report.model_log)?;
+    }
     if let Some(path) = &options.host_view {
         view::write(path, &paths, &mut report)?;
     }

@@ -51,6 +51,9 @@ pub(crate) struct Run {
     /// Write what the host can read of guest memory to this file, at the end
     #[arg(long, value_name = "FILE")]
     host_view: Option<PathBuf>,
+    /// Write the certificates of the host's chip to this directory, at the end: on the model a test chain
+    #[arg(long, value_name = "DIR")]
+    certificates: Option<PathBuf>,
     /// Count instructions instead of time, so that runs repeat exactly
     #[arg(long)]
     icount: bool,
@@ -79,6 +82,7 @@ impl Default for Run {
             host_log: None,
             stats: None,
             host_view: None,
+            certificates: None,
             icount: false,
             qemu: None,
             qemu_arg: Vec::new(),
@@ -219,6 +223,7 @@ fn options(arguments: &Run, image: PathBuf, model: PathBuf, paravisor: PathBuf) 
         host_log: arguments.host_log.clone(),
         stats: arguments.stats.clone(),
         host_view: arguments.host_view.clone(),
+        certificates: arguments.certificates.clone(),
         icount: arguments.icount,
         devices: run::devices::HostDevices::default(),
         qemu_arguments: arguments.qemu_arg.clone(),

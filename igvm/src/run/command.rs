@@ -105,6 +105,9 @@ fn model_words(options: &RunOptions) -> String {
     if options.host_view.is_some() {
         words.push("view".to_owned());
     }
+    if options.certificates.is_some() {
+        words.push("certificates".to_owned());
+    }
     words.extend(options.model_words.iter().cloned());
     words.join(" ")
 }

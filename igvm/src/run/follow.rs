@@ -74,9 +74,14 @@ impl Follower {
 
 /// Returns whether the line is data for the tool, not words for a person.
 fn is_for_the_machine(line: &str) -> bool {
-    ["stockade-stats: ", "model-stats: ", "model-view: "]
-        .iter()
-        .any(|prefix| line.starts_with(prefix))
+    [
+        "stockade-stats: ",
+        "model-stats: ",
+        "model-view: ",
+        "model-certificates: ",
+    ]
+    .iter()
+    .any(|prefix| line.starts_with(prefix))
 }
 
 #[cfg(test)]

@@ -139,7 +139,7 @@ fn by_kind(exits: &Map<String, Value>) -> String {
     words.join(", ")
 }
 
-fn last_json(log: &str, prefix: &str) -> Value {
+pub(super) fn last_json(log: &str, prefix: &str) -> Value {
     let line = log.lines().rfind(|line| line.starts_with(prefix));
     line.and_then(|line| serde_json::from_str(&line[prefix.len()..]).ok())
         .unwrap_or(Value::Null)

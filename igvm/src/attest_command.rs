@@ -1,0 +1,149 @@
+//! `stockade attest`: what a guest's TPM was attested by, judged on a machine that trusts neither the guest nor its host.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use stockade::attest::{Certificates, Expected, Root, RootChoice, Verdict, hex, verify};
+
+use crate::failure::Failure;
+
+/// Arguments of `stockade attest`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Attest {
+    /// Verifies evidence: exit code 0 only when all of it is right.
+    Verify(Verify),
+}
+
+/// Arguments of `stockade attest verify`.
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// What the guest read from NV index 0x01400001
+    #[arg(long, value_name = "FILE")]
+    report: PathBuf,
+    /// The endorsement key, as `tpm2_readpublic -o` writes it
+    #[arg(long, value_name = "FILE")]
+    ek: PathBuf,
+    /// The attestation key, as `tpm2_readpublic -o` writes it
+    #[arg(long, value_name = "FILE")]
+    ak: PathBuf,
+    /// What the guest was given to write to NV index 0x01400002: 16 to 64 bytes, as hexadecimal digits
+    #[arg(long, value_name = "HEX", value_parser = parse_nonce)]
+    nonce: Nonce,
+    /// The launch digest, as `stockade measure` prints it
+    #[arg(long, value_name = "HEX", value_parser = parse_digest)]
+    expect_measurement: Digest,
+    /// A directory with vcek.der or .pem, and with ask and ark if they are not AMD's
+    #[arg(long, value_name = "DIR")]
+    certificates: PathBuf,
+    /// Accept the SNP model's test chain too, which anybody can sign with
+    #[arg(long)]
+    test_chain: bool,
+}
+
+/// A verifier's question.
+#[derive(Clone, Debug)]
+struct Nonce(Vec<u8>);
+
+/// A launch digest.
+#[derive(Clone, Copy, Debug)]
+struct Digest([u8; 48]);
+
+/// Does what was asked, and returns what there is to print.
+pub(crate) fn attest(command: &Attest) -> Result<String, Failure> {
+    let Attest::Verify(arguments) = command;
+    let certificates = Certificates::open(&arguments.certificates);
+    let certificates = certificates.map_err(|source| Failure::File {
+        path: arguments.certificates.clone(),
+        source,
+    })?;
+    let (report, ek, ak) = (
+        read(&arguments.report)?,
+        read(&arguments.ek)?,
+        read(&arguments.ak)?,
+    );
+    let expected = Expected {
+        nonce: &arguments.nonce.0,
+        ek: &ek,
+        ak: &ak,
+        measurement: arguments.expect_measurement.0,
+        root: if arguments.test_chain {
+            RootChoice::AmdOrModel
+        } else {
+            RootChoice::Amd
+        },
+    };
+    let verdict = verify(&report, &certificates, &expected)?;
+    Ok(describe(&verdict))
+}
+
+fn describe(verdict: &Verdict) -> String {
+    let mut text = String::new();
+    let root = match verdict.root {
+        Root::Amd(product) => format!("AMD {product}, by the chip's VCEK"),
+        Root::Model => "the SNP model's TEST CHAIN: this proves nothing about hardware".to_owned(),
+    };
+    let lines = [
+        ("signed by", root),
+        ("chip", hex(&verdict.chip_id)),
+        (
+            "launch digest",
+            "as expected, VMPL 0, no debugging".to_owned(),
+        ),
+        (
+            "endorsement key",
+            format!("{}, of the attested TPM", verdict.ek),
+        ),
+        ("attestation key", "of the attested TPM".to_owned()),
+        ("nonce", "as given".to_owned()),
+    ];
+    for (name, value) in lines {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{name:<16} {value}");
+    }
+    text
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    fs::read(path).map_err(|source| Failure::File {
+        path: path.into(),
+        source,
+    })
+}
+
+fn parse_nonce(text: &str) -> Result<Nonce, String> {
+    let bytes = digits(text).filter(|bytes| (16..=64).contains(&bytes.len()));
+    let wrong = "give 32 to 128 hexadecimal digits, two a byte";
+    bytes.map(Nonce).ok_or_else(|| wrong.to_owned())
+}
+
+fn parse_digest(text: &str) -> Result<Digest, String> {
+    let bytes = digits(text).and_then(|bytes| bytes.try_into().ok());
+    let wrong = "give 96 hexadecimal digits, as `stockade measure` prints them";
+    bytes.map(Digest).ok_or_else(|| wrong.to_owned())
+}
+
+fn digits(text: &str) -> Option<Vec<u8>> {
+    let pairs = (0..text.len()).step_by(2);
+    pairs
+        .map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{parse_digest, parse_nonce};
+
+    #[test]
+    fn nonces_have_16_to_64_bytes_and_digests_48() {
+        let nonce = parse_nonce(&"0f".repeat(16));
+        assert_eq!(nonce.map(|nonce| nonce.0), Ok(vec![15; 16]));
+        let digest = parse_digest(&"ff".repeat(48));
+        assert_eq!(digest.map(|digest| digest.0), Ok([255; 48]));
+        for text in ["", "0", "zz", &"00".repeat(15), &"00".repeat(65), "é"] {
+            assert!(parse_nonce(text).is_err(), "{text}");
+            assert!(parse_digest(text).is_err(), "{text}");
+        }
+    }
+}

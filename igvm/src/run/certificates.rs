@@ -1,0 +1,44 @@
+//! The certificates of the host's chip: on the model, a chain for tests.
+
+use std::fs;
+use std::path::Path;
+
+use super::RunError;
+use super::report::last_json;
+
+/// Writes the three of them as the log has them; none if the model did not come to say.
+pub(super) fn write(folder: &Path, model_log: &str) -> Result<(), RunError> {
+    fs::create_dir_all(folder).map_err(RunError::io(folder))?;
+    let chain = last_json(model_log, "model-certificates: ");
+    for name in ["ark", "ask", "vcek"] {
+        let digits = chain.get(name).and_then(|digits| digits.as_str());
+        if let Some(bytes) = digits.and_then(from_digits) {
+            let path = folder.join(format!("{name}.der"));
+            fs::write(&path, bytes).map_err(RunError::io(&path))?;
+        }
+    }
+    Ok(())
+}
+
+fn from_digits(digits: &str) -> Option<Vec<u8>> {
+    let pairs = (0..digits.len()).step_by(2);
+    pairs
+        .map(|at| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::write;
+
+    #[test]
+    fn certificates_are_files_of_their_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("new");
+        let log = "model-certificates: {\"ark\":\"00ff\",\"ask\":\"1\",\"vcek\":\"7f\"}\n";
+        write(&inner, log).unwrap();
+        assert_eq!(std::fs::read(inner.join("ark.der")).unwrap(), [0, 255]);
+        assert_eq!(std::fs::read(inner.join("vcek.der")).unwrap(), [127]);
+        assert!(!inner.join("ask.der").exists());
+    }
+}
