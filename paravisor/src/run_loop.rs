@@ -287,7 +287,8 @@ fn arm_timer<H: Host, C: Timekeeper + Clone>(
     machine: &Machine<C>,
     host: &mut H,
 ) -> Result<(), StopReason> {
-    arm_for(vcpu.deadline_tsc(machine), vcpu, host)
+    let due = vcpu.deadline_tsc(machine).min(share::due_tsc(machine));
+    arm_for(due, vcpu, host)
 }
 
 pub(crate) fn arm_for<H: Host>(due: u64, vcpu: &mut Vcpu, host: &mut H) -> Result<(), StopReason> {

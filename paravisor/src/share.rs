@@ -30,6 +30,14 @@ pub(crate) enum Given {
     No,
 }
 
+/// Returns the TSC value at which a vCPU that gives modules nothing is to look at them.
+pub(crate) fn due_tsc<C: Timekeeper + Clone>(machine: &Machine<C>) -> u64 {
+    match machine.modules().share_ns() {
+        u64::MAX => u64::MAX,
+        due => machine.clock().tsc_at(due),
+    }
+}
+
 /// Gives modules a slice of a vCPU whose guest is busy, if one is due and no vCPU sleeps that could.
 pub(crate) fn offer<H: Host, C: Timekeeper + Clone>(
     vcpu: &mut Vcpu,
@@ -71,6 +79,7 @@ fn give<H: Host, C: Timekeeper + Clone>(
     until_ns: u64,
 ) -> Result<(), End> {
     let until = machine.clock().tsc_at(until_ns);
+    // Modules want more than they have: were that a reason to look up, the host would signal before they had begun.
     arm_for(until.min(vcpu.deadline_tsc(machine)), vcpu, host)?;
     if depart(vcpu, machine, host)? {
         machine.modules().serve(until_ns);

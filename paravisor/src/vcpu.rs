@@ -270,7 +270,7 @@ impl Vcpu {
         }
     }
 
-    /// Returns the TSC value at which something is next due for this vCPU; `u64::MAX` if nothing is.
+    /// Returns the TSC value at which something is next due for this vCPU; `u64::MAX` if nothing is. What modules want is no part of it.
     pub fn deadline_tsc<C: Timekeeper + Clone>(&self, machine: &Machine<C>) -> u64 {
         let clock = machine.clock();
         let local = match self.apic.deadline() {
@@ -280,7 +280,7 @@ impl Vcpu {
         };
         let shared = machine.deadline(self.index);
         let shared = shared.map_or(u64::MAX, |ns| clock.tsc_at(ns));
-        let watched = match machine.bays().due_ns().min(machine.modules().share_ns()) {
+        let watched = match machine.bays().due_ns() {
             u64::MAX => u64::MAX,
             due => clock.tsc_at(due),
         };

@@ -17,6 +17,7 @@ use stockade_intercept::cpuid::{CpuidInputs, CpuidPolicy, HypervisorIdentity, Ts
 use zerocopy::FromZeros;
 
 mod several;
+mod sharing;
 mod virtual_nmi;
 
 use super::{End, Visit, run, turn, visit};
