@@ -12,8 +12,8 @@ use crate::{Running, Slot, Stockade, package_file};
 const FOLDER: &str = "usr/share/OVMF";
 /// Firmware that keeps Secure Boot's promises without SMM, and starts what it likes without keys.
 const CODE: &str = "OVMF_CODE_4M.fd";
-/// The processor of plain QEMU: the model needs the last two features, so that they cost the same on both.
-const PROCESSOR: &str = "EPYC-Milan,+la57,phys-bits=52";
+/// The processor of plain QEMU, with the physical addresses a guest of ours is told of: firmware takes longer the more there are.
+const PROCESSOR: &str = "EPYC-Milan,phys-bits=41";
 /// Firmware, GRUB, kernel and userland take a while on a busy machine.
 const LIMIT: Duration = Duration::from_secs(600);
 const MIB: u64 = 1 << 20;
@@ -51,7 +51,8 @@ impl SecureBoot {
 /// A PC, being put together.
 #[derive(Clone, Debug)]
 pub struct FirmwarePc {
-    variables: PathBuf,
+    folder: PathBuf,
+    secure_boot: SecureBoot,
     disks: Vec<PathBuf>,
     cpus: u32,
     memory_mib: u64,
@@ -61,17 +62,11 @@ pub struct FirmwarePc {
 
 impl FirmwarePc {
     /// Returns one with a processor, 1 GiB, and variables of its own in `folder`, which stay there.
-    ///
-    /// # Panics
-    /// If the folder cannot be written.
     #[must_use]
     pub fn new(folder: &Path, secure_boot: SecureBoot) -> Self {
-        let variables = folder.join("variables.fd");
-        if !variables.is_file() {
-            fs::copy(firmware(secure_boot.template()), &variables).expect("the folder is writable");
-        }
         Self {
-            variables,
+            folder: folder.to_path_buf(),
+            secure_boot,
             disks: Vec::new(),
             cpus: 1,
             memory_mib: 1024,
@@ -116,6 +111,9 @@ impl FirmwarePc {
     }
 
     /// Starts it in QEMU without anything of ours; `slot` is kept while it runs.
+    ///
+    /// # Panics
+    /// If the folder cannot be written.
     #[must_use]
     pub fn start_plainly(&self, slot: Option<Slot>) -> Running {
         let mut command = Command::new("qemu-system-x86_64");
@@ -124,8 +122,13 @@ impl FirmwarePc {
             .args(["-machine", "q35", "-accel", "tcg", "-cpu", PROCESSOR])
             .args(["-m", &format!("{}M", self.memory_mib), "-serial", "stdio"])
             .args(["-smp", &self.cpus.to_string()]);
+        let variables = self.folder.join("variables.fd");
+        if !variables.is_file() {
+            let template = firmware(self.secure_boot.template());
+            fs::copy(template, &variables).expect("the folder is writable");
+        }
         let code = firmware(CODE);
-        let flash = [(code.as_path(), ",readonly=on"), (&self.variables, "")];
+        let flash = [(code.as_path(), ",readonly=on"), (&variables, "")];
         for (unit, (path, words)) in flash.into_iter().enumerate() {
             let path = path.display();
             let drive = format!("if=pflash,format=raw,unit={unit},file={path}{words}");
@@ -153,7 +156,9 @@ impl FirmwarePc {
             .arg("--firmware")
             .arg(firmware(CODE))
             .arg("--vars")
-            .arg(&self.variables)
+            .arg(firmware(self.secure_boot.template()))
+            .arg("--state")
+            .arg(self.folder.join("state"))
             .args(["--cpus", &self.cpus.to_string()])
             .args(["--memory", &format!("{}M", self.memory_mib)])
             .limit(self.limit);

@@ -85,8 +85,7 @@ impl Running {
         let Some(end) = stdout.wait_for(words, self.seen, self.until) else {
             self.fail(&format!("never wrote {words:?}"))
         };
-        let text = stdout.text();
-        let part = text.get(self.seen..end).unwrap_or_default().to_owned();
+        let part = stdout.part(self.seen, end);
         self.seen = end;
         part
     }

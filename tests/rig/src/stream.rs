@@ -61,9 +61,10 @@ impl Stream {
         }
     }
 
-    /// Returns everything so far.
-    pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.shared.lock().0).into_owned()
+    /// Returns what lies between two offsets, which count bytes and not characters.
+    pub(crate) fn part(&self, from: usize, end: usize) -> String {
+        let state = self.shared.lock();
+        String::from_utf8_lossy(state.0.get(from..end).unwrap_or_default()).into_owned()
     }
 
     /// Waits for the end of the output and returns all of it. The program must have ended.
@@ -91,5 +92,15 @@ mod tests {
         assert_eq!(stream.wait_for("one", 3, until), Some(11));
         assert_eq!(stream.wait_for("one", 11, until), None);
         assert_eq!(stream.finish(), "one two one");
+    }
+
+    /// Firmware draws boxes with bytes that are no UTF-8, each of which takes three as a replacement character.
+    #[test]
+    fn offsets_are_of_bytes_whatever_they_mean() {
+        let stream = Stream::follow(&b"\xC4\xC4\xC4 login: word"[..]);
+        let until = Instant::now() + Duration::from_secs(10);
+        let end = stream.wait_for("login:", 0, until).expect("it is there");
+        assert_eq!(stream.wait_for("word", end, until), Some(15));
+        assert_eq!(stream.part(end, 15), " word");
     }
 }
