@@ -1,0 +1,141 @@
+//! A stock Debian 12 disk, which nothing of ours is in, boots by the distribution's OVMF, shim, GRUB and kernel to its login; what it
+//! finds in the firmware, a reboot from inside, and power-off.
+//!
+//! The default run has the one most telling case. `STOCKADE_STOCK_DISKS=all` goes through processors, memory and Secure Boot as well,
+//! which takes about a quarter of an hour; `STOCKADE_STOCK_DISKS=2` the first two of them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use stockade_rig::firmware::{FirmwarePc, SecureBoot};
+use stockade_rig::stock_disk::{KernelFlavour, Session, StockDisk};
+
+/// What the kernel says where firmware is at fault, and what it says of itself.
+const COMPLAINTS: &str =
+    "dmesg | grep -iE 'firmware bug|fw bug|acpi (bios )?error|unchecked MSR|BUG:' || true";
+/// Every table, taken apart by ACPICA's compiler.
+const TABLES: &str = "cd /tmp && acpidump -b && ls *.dat | wc -l && \
+    (iasl -d *.dat 2>&1 | grep -iE '^error|could not|not found' || true)";
+
+struct Configuration {
+    cpus: u32,
+    memory_mib: u64,
+    secure_boot: SecureBoot,
+}
+
+/// The matrix, the cases with most behind them first.
+const MATRIX: [Configuration; 4] = [
+    Configuration {
+        cpus: 1,
+        memory_mib: 512,
+        secure_boot: SecureBoot::Off,
+    },
+    Configuration {
+        cpus: 4,
+        memory_mib: 4096,
+        secure_boot: SecureBoot::Off,
+    },
+    Configuration {
+        cpus: 1,
+        memory_mib: 3072,
+        secure_boot: SecureBoot::On,
+    },
+    Configuration {
+        cpus: 4,
+        memory_mib: 512,
+        secure_boot: SecureBoot::On,
+    },
+];
+
+fn pc(folder: &Path, configuration: &Configuration) -> FirmwarePc {
+    let disk = StockDisk::of(KernelFlavour::Cloud).copy_to(folder);
+    FirmwarePc::new(folder, configuration.secure_boot)
+        .disk(&disk)
+        .cpus(configuration.cpus)
+        .memory_mib(configuration.memory_mib)
+        .limit(Duration::from_secs(900))
+}
+
+/// Looks at what tells which machine this is.
+fn look_around(session: &mut Session<'_>, configuration: &Configuration) {
+    let release = session.run("uname -r");
+    assert!(release.ends_with("-cloud-amd64"), "{release}");
+    let cpus = session.run("nproc");
+    assert_eq!(cpus, configuration.cpus.to_string());
+    let state = session.run("mokutil --sb-state || true");
+    let is_on = state.contains("SecureBoot enabled");
+    assert_eq!(
+        is_on,
+        configuration.secure_boot == SecureBoot::On,
+        "{state}"
+    );
+    let kib = session.run("sed -n 's/MemTotal: *\\([0-9]*\\).*/\\1/p' /proc/meminfo");
+    let mib = kib.parse::<u64>().unwrap_or(0) >> 10;
+    let expected = configuration.memory_mib * 4 / 5..=configuration.memory_mib;
+    assert!(expected.contains(&mib), "{mib} MiB");
+    assert_eq!(session.run(COMPLAINTS), "");
+}
+
+/// Asks the firmware all that the distribution's tools ask it.
+fn ask_the_firmware(session: &mut Session<'_>) {
+    let tables = session.run(TABLES);
+    let count = tables.lines().next().and_then(|line| line.parse().ok());
+    assert!(count.unwrap_or(0) >= 5, "{tables}");
+    assert_eq!(tables.lines().count(), 1, "{tables}");
+    let smbios = session.run("dmidecode");
+    for words in ["BIOS Information", "System Information", "Memory Device"] {
+        assert!(smbios.contains(words), "{smbios}");
+    }
+    let functions = session.run("lspci -vv");
+    for words in ["Host bridge", "ISA bridge", "Virtio", "MSI-X: Enable+"] {
+        assert!(functions.contains(words), "{functions}");
+    }
+    // What lspci writes where a capability makes no sense to it.
+    assert!(!functions.contains("!!!"), "{functions}");
+}
+
+#[test]
+fn a_debian_disk_boots_signed_to_its_login_reboots_and_powers_off() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let configuration = Configuration {
+        cpus: 2,
+        memory_mib: 1024,
+        secure_boot: SecureBoot::On,
+    };
+    let mut machine = pc(folder.path(), &configuration).confidentially().start();
+    let mut session = Session::log_in(&mut machine);
+    look_around(&mut session, &configuration);
+    ask_the_firmware(&mut session);
+    let _ = session.run(
+        "efibootmgr -q -c -d /dev/vda -p 1 -L kept -l '\\EFI\\debian\\shimx64.efi' && echo kept > /root/kept",
+    );
+    session.leave("systemctl reboot");
+    let mut session = Session::log_in(&mut machine);
+    look_around(&mut session, &configuration);
+    let entries = session.run("efibootmgr; cat /root/kept");
+    let current = entries
+        .lines()
+        .find_map(|line| line.strip_prefix("BootCurrent: "));
+    let own = format!("Boot{}* kept", current.unwrap_or_default());
+    assert!(entries.contains(&own), "{entries}");
+    assert_eq!(entries.lines().last(), Some("kept"), "{entries}");
+    session.leave("systemctl poweroff");
+    machine.finish().assert_code(0);
+}
+
+#[test]
+fn processors_memory_and_secure_boot_make_no_difference() {
+    let wanted = std::env::var("STOCKADE_STOCK_DISKS").unwrap_or_default();
+    let count = match wanted.as_str() {
+        "all" => MATRIX.len(),
+        number => number.parse().unwrap_or(0),
+    };
+    for configuration in MATRIX.iter().take(count) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut machine = pc(folder.path(), configuration).confidentially().start();
+        let mut session = Session::log_in(&mut machine);
+        look_around(&mut session, configuration);
+        session.leave("systemctl poweroff");
+        machine.finish().assert_code(0);
+    }
+}
