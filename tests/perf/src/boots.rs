@@ -125,7 +125,7 @@ fn median(costs: &[Cost]) -> Cost {
     }
 }
 
-fn exits_by_kind(exits: &Map<String, Value>) -> String {
+pub(crate) fn exits_by_kind(exits: &Map<String, Value>) -> String {
     let mut kinds: Vec<(&str, u64)> = exits
         .iter()
         .filter_map(|(kind, count)| Some((kind.as_str(), count.as_u64()?)))

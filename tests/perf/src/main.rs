@@ -3,7 +3,7 @@
 //! `cargo run --release -p stockade-perf` measures everything, which takes some minutes on an idle machine; `--only` picks one
 //! table. [`boots`] compares a boot with and without us, [`per_exit`] counts the instructions of its exits, [`operations`] those of single
 //! operations, also on KVM, [`footprint`] memory and pages, [`disks`] and [`network`] what devices carry,
-//! [`tpm`] a TPM's commands.
+//! [`stock_disk`] a whole boot by firmware, [`tpm`] a TPM's commands.
 
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ mod nested;
 mod network;
 mod operations;
 mod per_exit;
+mod stock_disk;
 mod tpm;
 
 use clap::{Parser, ValueEnum};
@@ -46,6 +47,8 @@ enum Table {
     Footprint,
     /// Disks: directly, below us, and what a guest does for itself.
     Disks,
+    /// A stock Debian disk by stock firmware: directly and below us.
+    StockDisk,
     /// A network card: directly and below us.
     Network,
     /// A TPM: swtpm's directly, and ours.
@@ -74,6 +77,9 @@ fn main() {
         let ways = arguments.way.map(|way| vec![way]);
         let ways = ways.unwrap_or_else(|| disks::Way::ALL.to_vec());
         println!("{}", disks::table(&ways));
+    }
+    if wants(Table::StockDisk) {
+        println!("{}", stock_disk::table());
     }
     if wants(Table::Network) {
         println!("{}", network::table());
