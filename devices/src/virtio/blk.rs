@@ -18,6 +18,7 @@ use stockade_bus::GuestMemory;
 
 use super::device::read_bytes;
 use super::link::Link;
+pub use super::queue::Listening;
 use super::queue::{Chain, Queue, QueueConfig, Used, Violation};
 use super::{DeviceId, Features, FeaturesRefused, Interrupts, VirtioDevice, Work};
 pub use config::{BlkOptions, RangeLimits, ZeroLimits};
@@ -56,7 +57,7 @@ const CHAIN_CAPACITY: usize = 256;
 pub enum Next {
     /// A request to be done.
     Request(Token),
-    /// Nothing: the driver will notify.
+    /// Nothing. The driver notifies of the next one if it is asked to: [`Blk::listen`].
     Idle,
     /// As many requests as the device takes are with the engine; one must be completed first.
     Full,
@@ -133,6 +134,23 @@ impl Blk {
         Next::Later
     }
 
+    /// Asks the driver to notify of requests. Requests that came before it knew may go unnoticed: look once more, unless it was asked
+    /// already. Whoever comes back soon anyway spares the guest the exit and does not ask.
+    pub fn listen<M: GuestMemory + ?Sized>(&mut self, memory: &M) -> Listening {
+        let mut listening = Listening::Already;
+        if !self.link.is_running() {
+            return listening;
+        }
+        for queue in self.queues.iter_mut().flatten() {
+            match queue.listen(memory) {
+                Ok(Listening::Already) => {}
+                Ok(Listening::FromNow) => listening = Listening::FromNow,
+                Err(violation) => self.link.fail(violation),
+            }
+        }
+        listening
+    }
+
     /// Returns a request that is with the engine; `None` once the device was reset or broken.
     #[must_use]
     pub fn request(&self, token: Token) -> Option<Request<'_>> {
@@ -191,7 +209,7 @@ impl Blk {
             let Some(Some(queue)) = self.queues.get_mut(index) else {
                 continue;
             };
-            match queue.pop(memory, &mut self.chain) {
+            match queue.poll(memory, &mut self.chain) {
                 Ok(false) => {}
                 Ok(true) => {
                     self.turn = (index + 1) % self.queues.len();

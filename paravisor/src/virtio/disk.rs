@@ -13,7 +13,9 @@ use stockade_backend::block::{Block, Done, Features, Kind as Ask, Request as Chu
 use stockade_backend::shared::AnyShared;
 use stockade_boot::manifest::DiskAccess;
 use stockade_bus::GuestMemory;
-use stockade_devices::virtio::blk::{Blk, BlkOptions, Next, RangeLimits, Token, ZeroLimits};
+use stockade_devices::virtio::blk::{
+    Blk, BlkOptions, Listening, Next, RangeLimits, Token, ZeroLimits,
+};
 
 use super::{Engine, Turn};
 use active::{Active, Step};
@@ -164,16 +166,26 @@ impl Plain {
     }
 
     /// Sends chunks to the host.
+    ///
+    /// Where there were requests there may soon be more: the next turn finds them, without an exit for each. Only a turn that finds none asks
+    /// the driver to notify.
     fn send(&mut self, blk: &mut Blk, memory: &dyn GuestMemory) -> Turn {
+        let mut is_found = false;
         for _ in 0..BUDGET {
             let token = match self.current {
                 Some(token) => token,
                 None => match blk.next(memory) {
                     Next::Request(token) => self.begin(blk, token),
-                    Next::Idle | Next::Full => return Turn::Done,
+                    Next::Idle if is_found => return Turn::More,
+                    Next::Idle => match blk.listen(memory) {
+                        Listening::Already => return Turn::Done,
+                        Listening::FromNow => continue,
+                    },
+                    Next::Full => return Turn::Done,
                     Next::Later => return Turn::More,
                 },
             };
+            is_found = true;
             if !self.send_one(blk, memory, token) {
                 return Turn::Done;
             }
@@ -275,3 +287,6 @@ impl Plain {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

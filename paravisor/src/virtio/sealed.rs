@@ -16,7 +16,7 @@ use stockade_backend::shared::AnyShared;
 use stockade_boot::manifest::DiskAccess;
 use stockade_bus::GuestMemory;
 use stockade_devices::virtio::blk::{
-    Blk, BlkOptions, Next, RangeLimits, Status, Token as GuestToken, ZeroLimits,
+    Blk, BlkOptions, Listening, Next, RangeLimits, Status, Token as GuestToken, ZeroLimits,
 };
 use stockade_storage::{
     BLOCK_BYTES, HostBlock, HostError, HostIo, HostOp, IoId, Memory, MemoryError, RequestError,
@@ -196,15 +196,23 @@ impl Sealed {
 
     /// Takes requests from the guest.
     fn accept(&mut self, blk: &mut Blk, memory: &dyn GuestMemory) -> Turn {
+        let mut is_found = false;
         for _ in 0..BUDGET {
             let slot = match self.current {
                 Some(slot) => slot,
                 None => match blk.next(memory) {
                     Next::Request(token) => self.begin(blk, token),
-                    Next::Idle | Next::Full => return Turn::Done,
+                    // As with a plain disk.
+                    Next::Idle if is_found => return Turn::More,
+                    Next::Idle => match blk.listen(memory) {
+                        Listening::Already => return Turn::Done,
+                        Listening::FromNow => continue,
+                    },
+                    Next::Full => return Turn::Done,
                     Next::Later => return Turn::More,
                 },
             };
+            is_found = true;
             if !self.submit(blk, memory, slot) {
                 self.current = Some(slot);
                 return Turn::Done;

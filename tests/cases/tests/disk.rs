@@ -202,3 +202,45 @@ fn a_read_only_disk_is_read_and_stays_as_it_was() {
     assert_eq!(finding(&run.stdout, "write"), Some("1"));
     assert!(std::fs::read(&disk).unwrap() == content);
 }
+
+/// What the guest gives up reads as zeros, on a plain disk also for the host: its file has holes there. A sealed disk keeps its file as it is.
+#[test]
+fn ranges_the_guest_gives_up_are_zeros_and_the_plain_file_gives_them_back() {
+    use std::os::unix::fs::MetadataExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let plain = folder.path().join("plain.img");
+    std::fs::write(&plain, vec![0xA5; 16 << 20]).unwrap();
+    let room = |path: &Path| path.metadata().unwrap().blocks() * 512;
+    let before = room(&plain);
+    let script = "modprobe -a virtio_pci virtio_blk
+        sleep 1
+        dd if=/dev/vda of=/dev/vdb bs=128k conv=fsync 2>/dev/null
+        for disk in /dev/vda /dev/vdb; do
+            blkdiscard -o 4194304 -l 8388608 $disk
+            say \"$disk discard $?\"
+            dd if=$disk bs=1M skip=4 count=8 iflag=direct 2>/dev/null | tr -d '\\0' >/tmp/left
+            say \"$disk left $(wc -c </tmp/left)\"
+            dd if=$disk bs=1M skip=3 count=1 iflag=direct 2>/dev/null | tr -d '\\245' >/tmp/other
+            say \"$disk other $(wc -c </tmp/other)\"
+        done
+        sync";
+    let initrd = Initrd::new(script).modules(&["virtio_pci", "virtio_blk"]);
+    let run = Stockade::guest("")
+        .arg("--initrd")
+        .arg(initrd.write(folder.path()))
+        .args(["--disk", &plain.display().to_string()])
+        .args([
+            "--disk",
+            &format!("{},mode=sealed", sealed_disk(folder.path()).display()),
+        ])
+        .limit(LIMIT)
+        .finish();
+    run.assert_code(0);
+    for disk in ["/dev/vda", "/dev/vdb"] {
+        for what in ["discard", "left", "other"] {
+            let found = finding(&run.stdout, &format!("{disk} {what}"));
+            assert_eq!(found, Some("0"), "{}", run.transcript());
+        }
+    }
+    assert!(room(&plain) + (8 << 20) <= before, "{}", room(&plain));
+}

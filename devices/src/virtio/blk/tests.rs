@@ -115,6 +115,27 @@ impl<'m> Rig<'m> {
     }
 }
 
+/// Who looks again soon is not notified; who asks once may have missed what came before.
+#[test]
+fn the_driver_notifies_of_requests_when_it_is_asked_to() {
+    let memory = FakeMemory::new(RAM);
+    let mut rig = Rig::new(&memory, options(), SPLIT);
+    let kick = |rig: &mut Rig<'_>| {
+        rig.ask(IN, 0, &[], &[segment(DATA, 512)]);
+        rig.driver.should_kick()
+    };
+    assert!(kick(&mut rig));
+    rig.next();
+    assert_eq!(rig.blk.next(&memory), Next::Idle);
+    assert!(!kick(&mut rig));
+    assert_eq!(rig.blk.listen(&memory), Listening::FromNow);
+    rig.next();
+    assert_eq!(rig.blk.next(&memory), Next::Idle);
+    assert_eq!(rig.blk.listen(&memory), Listening::FromNow);
+    assert_eq!(rig.blk.listen(&memory), Listening::Already);
+    assert!(kick(&mut rig));
+}
+
 #[test]
 fn a_read_gets_its_data_where_it_wants_it() {
     for features in [SPLIT, PACKED] {
