@@ -22,7 +22,8 @@ use crate::stats::Work;
 use crate::vcpu::{Vcpu, apic_time};
 
 const RFLAGS_RF: u64 = 1 << 16;
-/// The PM timer's port (`TIMER` of the power block at 600h).
+/// The PM timer's port (`TIMER` of the power block at 600h, where we and stock firmware put it). A guest that moves the block finds the timer
+/// there too: nothing else is.
 const PM_TIMER: u16 = 0x608;
 /// Registers of the local APIC that are served here, by their places.
 const END_OF_INTERRUPT: u16 = 0x0B;

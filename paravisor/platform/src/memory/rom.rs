@@ -1,7 +1,7 @@
 //! Read-only memory of the guest: firmware, which ends at 4 GiB.
 //!
 //! The guest may read and execute its pages and not write them (RMPADJUST without the write permission); a write of its is an exit, and lost
-//! like a write to a ROM. Until [`GuestRam::open_rom`] the pages are VMPL0's alone, so the content can be checked first.
+//! like a write to a ROM. Until `GuestRam::open_rom` the pages are VMPL0's alone, so the content can be checked first.
 
 use core::ops::Range;
 
