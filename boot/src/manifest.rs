@@ -25,7 +25,7 @@ pub use devices::{
 pub use error::ManifestError;
 pub use firmware::Start;
 pub use paravisor_modules::ModuleLimits;
-pub use payload::{MAX_COMMAND_LINE_BYTES, MAX_KERNEL_BYTES, Payload, PayloadKind};
+pub use payload::{MAX_COMMAND_LINE_BYTES, MAX_ITEM_BYTES, MAX_KERNEL_BYTES, Payload, PayloadKind};
 pub use sealing::{Binding, Sealing};
 
 /// The first bytes of a manifest.

@@ -2,7 +2,6 @@
 //!
 //! [`tables`] has types 0, 1, 3, 4, 16, 17, 19, 32 and 127; [`anchor`] is the entry point, whose address the firmware fills in.
 
-use alloc::format;
 use alloc::vec::Vec;
 
 use crate::ram::RamMap;
@@ -257,24 +256,6 @@ pub fn uuid(digest: &[u8]) -> [u8; 16] {
     uuid[7] = uuid[7] & 0x0F | 0x80;
     uuid[8] = uuid[8] & 0x3F | 0x80;
     uuid
-}
-
-/// Returns the path by which firmware knows a PCI function's device in the file `bootorder`.
-#[must_use]
-pub fn open_firmware_path(kind: BootDevice, device: u8) -> alloc::string::String {
-    match kind {
-        BootDevice::Disk => format!("/pci@i0cf8/scsi@{device:x}/disk@0,0"),
-        BootDevice::Network => format!("/pci@i0cf8/ethernet@{device:x}/ethernet-phy@0"),
-    }
-}
-
-/// What can be booted from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BootDevice {
-    /// A virtio disk.
-    Disk,
-    /// A virtio network card.
-    Network,
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use stockade::image::{self, Firmware};
+use stockade::image::{self, Firmware, FirmwareItem};
 use stockade::setup::{self, Cache};
 
 use crate::failure::Failure;
@@ -19,12 +19,68 @@ pub(crate) struct FirmwareArguments {
     /// The firmware's variables on a new machine [default: those of the distribution's OVMF]
     #[arg(long, value_name = "FILE", conflicts_with_all = ["kernel", "initrd", "module", "append"])]
     vars: Option<PathBuf>,
+    /// A file for the firmware's configuration device, as part of the image: name=opt/NAME,file=FILE or name=opt/NAME,string=TEXT;
+    /// repeatable
+    #[arg(long, value_name = "ITEM", value_parser = parse_item, conflicts_with_all = ["kernel", "initrd", "module", "append"])]
+    fw_cfg: Vec<ItemArgument>,
+}
+
+/// A file for the configuration device, before it is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ItemArgument {
+    name: String,
+    source: ItemSource,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum ItemSource {
+    File(PathBuf),
+    Text(String),
+}
+
+/// As QEMU's `-fw_cfg` has it. Names below `opt/` are users' own; all others are for us to make.
+fn parse_item(text: &str) -> Result<ItemArgument, String> {
+    /// Bytes of the longest name.
+    const LONGEST: usize = 55;
+    let text = text.strip_prefix("name=").unwrap_or(text);
+    let (name, source) = text
+        .split_once(',')
+        .ok_or("give name=opt/NAME and file=FILE or string=TEXT")?;
+    let is_name = name
+        .strip_prefix("opt/")
+        .is_some_and(|rest| !rest.is_empty())
+        && name.len() <= LONGEST
+        && name.bytes().all(|byte| byte.is_ascii_graphic());
+    if !is_name {
+        return Err(format!(
+            "{name:?} is no name: opt/ and at most 51 printable characters"
+        ));
+    }
+    let source = match source.split_once('=') {
+        Some(("file", path)) if !path.is_empty() => ItemSource::File(path.into()),
+        Some(("string", text)) if !text.is_empty() => ItemSource::Text(text.to_owned()),
+        _ => return Err("behind the name comes file=FILE or string=TEXT".to_owned()),
+    };
+    let name = name.to_owned();
+    Ok(ItemArgument { name, source })
+}
+
+impl ItemArgument {
+    fn read(&self) -> Result<FirmwareItem, Failure> {
+        Ok(FirmwareItem {
+            name: self.name.clone(),
+            content: match &self.source {
+                ItemSource::File(path) => image::read(path)?,
+                ItemSource::Text(text) => text.clone().into_bytes(),
+            },
+        })
+    }
 }
 
 impl FirmwareArguments {
     /// Returns whether firmware was asked for.
     pub(crate) fn is_given(&self) -> bool {
-        self.firmware.is_some() || self.vars.is_some()
+        self.firmware.is_some() || self.vars.is_some() || !self.fw_cfg.is_empty()
     }
 
     /// Reads the files, or the distribution's, and sees that they can start a guest.
@@ -41,6 +97,11 @@ impl FirmwareArguments {
         let firmware = Firmware {
             code: image::read(&code)?,
             variables: variables.as_deref().map(image::read).transpose()?,
+            items: self
+                .fw_cfg
+                .iter()
+                .map(ItemArgument::read)
+                .collect::<Result<_, _>>()?,
         };
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -51,5 +112,30 @@ impl FirmwareArguments {
             firmware.check_variables().map_err(failed(variables))?;
         }
         Ok(firmware)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items_are_named_below_opt_and_have_a_file_or_a_text() {
+        let item = parse_item("name=opt/org.example/a,string=x=y,z").expect("it is one");
+        assert_eq!(item.name, "opt/org.example/a");
+        assert_eq!(item.source, ItemSource::Text("x=y,z".to_owned()));
+        let item = parse_item("opt/a,file=/b").expect("it is one");
+        assert_eq!(item.source, ItemSource::File("/b".into()));
+        for text in [
+            "opt/a",
+            "name=etc/e820,string=x",
+            "opt/,string=x",
+            "opt/a b,string=x",
+            "opt/a,string=",
+            "opt/a,path=x",
+        ] {
+            assert!(parse_item(text).is_err(), "{text}");
+        }
+        assert!(parse_item(&format!("opt/{},string=x", "a".repeat(52))).is_err());
     }
 }

@@ -122,10 +122,11 @@ fn parse_id(text: &str) -> Result<[u8; 16], String> {
 
 impl Guest {
     /// Names of the arguments, which make no sense for an image that is there already.
-    pub(crate) const ARGUMENTS: [&str; 19] = [
+    pub(crate) const ARGUMENTS: [&str; 20] = [
         "kernel",
         "firmware",
         "vars",
+        "fw_cfg",
         "initrd",
         "module",
         "paravisor_module",

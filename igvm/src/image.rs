@@ -27,6 +27,6 @@ pub use elf::{ElfError, Paravisor};
 pub use enlightened::{EnlightenedOptions, ZeroPages, enlightened};
 pub use error::ImageError;
 pub use file::{Image, read, write};
-pub use firmware_file::Firmware;
+pub use firmware_file::{Firmware, FirmwareItem};
 pub use id_block::Identity;
 pub use kernel_file::{Module, read_kernel};

@@ -10,6 +10,7 @@
 extern crate alloc;
 
 mod adapters;
+mod firmware;
 mod fit;
 mod flash;
 mod modules;

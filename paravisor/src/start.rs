@@ -15,7 +15,6 @@ use stockade_devices::rtc;
 use stockade_intercept::cpuid::{CpuidInputs, CpuidPolicy, HypervisorIdentity, TscAdjust, X2Apic};
 use stockade_intercept::emulate;
 use stockade_paravisor::crew::End;
-use stockade_paravisor::firmware_files::{self, Facts};
 use stockade_paravisor::guest::{self, Plan};
 use stockade_paravisor::life::{self, Post};
 use stockade_paravisor::machine::{FirmwareFittings, Fittings, Functions, Machine, TestFittings};
@@ -31,6 +30,7 @@ use stockade_platform::{Cpu, Ghcb, Launch, Platform, console, stop};
 use zerocopy::FromZeros;
 
 use crate::adapters::{GuestProcessor, PlatformHost, Staging, Time, open_console};
+use crate::firmware;
 use crate::fit::{self, Fitter};
 use crate::modules::{self, Kept};
 
@@ -82,7 +82,7 @@ pub(crate) fn run(platform: Platform) -> ! {
     };
     let devices = fit::devices(&launch.manifest, bounce, &mut fitter);
     let (functions, mut bays) = devices.unwrap_or_else(|reason| stop(reason));
-    let firmware = firmware(&launch, ram).unwrap_or_else(|reason| stop(reason));
+    let firmware = firmware::fittings(&launch, ram).unwrap_or_else(|reason| stop(reason));
     let unix_seconds = wall_clock(&cpu.ghcb);
     let means = modules::Means {
         memory: modules,
@@ -261,34 +261,6 @@ fn tpm(manifest: &Manifest, modules: &Modules) -> Option<TpmFitting> {
             Start::Firmware => Vec::new(),
         },
     })
-}
-
-/// Returns what firmware finds in its machine, if firmware starts the guest.
-fn firmware(
-    launch: &Launch,
-    ram: &'static GuestRam,
-) -> Result<Option<FirmwareFittings>, StopReason> {
-    if launch.manifest.start() == Start::Kernel {
-        return Ok(None);
-    }
-    let [signature, _, _, features] = launch.cpuid.own_answer(1, 0);
-    let vcpus = launch.parameters.vcpu_count;
-    let files = firmware_files::files(&Facts {
-        manifest: &launch.manifest,
-        vcpus,
-        ram: *ram.map(),
-        processor_id: [signature, features],
-    });
-    let files = files.map_err(|error| {
-        log::error!("{error}");
-        StopReason::MANIFEST_INVALID
-    })?;
-    Ok(Some(FirmwareFittings {
-        memory: ram,
-        vcpus: u16::try_from(vcpus).unwrap_or(u16::MAX),
-        ram: *ram.map(),
-        files,
-    }))
 }
 
 fn fitted(

@@ -47,7 +47,8 @@ impl Manifest {
                 | PayloadKind::MODULE
                 | PayloadKind::PARAVISOR_MODULE
                 | PayloadKind::FIRMWARE
-                | PayloadKind::VARIABLES => {}
+                | PayloadKind::VARIABLES
+                | PayloadKind::FIRMWARE_ITEM => {}
                 PayloadKind::MODULE_COMMAND_LINE => self.check_follows_module(index)?,
                 PayloadKind(other) => return Err(ManifestError::PayloadKind(other.get())),
             }
@@ -76,9 +77,12 @@ impl Manifest {
             .checked_sub(1)
             .and_then(|before| self.payloads.get(before));
         match before.map(|file| file.kind) {
-            Some(PayloadKind::MODULE | PayloadKind::INITRD | PayloadKind::PARAVISOR_MODULE) => {
-                Ok(())
-            }
+            Some(
+                PayloadKind::MODULE
+                | PayloadKind::INITRD
+                | PayloadKind::PARAVISOR_MODULE
+                | PayloadKind::FIRMWARE_ITEM,
+            ) => Ok(()),
             _ => Err(ManifestError::StrayCommandLine),
         }
     }

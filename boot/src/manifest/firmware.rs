@@ -5,7 +5,7 @@ use core::ops::Range;
 use sha2::{Digest, Sha384};
 use zerocopy::IntoBytes;
 
-use super::{Manifest, ManifestError, PayloadKind};
+use super::{Manifest, ManifestError, Payload, PayloadKind};
 use crate::firmware;
 
 /// What the guest's first vCPU starts with.
@@ -51,6 +51,11 @@ impl Manifest {
         Some(variables.map_or(code.start, |range| range.start)..code.end)
     }
 
+    /// Returns files of the firmware's configuration device that the image brings, each with its name.
+    pub fn firmware_items(&self) -> impl Iterator<Item = (&Payload, Option<&Payload>)> {
+        self.with_words(|kind| kind == PayloadKind::FIRMWARE_ITEM)
+    }
+
     /// Returns the digest of the manifest, which tells machines of one image from those of others.
     #[must_use]
     pub fn digest(&self) -> [u8; 48] {
@@ -61,10 +66,12 @@ impl Manifest {
     pub(super) fn check_start(&self) -> Result<(), ManifestError> {
         let has = |kind| self.payload(kind).is_some();
         if !has(PayloadKind::FIRMWARE) {
-            return match (has(PayloadKind::KERNEL), has(PayloadKind::VARIABLES)) {
+            let stray = [PayloadKind::VARIABLES, PayloadKind::FIRMWARE_ITEM];
+            let stray = stray.into_iter().find(|kind| has(*kind));
+            return match (has(PayloadKind::KERNEL), stray) {
                 (false, _) => Err(ManifestError::NoKernel),
-                (true, true) => Err(ManifestError::Stray(PayloadKind::VARIABLES)),
-                (true, false) => Ok(()),
+                (true, Some(kind)) => Err(ManifestError::Stray(kind)),
+                (true, None) => Ok(()),
             };
         }
         let stray = [

@@ -11,6 +11,9 @@ pub const MAX_KERNEL_BYTES: u64 = 256 << 20;
 /// The greatest command line, in bytes, without a terminating zero.
 pub const MAX_COMMAND_LINE_BYTES: u64 = layout::guest::COMMAND_LINE_SIZE - 1;
 
+/// The greatest file of the firmware's configuration device, in bytes.
+pub const MAX_ITEM_BYTES: u64 = 64 << 10;
+
 /// What a payload entry is. Whoever writes the image chooses the number, so any number is a value.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Default,
@@ -38,6 +41,8 @@ impl PayloadKind {
     pub const FIRMWARE: Self = Self(U32::new(7));
     /// What the firmware's variables are on a new machine.
     pub const VARIABLES: Self = Self(U32::new(8));
+    /// A file of the firmware's configuration device. Its name follows, like a module's words.
+    pub const FIRMWARE_ITEM: Self = Self(U32::new(9));
 
     /// Returns the kind's name for messages.
     #[must_use]
@@ -52,6 +57,7 @@ impl PayloadKind {
             Self::PARAVISOR_MODULE => "paravisor's module",
             Self::FIRMWARE => "firmware",
             Self::VARIABLES => "firmware's variables",
+            Self::FIRMWARE_ITEM => "firmware's item",
             _ => "unknown payload",
         }
     }
@@ -60,7 +66,7 @@ impl PayloadKind {
     pub(super) fn may_repeat(self) -> bool {
         matches!(
             self,
-            Self::MODULE | Self::MODULE_COMMAND_LINE | Self::PARAVISOR_MODULE
+            Self::MODULE | Self::MODULE_COMMAND_LINE | Self::PARAVISOR_MODULE | Self::FIRMWARE_ITEM
         )
     }
 
@@ -68,6 +74,7 @@ impl PayloadKind {
         match self {
             Self::KERNEL => MAX_KERNEL_BYTES,
             Self::FIRMWARE | Self::VARIABLES => layout::FIRMWARE_MAX_SIZE,
+            Self::FIRMWARE_ITEM => MAX_ITEM_BYTES,
             Self::COMMAND_LINE | Self::MODULE_COMMAND_LINE => MAX_COMMAND_LINE_BYTES,
             _ => layout::STAGING_SIZE,
         }

@@ -87,14 +87,6 @@ fn anchor_sums_to_zero_and_names_the_length() {
     assert_eq!(anchor[12..16], size.to_le_bytes());
 }
 
-#[test]
-fn boot_devices_are_named_as_firmware_names_them() {
-    let disk = open_firmware_path(BootDevice::Disk, 1);
-    assert_eq!(disk, "/pci@i0cf8/scsi@1/disk@0,0");
-    let card = open_firmware_path(BootDevice::Network, 10);
-    assert_eq!(card, "/pci@i0cf8/ethernet@a/ethernet-phy@0");
-}
-
 /// Returns what `dmidecode` says of the tables in a file of its own format: the anchor, then the tables at offset 32.
 fn decode(ram_bytes: u64) -> Option<String> {
     let tables = tables(&machine(ram_bytes));

@@ -3,6 +3,15 @@
 use stockade_boot::firmware::{self, FirmwareError};
 use stockade_boot::manifest::PayloadKind;
 
+/// A file of the firmware's configuration device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FirmwareItem {
+    /// Its name, such as `opt/org.example/words`.
+    pub name: String,
+    /// What it holds.
+    pub content: Vec<u8>,
+}
+
 /// Firmware that starts a guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Firmware {
@@ -10,6 +19,8 @@ pub struct Firmware {
     pub code: Vec<u8>,
     /// What the variables are on a new machine.
     pub variables: Option<Vec<u8>>,
+    /// More files for its configuration device.
+    pub items: Vec<FirmwareItem>,
 }
 
 impl Firmware {
@@ -37,6 +48,10 @@ impl Firmware {
         let code = (PayloadKind::FIRMWARE, self.code.as_slice());
         let variables = self.variables.as_deref();
         let variables = variables.map(|file| (PayloadKind::VARIABLES, file));
-        [Some(code), variables].into_iter().flatten()
+        let items = self.items.iter().flat_map(|item| {
+            let name = (PayloadKind::MODULE_COMMAND_LINE, item.name.as_bytes());
+            [(PayloadKind::FIRMWARE_ITEM, item.content.as_slice()), name]
+        });
+        [Some(code), variables].into_iter().flatten().chain(items)
     }
 }
