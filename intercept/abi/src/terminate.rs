@@ -121,7 +121,7 @@ mod tests {
             assert_eq!(reason.code(), number);
             assert_eq!(StopReason::from(number), *reason);
         }
-        assert_eq!(StopReason::ALL.len(), 26);
+        assert_eq!(StopReason::ALL.len(), 27);
     }
 
     #[test]
