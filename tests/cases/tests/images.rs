@@ -201,11 +201,14 @@ fn an_image_is_run_with_the_devices_it_was_built_for() {
     let folder = folder();
     let (path, disk) = (folder.path().join("guest.igvm"), folder.path().join("disk"));
     fs::write(&disk, vec![0; 1 << 20]).expect("it is writable");
-    let disk = disk.display().to_string();
-    let devices = |command: Stockade, mode: &str| {
-        let disk = format!("{disk}{mode}");
+    let sealed = folder.path().join("sealed");
+    let made = Stockade::new("disk").args(["create", "--size", "4M"]);
+    made.arg(&sealed).finish().assert_code(0);
+    let with = |command: Stockade, disk: &Path, mode: &str| {
+        let disk = format!("{}{mode}", disk.display());
         command.args(["--disk", &disk, "--net", "user"])
     };
+    let devices = |command| with(command, &disk, "");
     let build = Stockade::new("build").arg("-o").arg(&path);
     let build = build.args([
         "--append",
@@ -213,7 +216,7 @@ fn an_image_is_run_with_the_devices_it_was_built_for() {
         "--bounce",
         "2M",
     ]);
-    devices(build, "").finish().assert_code(0);
+    devices(build).finish().assert_code(0);
     let inspected = Stockade::new("inspect").arg(&path).finish();
     for line in ["disk 0: plain", "network card 0: 52:54", ": 2097152 bytes"] {
         assert!(inspected.stdout.contains(line), "{}", inspected.stdout);
@@ -223,11 +226,11 @@ fn an_image_is_run_with_the_devices_it_was_built_for() {
         "--disk FILE --net PEER",
         "no disk, no network card and no state",
     ]);
-    let refused = devices(Stockade::image(&path), ",mode=sealed").finish();
+    let refused = with(Stockade::image(&path), &sealed, ",mode=sealed").finish();
     refused.assert_refused(&["--disk FILE,mode=sealed"]);
-    let refused = devices(Stockade::image(&path), "").args(["--bounce", "4M"]);
+    let refused = devices(Stockade::image(&path)).args(["--bounce", "4M"]);
     refused.finish().assert_refused(&["--bounce 2M"]);
-    let finished = devices(Stockade::image(&path), "").finish();
+    let finished = devices(Stockade::image(&path)).finish();
     finished
         .assert_code(0)
         .assert_says(&["disk 0: 1 MiB", "network card: "]);
