@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod boots;
+mod directly;
 mod disks;
 mod footprint;
 mod nested;

@@ -8,14 +8,13 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener};
 use std::path::Path;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use stockade_rig::{Initrd, Running, Slot, Stockade, appended, command_line, workshop};
+use stockade_rig::{Initrd, Running, Slot, Stockade, appended};
 
-use crate::boots::PROCESSOR;
+use crate::directly;
 use crate::disks::{Exits, exits_of_phase, total};
 
 const MEMORY: &str = "256M";
@@ -170,20 +169,10 @@ fn take(listener: &TcpListener) {
 }
 
 fn directly(initrd: &Path, port: u16) -> Running {
-    let mut command = Command::new("qemu-system-x86_64");
+    let mut command = directly::qemu(initrd, MEMORY, &words(port));
     command
-        .args(["-nodefaults", "-no-user-config", "-display", "none"])
-        .args(["-no-reboot", "-machine", "q35", "-accel", "tcg"])
-        .args(["-cpu", PROCESSOR, "-m", MEMORY, "-serial", "stdio"])
         .args(["-netdev", "user,id=net"])
-        .args(["-device", "virtio-net-pci,netdev=net,disable-legacy=on"])
-        .arg("-kernel")
-        .arg(&workshop().kernel)
-        .arg("-initrd")
-        .arg(initrd)
-        // On a busy machine plain QEMU is now and then too slow for the kernel's check.
-        .arg("-append")
-        .arg(command_line(&format!("no_timer_check {}", words(port))));
+        .args(["-device", "virtio-net-pci,netdev=net,disable-legacy=on"]);
     Running::start(&mut command, "qemu".to_owned(), LIMIT, None)
 }
 

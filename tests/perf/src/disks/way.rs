@@ -2,18 +2,17 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use stockade::image::{self, EnlightenedOptions, enlightened};
 use stockade::run::devices::{Disk, HostDevices};
-use stockade_rig::{Running, Stockade, command_line, workshop};
+use stockade_rig::{Running, Stockade, workshop};
 
 use super::Ran;
 use super::script::{Effort, Mapping, WORK, initrd};
-use crate::boots::PROCESSOR;
+use crate::directly;
 
 /// Guest memory of all: the initramfs alone is 75 MiB.
 const MEMORY_MIB: u64 = 512;
@@ -114,23 +113,14 @@ fn directly(initrd: &Path, disk: &Path) -> Running {
     File::create(disk)
         .and_then(|file| file.set_len(DISK))
         .expect("the folder is writable");
-    let mut command = Command::new("qemu-system-x86_64");
+    let mut command = directly::qemu(initrd, &format!("{MEMORY_MIB}M"), "");
     command
-        .args(["-nodefaults", "-no-user-config", "-display", "none"])
-        .args(["-no-reboot", "-machine", "q35", "-accel", "tcg"])
-        .args(["-cpu", PROCESSOR, "-m", &format!("{MEMORY_MIB}M")])
-        .args(["-serial", "stdio", "-drive"])
+        .arg("-drive")
         .arg(format!(
             "if=none,id=disk,format=raw,cache=writeback,file={}",
             disk.display()
         ))
-        .args(["-device", "virtio-blk-pci,drive=disk,disable-legacy=on"])
-        .arg("-kernel")
-        .arg(&workshop().kernel)
-        .arg("-initrd")
-        .arg(initrd)
-        // On a busy machine plain QEMU is now and then too slow for the kernel's check.
-        .args(["-append", &command_line("no_timer_check")]);
+        .args(["-device", "virtio-blk-pci,drive=disk,disable-legacy=on"]);
     Running::start(&mut command, "qemu".to_owned(), LIMIT, None)
 }
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 use stockade::setup::Cache;
-use stockade_rig::{Initrd, Running, Stockade, command_line, workshop};
+use stockade_rig::{Initrd, Running, Stockade};
 
-use crate::boots::PROCESSOR;
+use crate::directly;
 
 const MEMORY: &str = "512M";
 const LIMIT: Duration = Duration::from_secs(400);
@@ -166,23 +166,15 @@ fn socket(folder: &tempfile::TempDir) -> PathBuf {
 
 fn directly(initrd: &Path) -> Machine {
     let swtpm = Swtpm::start();
-    let mut command = Command::new("qemu-system-x86_64");
+    let mut command = directly::qemu(initrd, MEMORY, "");
     command
-        .args(["-nodefaults", "-no-user-config", "-display", "none"])
-        .args(["-no-reboot", "-machine", "q35", "-accel", "tcg"])
-        .args(["-cpu", PROCESSOR, "-m", MEMORY, "-serial", "stdio"])
         .arg("-chardev")
         .arg(format!(
             "socket,id=tpm,path={}",
             socket(&swtpm.folder).display()
         ))
         .args(["-tpmdev", "emulator,id=tpm,chardev=tpm"])
-        .args(["-device", "tpm-crb,tpmdev=tpm"])
-        .arg("-kernel")
-        .arg(&workshop().kernel)
-        .arg("-initrd")
-        .arg(initrd)
-        .args(["-append", &command_line("no_timer_check")]);
+        .args(["-device", "tpm-crb,tpmdev=tpm"]);
     Machine {
         running: Running::start(&mut command, "qemu".to_owned(), LIMIT, None),
         swtpm: Some(swtpm),
