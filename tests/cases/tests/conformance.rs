@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use stockade_guests::report::{Check, Report, Totals, Verdict};
-use stockade_rig::conformance::{Start, on_plain_qemu, on_the_model};
+use stockade_rig::conformance::{Clock, Start, on_plain_qemu, on_the_model};
 
 /// The requirement; there are some hundred more.
 const LEAST: usize = 150;
@@ -72,12 +72,8 @@ fn conforms(start: Start, cpus: usize, arguments: &[&str]) {
         // clock that is wrong is wrong in counted time too, where nothing but the guest makes it go on.
         println!("judged again in counted time: {failed:#?}");
         assert!(failed.len() <= MISSED, "{failed:#?}");
-        let words: Vec<_> = failed
-            .iter()
-            .map(|check| format!("test={}", check.name))
-            .collect();
         let counted = [arguments, &[COUNTED]].concat();
-        let (report, _) = run(start, cpus, &words.join(" "), &counted);
+        let (report, _) = run(start, cpus, &only(&failed), &counted);
         let wrong = wrong(&report);
         assert!(wrong.is_empty(), "{wrong:#?}");
     }
@@ -133,15 +129,22 @@ fn the_value_at_the_debug_exit_device_is_the_exit_code() {
         .assert_says(&["ended with status 3"]);
 }
 
-/// Prints where plain QEMU differs from the manual, and so from us; whatever it fails is known to be its fault.
-#[test]
-fn plain_qemu_fails_only_what_it_is_known_to_fail() {
-    let (console, status) = on_plain_qemu(2, "");
+/// Runs the guest on plain QEMU and returns its report and what it failed that it does not itself expect of QEMU.
+fn on_qemu(words: &str, clock: Clock) -> (Report, Totals, Vec<Check>) {
+    let (console, status) = on_plain_qemu(2, words, clock);
     let plain = Report::parse(&console);
     let complete = plain.check_complete();
     assert!(complete.is_ok(), "{complete:?}\n{console}");
     let totals = complete.unwrap_or_default();
-    assert_eq!(status, Some(3));
+    assert_eq!(status, Some(if totals.failed == 0 { 1 } else { 3 }));
+    let unknown = plain.unexpected_under_qemu().cloned().collect();
+    (plain, totals, unknown)
+}
+
+/// Prints where plain QEMU differs from the manual, and so from us; whatever it fails is known to be its fault.
+#[test]
+fn plain_qemu_fails_only_what_it_is_known_to_fail() {
+    let (plain, totals, unknown) = on_qemu("", Clock::Real);
     println!("plain QEMU: {totals:?}");
     for check in plain.failures() {
         if let Verdict::Failed(how) = &check.verdict {
@@ -149,7 +152,21 @@ fn plain_qemu_fails_only_what_it_is_known_to_fail() {
             println!("| {} | {why} | {how} |", check.name);
         }
     }
-    let unknown: Vec<_> = plain.unexpected_under_qemu().collect();
-    assert!(unknown.is_empty(), "{unknown:#?}");
     assert!(totals.passed >= LEAST, "{totals:?}");
+    if unknown.is_empty() {
+        return;
+    }
+    println!("judged again in counted time: {unknown:#?}");
+    assert!(unknown.len() <= MISSED, "{unknown:#?}");
+    let (_, _, wrong) = on_qemu(&only(&unknown), Clock::Counted);
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The guest's words that have it make these checks and no others.
+fn only(checks: &[Check]) -> String {
+    let words: Vec<_> = checks
+        .iter()
+        .map(|check| format!("test={}", check.name))
+        .collect();
+    words.join(" ")
 }

@@ -17,6 +17,9 @@ const MULTIBOOT_SEARCH: usize = 8192;
 /// Enough for the slowest of the runs on a machine with other work.
 const LIMIT: Duration = Duration::from_secs(400);
 
+/// Two nanoseconds an instruction, as `--icount` has it; when all processors wait, their next timer comes at once.
+const COUNT: &str = "shift=1,sleep=off";
+
 /// How the loader is to start the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
@@ -67,19 +70,33 @@ pub fn on_the_model(start: Start, cpus: usize, words: &str) -> Stockade {
         .arg(format!("cpus={cpus} trace {words}"))
 }
 
+/// Whose time the guest lives in on plain QEMU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// This machine's; each processor has a thread.
+    Real,
+    /// The number of instructions; processors take turns on one thread, and a busy machine takes nothing from them.
+    Counted,
+}
+
 /// Runs the guest on plain QEMU without anything of ours, and returns what it wrote and QEMU's exit status.
 ///
 /// # Panics
 ///
 /// If QEMU does not start.
 #[must_use]
-pub fn on_plain_qemu(cpus: usize, words: &str) -> (String, Option<i32>) {
+pub fn on_plain_qemu(cpus: usize, words: &str, clock: Clock) -> (String, Option<i32>) {
     let slot = Slot::take();
+    let accelerator: &[_] = match clock {
+        Clock::Real => &["-accel", "tcg,thread=multi"],
+        Clock::Counted => &["-accel", "tcg", "-icount", COUNT],
+    };
     let output = Command::new("timeout")
         .arg(LIMIT.as_secs().to_string())
         .arg("qemu-system-x86_64")
         .args(["-M", "q35", "-cpu", "max", "-smp", &cpus.to_string()])
-        .args(["-accel", "tcg,thread=multi", "-m", "128", "-nodefaults"])
+        .args(accelerator)
+        .args(["-m", "128", "-nodefaults"])
         .args(["-display", "none", "-serial", "stdio", "-no-reboot"])
         .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
         .args(["-device", "pc-testdev", "-append"])
