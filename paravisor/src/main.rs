@@ -13,6 +13,7 @@ mod adapters;
 mod firmware;
 mod fit;
 mod flash;
+mod identity;
 mod modules;
 mod sealing;
 mod start;

@@ -5,14 +5,13 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use spin::{Mutex, Once};
-use stockade_abi::cpuid_page::CpuidPage;
 use stockade_abi::terminate::StopReason;
-use stockade_apic::{Features, local::BUS_CLOCK_HZ};
+use stockade_apic::Features;
 use stockade_boot::layout::paravisor;
 use stockade_boot::manifest::{GuestFlags, Manifest, Start};
 use stockade_boot::measured;
 use stockade_devices::rtc;
-use stockade_intercept::cpuid::{CpuidInputs, CpuidPolicy, HypervisorIdentity, TscAdjust, X2Apic};
+use stockade_intercept::cpuid::CpuidPolicy;
 use stockade_intercept::emulate;
 use stockade_paravisor::crew::End;
 use stockade_paravisor::guest::{self, Plan};
@@ -26,12 +25,12 @@ use stockade_platform::boot::heap;
 use stockade_platform::cpuid::CpuidTable;
 use stockade_platform::ghcb::IoWidth;
 use stockade_platform::memory::GuestRam;
-use stockade_platform::{Cpu, Ghcb, Launch, Platform, console, stop};
-use zerocopy::FromZeros;
+use stockade_platform::{Cpu, Ghcb, Platform, console, stop};
 
 use crate::adapters::{GuestProcessor, PlatformHost, Staging, Time, open_console};
 use crate::firmware;
 use crate::fit::{self, Fitter};
+use crate::identity;
 use crate::modules::{self, Kept};
 
 /// What every processor finds when it starts.
@@ -97,8 +96,8 @@ pub(crate) fn run(platform: Platform) -> ! {
     bays.ring_for_records(modules.bell());
     let shared = SHARED.call_once(|| Shared {
         start: launch.manifest.start(),
-        policy: cpuid_policy(&launch, &clock),
-        features: features(launch.manifest.flags()),
+        policy: identity::policy(&launch, clock.0.frequency_hz()),
+        features: identity::features(launch.manifest.flags()),
         cpuid: launch.cpuid,
         machine: Machine::with_fittings(
             count(vcpus),
@@ -276,14 +275,6 @@ fn fitted(
     }
 }
 
-fn features(flags: GuestFlags) -> Features {
-    Features {
-        x2apic: flags.contains(GuestFlags::X2APIC),
-        tsc_deadline: true,
-        eoi_suppression: false,
-    }
-}
-
 fn finish((end, ghcb): (End, Ghcb)) -> ! {
     match end {
         End::PowerOff | End::Reset | End::Exit(_) => {
@@ -298,42 +289,6 @@ fn finish((end, ghcb): (End, Ghcb)) -> ! {
             log::error!("stopping: {reason}");
             stop(reason)
         }
-    }
-}
-
-fn cpuid_policy(launch: &Launch, clock: &Time) -> CpuidPolicy {
-    let mut page = CpuidPage::new_zeroed();
-    for (slot, entry) in page.entries.iter_mut().zip(launch.cpuid.entries()) {
-        *slot = *entry;
-        page.count += 1;
-    }
-    let inputs = CpuidInputs {
-        vcpus: launch.parameters.vcpu_count,
-        tsc_hz: clock.0.frequency_hz(),
-        apic_timer_hz: u32::try_from(BUS_CLOCK_HZ).unwrap_or(u32::MAX),
-        identity: identity(launch.manifest.flags()),
-        x2apic: if launch.manifest.flags().contains(GuestFlags::X2APIC) {
-            X2Apic::Offered
-        } else {
-            X2Apic::Hidden
-        },
-        tsc_adjust: TscAdjust::default(),
-    };
-    CpuidPolicy::try_new(&page, inputs).unwrap_or_else(|error| {
-        log::error!("{error}");
-        stop(StopReason::CPUID_PAGE_INVALID)
-    })
-}
-
-fn identity(flags: GuestFlags) -> HypervisorIdentity {
-    if flags.contains(GuestFlags::HYPERV_IDENTITY) {
-        HypervisorIdentity::HyperV
-    } else if flags.contains(GuestFlags::BARE_IDENTITY) {
-        HypervisorIdentity::Bare
-    } else if flags.contains(GuestFlags::VMWARE_IDENTITY) {
-        HypervisorIdentity::Vmware
-    } else {
-        HypervisorIdentity::Stockade
     }
 }
 
