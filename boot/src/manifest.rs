@@ -19,8 +19,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::layout;
 
 pub use devices::{
-    CONSOLE_BYTES, Devices, DiskAccess, DiskEntry, DiskMode, LEAST_DISK_BYTES, MAX_DISKS, MAX_NETS,
-    NET_BYTES, NetEntry,
+    CONSOLE_BYTES, Devices, DiskAccess, DiskEntry, DiskMode, KEYS_BYTES, KEYS_HOST_DEVICE,
+    LEAST_DISK_BYTES, MAX_DISKS, MAX_NETS, NET_BYTES, NetEntry,
 };
 pub use error::ManifestError;
 pub use firmware::Start;
@@ -31,7 +31,7 @@ pub use sealing::{Binding, Sealing};
 /// The first bytes of a manifest.
 pub const MAGIC: [u8; 8] = *b"STOCKADE";
 /// The version this code writes and reads.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// How many payload entries a manifest has room for.
 pub const MAX_PAYLOADS: usize = 24;
 /// The most vCPUs a guest may be given (8-bit APIC ids, 255 is broadcast).

@@ -13,8 +13,8 @@ use stockade_backend::shared::AnyShared;
 use stockade_backend::transport::Doorbell;
 use stockade_backend::{BackendError, Function, SharedMemory};
 use stockade_boot::manifest::{
-    CONSOLE_BYTES, CONSOLE_HOST_DEVICE, DiskEntry, DiskMode, GuestFlags, LEAST_DISK_BYTES,
-    Manifest, NET_BYTES, NetEntry,
+    CONSOLE_BYTES, CONSOLE_HOST_DEVICE, DiskEntry, DiskMode, GuestFlags, KEYS_BYTES,
+    KEYS_HOST_DEVICE, LEAST_DISK_BYTES, Manifest, NET_BYTES, NetEntry,
 };
 use stockade_bus::{Gpa, GuestMemory, MemoryError};
 use stockade_devices::virtio::rng::{Entropy, NoEntropy};
@@ -25,9 +25,9 @@ use stockade_platform::ghcb::{DEVICE_VECTOR, LAST_DEVICE_VECTOR};
 use stockade_platform::memory::GuestRam;
 use stockade_platform::psp::Psp;
 use stockade_platform::{Ghcb, SharedRegion, random};
-use stockade_storage::RootSecret;
 
 use crate::adapters::{PlatformHost, Time};
+use crate::disk_keys::{Asking, DiskKeys};
 use crate::flash;
 use crate::sealing::{self, Order, SealingError};
 use crate::store::{self, Keeping};
@@ -107,12 +107,12 @@ fn fit_host_devices(
             Err(error) => report("console", 0, place, &error),
         }
     }
-    let secret = fitter.secret(manifest);
-    let keeping = fitter.keeping(manifest, &mut bounce, bays, &secret);
+    let mut keys = fitter.keys(manifest, &mut bounce);
+    let keeping = fitter.keeping(manifest, &mut bounce, bays, &keys);
     let share = bounce.len_bytes() / devices.disks().count().max(1);
     for (index, disk) in (0..).zip(devices.disks()) {
         let place = fitter.place(disk.host_device(), bays);
-        let sealed = (&secret, &keeping);
+        let sealed = (&mut keys, &keeping);
         match fitter.disk(disk, index, bounce.split_off(share), place, sealed) {
             Ok(card) => fit(card, bays, functions),
             Err(error) => report("disk", index, place, &error),
@@ -136,14 +136,20 @@ impl Fitter<'_> {
         u16::try_from(self.vcpus).map_or(MAX_QUEUES, |vcpus| vcpus.clamp(1, MAX_QUEUES))
     }
 
-    /// Asks for the secret only if a disk needs it.
-    fn secret(&mut self, manifest: &Manifest) -> Result<RootSecret, SealingError> {
-        let devices = manifest.devices();
-        let is_sealed = |disk: &DiskEntry| disk.mode() == DiskMode::SEALED;
-        if !devices.disks().any(is_sealed) && devices.store().is_none() {
-            return Err(SealingError::Unasked);
-        }
-        sealing::root_secret(self.psp, &self.ghcb, manifest.sealing())
+    /// Asks for the keys of sealed disks, by the host's console where they are released elsewhere.
+    fn keys(&mut self, manifest: &Manifest, bounce: &mut SharedRegion) -> DiskKeys {
+        let ram = self.ram;
+        let mut asking = Asking {
+            psp: self.psp,
+            ghcb: &self.ghcb,
+            host: self.host,
+            clock: &self.clock,
+        };
+        DiskKeys::new(manifest, &mut asking, |host| {
+            let place = Place::of_records(KEYS_HOST_DEVICE);
+            let memory = shared(bounce.split_off(bytes(KEYS_BYTES)), ram)?;
+            Ok(Console::open(host, place.function, memory, place.doorbell)?)
+        })
     }
 
     /// Opens the store before the disks it remembers.
@@ -152,14 +158,14 @@ impl Fitter<'_> {
         manifest: &Manifest,
         bounce: &mut SharedRegion,
         bays: &mut Bays,
-        secret: &Result<RootSecret, SealingError>,
+        keys: &DiskKeys,
     ) -> Keeping {
         let Some(entry) = manifest.devices().store() else {
             return Keeping::Nowhere;
         };
-        let place = Place::of_store(entry.host_device());
+        let place = Place::of_records(entry.host_device());
         let region = bounce.split_off(bytes(LEAST_DISK_BYTES));
-        match self.store(region, place, bays, secret) {
+        match self.store(region, place, bays, keys) {
             Ok(records) => Keeping::In(records),
             Err(error) => {
                 let function = place.function;
@@ -174,21 +180,18 @@ impl Fitter<'_> {
         region: Option<SharedRegion>,
         place: Place,
         bays: &mut Bays,
-        secret: &Result<RootSecret, SealingError>,
+        keys: &DiskKeys,
     ) -> Result<Records, Missing> {
         let memory = self.memory(region)?;
         let block = Block::open(self.host, place.function, memory, place.doorbell)?;
-        let secret = secret.as_ref().map_err(|error| *error)?;
         let attention = bays.attention_of_records();
-        let records = store::open(block, secret, attention, self.host, &self.clock)?;
+        let records = store::open(block, keys.secret()?, attention, self.host, &self.clock)?;
         bays.keep(&records);
         Ok(records)
     }
 
     fn memory(&self, region: Option<SharedRegion>) -> Result<AnyShared, BackendError> {
-        let region = region.ok_or(BackendError::NoMemory)?;
-        let ram = self.ram;
-        Ok(Box::new(Bounce { region, ram }))
+        shared(region, self.ram)
     }
 
     fn net(
@@ -220,7 +223,7 @@ impl Fitter<'_> {
         index: u8,
         region: Option<SharedRegion>,
         place: Place,
-        (secret, keeping): (&Result<RootSecret, SealingError>, &Keeping),
+        (keys, keeping): (&mut DiskKeys, &Keeping),
     ) -> Result<Box<dyn Fitted>, Missing> {
         let memory = self.memory(region)?;
         let block = Block::open(self.host, place.function, memory, place.doorbell)?;
@@ -233,7 +236,7 @@ impl Fitter<'_> {
                 Ok(Box::new(Card::new(plain, self.ram)))
             }
             DiskMode::SEALED => {
-                let secret = secret.as_ref().map_err(|error| *error)?;
+                let key = keys.take(disk, index)?;
                 let order = Order {
                     index,
                     access,
@@ -241,12 +244,18 @@ impl Fitter<'_> {
                     queues: self.queues(),
                     keeping,
                 };
-                let sealed = sealing::open(block, secret, &order, self.host, &self.clock)?;
+                let sealed = sealing::open(block, key, &order, self.host, &self.clock)?;
                 Ok(Box::new(Card::new(sealed, self.ram)))
             }
             _ => Err(BackendError::Lacks("an engine for its mode").into()),
         }
     }
+}
+
+/// Returns a device's part of the shared memory.
+fn shared(region: Option<SharedRegion>, ram: &'static GuestRam) -> Result<AnyShared, BackendError> {
+    let region = region.ok_or(BackendError::NoMemory)?;
+    Ok(Box::new(Bounce { region, ram }))
 }
 
 /// Where a device of the host is, and how it signals.
@@ -257,7 +266,8 @@ struct Place {
 }
 
 impl Place {
-    fn of_store(device: u8) -> Self {
+    /// What is no device of the guest's has no bay, and signals the records.
+    fn of_records(device: u8) -> Self {
         Self::new(device, Bays::VECTOR_OF_RECORDS, 0)
     }
 

@@ -29,6 +29,7 @@ mod startup;
 
 pub mod crew;
 pub mod firmware_files;
+pub mod key_line;
 pub mod machine;
 pub mod module;
 pub mod records;

@@ -10,6 +10,7 @@
 extern crate alloc;
 
 mod adapters;
+mod disk_keys;
 mod firmware;
 mod fit;
 mod flash;

@@ -1,17 +1,17 @@
-//! Sealed disks at the start: their key from the secure processor, and the wait until they are open.
+//! Sealed disks at the start: the wait until they are open, and why one is not.
 
-use stockade_abi::guest_message::{GuestFieldSelect, KeyRequest};
+use stockade_backend::BackendError;
 use stockade_backend::block::{Block, SECTOR_BYTES};
 use stockade_backend::shared::AnyShared;
-use stockade_boot::manifest::{Binding, DiskAccess, Sealing};
+use stockade_boot::manifest::DiskAccess;
 use stockade_devices::virtio::blk::Blk;
 use stockade_paravisor::host::Timekeeper;
 use stockade_paravisor::virtio::{Anchors, SEALED_DEPTH, Sealed, Turn, Untold};
-use stockade_platform::Ghcb;
-use stockade_platform::psp::{Psp, PspError};
+use stockade_platform::psp::PspError;
 use stockade_platform::random::{self, NoEntropy};
+use stockade_storage::release::ReleaseError;
 use stockade_storage::{
-    Access, Anchoring, BLOCK_BYTES, Config, ConfigError, Fault, Freshness, RootSecret, SealedDisk,
+    Access, Anchoring, BLOCK_BYTES, Config, ConfigError, DiskKey, Fault, Freshness, SealedDisk,
     State, StoreFault, Trust,
 };
 
@@ -20,11 +20,6 @@ use crate::store::Keeping;
 
 /// How long a host may take to let a disk be opened, or formatted.
 pub(crate) const PATIENCE_NS: u64 = 30_000_000_000;
-
-/// The labels of the disks' keys, by the place in the manifest.
-const LABELS: [&str; 14] = [
-    "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13",
-];
 
 /// Why a sealed disk is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +30,12 @@ pub(crate) enum SealingError {
     /// No disk was known to need one.
     #[error("no key was asked for")]
     Unasked,
+    /// No key of those who hold it.
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
+    /// The host has no way to them.
+    #[error("K01: the host has no way to a key server, code {code}: {0}", code = .0.code().0)]
+    NoLine(#[from] BackendError),
     /// No random numbers for nonces.
     #[error(transparent)]
     Entropy(#[from] NoEntropy),
@@ -58,36 +59,10 @@ pub(crate) enum SealingError {
     Silent,
 }
 
-/// Returns the secret all keys of sealed disks and of the store come from: the secure processor's, on this chip, for what the manifest
-/// binds it to.
-pub(crate) fn root_secret(
-    psp: &mut Psp,
-    ghcb: &Ghcb,
-    sealing: Sealing,
-) -> Result<RootSecret, SealingError> {
-    let fields = match sealing.binding() {
-        Binding::FAMILY => {
-            log::warn!(
-                "sealed data is bound to the image's family: every image a host launches with these ids gets its keys"
-            );
-            GuestFieldSelect::FAMILY_ID
-                | GuestFieldSelect::IMAGE_ID
-                | GuestFieldSelect::GUEST_SVN
-                | GuestFieldSelect::POLICY
-        }
-        _ => GuestFieldSelect::MEASUREMENT | GuestFieldSelect::POLICY,
-    };
-    let mut request = KeyRequest::default();
-    request.root_key_select = KeyRequest::ROOT_VCEK;
-    request.guest_field_select = fields.bits();
-    request.guest_svn = sealing.svn();
-    Ok(RootSecret::new(*psp.derived_key(ghcb, &request)?))
-}
-
 /// Which disk, and what the guest gets of it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Order<'a> {
-    /// Its number, the label of its key.
+    /// Its number.
     pub(crate) index: u8,
     /// What the guest may do.
     pub(crate) access: DiskAccess,
@@ -102,7 +77,7 @@ pub(crate) struct Order<'a> {
 /// Opens a sealed disk. One that is empty is formatted.
 pub(crate) fn open(
     block: Block<AnyShared>,
-    secret: &RootSecret,
+    key: DiskKey,
     order: &Order<'_>,
     host: &mut PlatformHost,
     clock: &impl Timekeeper,
@@ -131,7 +106,6 @@ pub(crate) fn open(
         .as_ref()
         .map_or(Ok(Trust::FirstUse), Anchors::trust)?;
     let host_blocks = block.capacity() / (BLOCK_BYTES as u64 / SECTOR_BYTES);
-    let key = secret.disk_key(LABELS.get(usize::from(order.index)).unwrap_or(&""));
     let disk = SealedDisk::new(key, entropy, trust, host_blocks, config)?;
     let mut sealed = Sealed::new(disk, block, anchors);
     let until = clock.now_ns().saturating_add(PATIENCE_NS);

@@ -20,6 +20,11 @@ pub const NET_BYTES: u64 = 520 << 10;
 /// Shared memory of a console.
 pub const CONSOLE_BYTES: u64 = 24 << 10;
 
+/// Device number, on bus 0 of the host, of the way to whoever holds the disks' keys: a virtio console, if there is such a key.
+pub const KEYS_HOST_DEVICE: u8 = 26;
+/// Shared memory of that way.
+pub const KEYS_BYTES: u64 = CONSOLE_BYTES;
+
 /// What becomes of a disk's content on its way to the host. Whoever writes the image chooses the number.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Default,
@@ -57,6 +62,8 @@ pub struct DiskEntry {
     is_read_only: u8,
     host_device: u8,
     reserved: u8,
+    /// All zero for a key of our own.
+    key_id: [u8; 32],
 }
 
 impl DiskEntry {
@@ -68,7 +75,20 @@ impl DiskEntry {
             is_read_only: u8::from(access == DiskAccess::ReadOnly),
             host_device,
             reserved: 0,
+            key_id: [0; 32],
         }
+    }
+
+    /// Returns the entry of a sealed disk whose key is released elsewhere; `key_id` says which key is the right one.
+    #[must_use]
+    pub fn with_key(self, key_id: [u8; 32]) -> Self {
+        Self { key_id, ..self }
+    }
+
+    /// Returns the id of the key that is released elsewhere, if the disk has not one of our own.
+    #[must_use]
+    pub fn key_id(&self) -> Option<&[u8; 32]> {
+        Some(&self.key_id).filter(|id| **id != [0; 32])
     }
 
     /// Returns what becomes of its content.
@@ -99,6 +119,9 @@ impl DiskEntry {
         );
         if !is_known || self.is_read_only > 1 || self.host_device > 31 || self.reserved != 0 {
             return Err(ManifestError::Disk);
+        }
+        if self.key_id().is_some() && self.mode != DiskMode::SEALED {
+            return Err(ManifestError::Key);
         }
         Ok(())
     }
@@ -161,7 +184,8 @@ pub struct Devices {
     store: DiskEntry,
 }
 
-const _: () = assert!(size_of::<Devices>() == 8 + 4 * MAX_DISKS + 8 * MAX_NETS);
+const _: () = assert!(size_of::<DiskEntry>() == 36);
+const _: () = assert!(size_of::<Devices>() == 4 + 36 * (MAX_DISKS + 1) + 8 * MAX_NETS);
 
 impl Devices {
     /// Returns these devices, checked.
@@ -207,7 +231,17 @@ impl Devices {
     #[must_use]
     pub fn least_bounce_bytes(&self) -> u64 {
         let disks = self.disks().count() + self.store().iter().count();
-        disks as u64 * LEAST_DISK_BYTES + self.nets().count() as u64 * NET_BYTES
+        let keys = if self.key_ids().next().is_some() {
+            KEYS_BYTES
+        } else {
+            0
+        };
+        disks as u64 * LEAST_DISK_BYTES + self.nets().count() as u64 * NET_BYTES + keys
+    }
+
+    /// Returns the ids of the keys that are released elsewhere, in the order of their disks.
+    pub fn key_ids(&self) -> impl Iterator<Item = &[u8; 32]> {
+        self.disks().filter_map(DiskEntry::key_id)
     }
 
     /// Returns the disks in the guest's order.
@@ -248,8 +282,21 @@ impl Devices {
             net.check()?;
             seen = claim(seen, net.host_device, ManifestError::Net)?;
         }
+        self.check_keys(seen)?;
         if bytes < self.least_bounce_bytes() {
             return Err(ManifestError::Bounce(bytes));
+        }
+        Ok(())
+    }
+
+    /// With one key for two disks the host could put each in the other's place.
+    fn check_keys(&self, seen: u32) -> Result<(), ManifestError> {
+        if self.key_ids().next().is_some() {
+            claim(seen, KEYS_HOST_DEVICE, ManifestError::Key)?;
+        }
+        let is_shared = |(index, id)| self.key_ids().skip(index + 1).any(|other| other == id);
+        if self.key_ids().enumerate().any(is_shared) {
+            return Err(ManifestError::Key);
         }
         Ok(())
     }
@@ -266,6 +313,8 @@ fn claim(seen: u32, host_device: u8, error: ManifestError) -> Result<u32, Manife
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec;
+
     use super::*;
 
     const BOUNCE: u32 = 4 << 20;
@@ -303,6 +352,29 @@ mod tests {
             assert!(Devices::try_new(disks, nets, bounce).is_err());
         }
         assert_eq!(Devices::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn a_key_from_elsewhere_is_one_sealed_disks_alone() {
+        let entry = |mode, place, id| disk(mode, place).with_key([id; 32]);
+        let devices = |disks: &[DiskEntry]| Devices::try_new(disks, &[], BOUNCE);
+        let (plain, sealed) = (DiskMode::PLAIN, DiskMode::SEALED);
+        let own = devices(&[disk(sealed, 2)]).unwrap();
+        let disks = [disk(plain, 2), entry(sealed, 3, 1), entry(sealed, 4, 2)];
+        let keyed = devices(&disks).unwrap();
+        assert!(own.key_ids().next().is_none());
+        assert!(keyed.key_ids().eq([&[1; 32], &[2; 32]]));
+        assert_eq!(
+            keyed.least_bounce_bytes(),
+            3 * LEAST_DISK_BYTES + KEYS_BYTES
+        );
+        for wrong in [
+            vec![entry(plain, 2, 1)],
+            vec![entry(sealed, 2, 1), entry(sealed, 3, 1)],
+            vec![entry(sealed, KEYS_HOST_DEVICE, 1)],
+        ] {
+            assert_eq!(devices(&wrong), Err(ManifestError::Key));
+        }
     }
 
     #[test]

@@ -87,6 +87,9 @@ pub enum ManifestError {
     /// A choice of secret that means nothing.
     #[error("the image binds its sealed data to nothing known")]
     Sealing,
+    /// A key from elsewhere for a disk that has none, for two disks, or with no way to come.
+    #[error("a disk's key of the image makes no sense")]
+    Key,
     /// A network card at no place or at another device's, or with the address of a group.
     #[error("a network card of the image makes no sense")]
     Net,

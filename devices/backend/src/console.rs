@@ -147,6 +147,14 @@ impl<M: SharedMemory> Console<M> {
         }
     }
 
+    /// Has the device stop, and reach no memory any more.
+    pub fn close(self, bus: &mut impl HostBus) {
+        // One that does not stop can still do no more than write to memory nobody reads.
+        if let Err(error) = self.lanes.transport().reset(bus) {
+            log::warn!("host console does not stop: {error}");
+        }
+    }
+
     fn read_size(&self, bus: &mut impl HostBus) -> Result<Size, BackendError> {
         if !self.has_size {
             return Ok(Size::USUAL);

@@ -47,6 +47,17 @@ impl DiskKey {
         Self(Zeroizing::new(key))
     }
 
+    /// Returns what the key is known by to those who must not have it.
+    #[must_use]
+    pub fn id(&self) -> KeyId {
+        KeyId(*derive(&self.0[..], &[], &[b"stockade disk key id 1"]))
+    }
+
+    /// Returns the key itself, to be sealed for somebody.
+    pub(crate) fn bytes(&self) -> &[u8; KEY_BYTES] {
+        &self.0
+    }
+
     /// Returns the key of one part of the disk with this identity.
     pub(crate) fn part(&self, disk: &[u8], part: &str) -> PartKey {
         PartKey(derive(
@@ -54,6 +65,18 @@ impl DiskKey {
             disk,
             &[b"stockade disk part\0", part.as_bytes()],
         ))
+    }
+}
+
+/// What commits to a disk's key without giving it away, as long as nobody can guess the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyId(pub [u8; KEY_BYTES]);
+
+impl core::fmt::Display for KeyId {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0
+            .iter()
+            .try_for_each(|byte| write!(formatter, "{byte:02x}"))
     }
 }
 
@@ -103,7 +126,7 @@ pub(crate) fn derive(secret: &[u8], salt: &[u8], info: &[&[u8]]) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use super::{KEY_BYTES, RootSecret, derive};
+    use super::{DiskKey, KEY_BYTES, RootSecret, derive};
 
     /// RFC 5869, A.1, its first 32 bytes.
     #[test]
@@ -118,6 +141,18 @@ mod tests {
                 0x2F, 0x2A, 0x2D, 0x2D, 0x0A, 0x90, 0xCF, 0x1A, 0x5A, 0x4C, 0x5D, 0xB0, 0x2D, 0x56,
                 0xEC, 0xC4, 0xC5, 0xBF
             ]
+        );
+    }
+
+    #[test]
+    fn an_id_is_of_its_key_and_of_no_part_of_it() {
+        let key = DiskKey::new([7; KEY_BYTES]);
+        assert_eq!(key.id(), DiskKey::new([7; KEY_BYTES]).id());
+        assert_ne!(key.id(), DiskKey::new([8; KEY_BYTES]).id());
+        assert_ne!(key.id().0, *key.bytes());
+        assert_eq!(
+            alloc::format!("{}", super::KeyId([0xA5; 32])),
+            "a5".repeat(32)
         );
     }
 
