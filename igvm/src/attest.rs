@@ -1,21 +1,24 @@
 //! What a guest's TPM was attested by, judged: `docs/attestation.md` has the format.
 //!
 //! [`evidence`] is the file a guest reads from its TPM, [`chain`] the certificates down to the chip's key, [`public`] the keys' names.
-//! [`verify`] holds all of it against what the verifier expects, and says in a [`Refusal`] what is wrong first.
+//! [`verify`] holds all of it against what the verifier expects, and says in a [`Refusal`] what is wrong first; [`check_report`] does so for a
+//! report alone, which a machine asks for its disks' keys with.
 
 pub mod chain;
 pub mod evidence;
 pub mod public;
 
 use stockade_abi::report::AttestationReport;
+use zerocopy::FromBytes;
 
 pub use chain::{Certificates, Root, RootChoice};
 pub use evidence::Evidence;
 
 /// Least bytes of a nonce that is one.
 pub const LEAST_NONCE: usize = 16;
-/// The policy allows its host to look into the guest (SNP ABI 4.3, table 9).
+/// The policy allows its host to look into the guest, or an agent to take it elsewhere (SNP ABI 4.3, table 9).
 const POLICY_DEBUG: u64 = 1 << 19;
+const POLICY_MIGRATE_MA: u64 = 1 << 18;
 
 /// Why evidence does not stand.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -94,12 +97,33 @@ pub fn verify(
     evidence.check_binding()?;
     check_nonce(&evidence, expected.nonce)?;
     let ek = check_keys(&evidence, expected)?;
-    check_guest(&evidence.report, &expected.measurement)?;
+    check_guest(&evidence.report, &[expected.measurement])?;
     Ok(Verdict {
         root,
         chip_id: evidence.report.chip_id,
         ek,
     })
+}
+
+/// Judges a report by itself: signature, certificates, what it is bound to, and that the guest is one of those with these launch digests.
+///
+/// # Errors
+/// What is wrong first.
+pub fn check_report(
+    bytes: &[u8],
+    report_data: &[u8; 64],
+    (certificates, root): (&Certificates, RootChoice),
+    measurements: &[[u8; 48]],
+) -> Result<Root, Refusal> {
+    let report = AttestationReport::read_from_bytes(bytes);
+    let report = report.map_err(|_| Refusal::Malformed("it is no report"))?;
+    let root = certificates.check(bytes, root)?;
+    if report.report_data != *report_data {
+        let text = "it is bound to another document than the one behind it";
+        return Err(Refusal::Forged(text.to_owned()));
+    }
+    check_guest(&report, measurements)?;
+    Ok(root)
 }
 
 fn check_nonce(evidence: &Evidence, nonce: &[u8]) -> Result<(), Refusal> {
@@ -126,9 +150,9 @@ fn check_keys(evidence: &Evidence, expected: &Expected<'_>) -> Result<&'static s
     Ok(kind)
 }
 
-fn check_guest(report: &AttestationReport, measurement: &[u8; 48]) -> Result<(), Refusal> {
+fn check_guest(report: &AttestationReport, measurements: &[[u8; 48]]) -> Result<(), Refusal> {
     let refuse = |text: String| Err(Refusal::Guest(text));
-    if report.measurement != *measurement {
+    if !measurements.contains(&report.measurement) {
         return refuse(format!("its launch digest is {}", hex(&report.measurement)));
     }
     if report.vmpl != 0 {
@@ -136,6 +160,9 @@ fn check_guest(report: &AttestationReport, measurement: &[u8; 48]) -> Result<(),
     }
     if report.policy & POLICY_DEBUG != 0 {
         return refuse("its policy lets the host debug it".to_owned());
+    }
+    if report.policy & POLICY_MIGRATE_MA != 0 {
+        return refuse("its policy lets an agent take it elsewhere".to_owned());
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use stockade::attest::{Certificates, Expected, Root, RootChoice, Verdict, hex, verify};
 
 use crate::failure::Failure;
+use crate::values::{self, Measurement};
 
 /// Arguments of `stockade attest`.
 #[derive(Debug, Subcommand)]
@@ -32,8 +33,8 @@ pub(crate) struct Verify {
     #[arg(long, value_name = "HEX", value_parser = parse_nonce)]
     nonce: Nonce,
     /// The launch digest, as `stockade measure` prints it
-    #[arg(long, value_name = "HEX", value_parser = parse_digest)]
-    expect_measurement: Digest,
+    #[arg(long, value_name = "HEX", value_parser = values::parse_digest)]
+    expect_measurement: Measurement,
     /// A directory with vcek.der or .pem, and with ask and ark if they are not AMD's
     #[arg(long, value_name = "DIR")]
     certificates: PathBuf,
@@ -45,10 +46,6 @@ pub(crate) struct Verify {
 /// A verifier's question.
 #[derive(Clone, Debug)]
 struct Nonce(Vec<u8>);
-
-/// A launch digest.
-#[derive(Clone, Copy, Debug)]
-struct Digest([u8; 48]);
 
 /// Does what was asked, and returns what there is to print.
 pub(crate) fn attest(command: &Attest) -> Result<String, Failure> {
@@ -113,34 +110,22 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
 }
 
 fn parse_nonce(text: &str) -> Result<Nonce, String> {
-    let bytes = digits(text).filter(|bytes| (16..=64).contains(&bytes.len()));
+    let bytes = values::parse_digits(text).filter(|bytes| (16..=64).contains(&bytes.len()));
     let wrong = "give 32 to 128 hexadecimal digits, two a byte";
     bytes.map(Nonce).ok_or_else(|| wrong.to_owned())
 }
 
-fn parse_digest(text: &str) -> Result<Digest, String> {
-    let bytes = digits(text).and_then(|bytes| bytes.try_into().ok());
-    let wrong = "give 96 hexadecimal digits, as `stockade measure` prints them";
-    bytes.map(Digest).ok_or_else(|| wrong.to_owned())
-}
-
-fn digits(text: &str) -> Option<Vec<u8>> {
-    let pairs = (0..text.len()).step_by(2);
-    pairs
-        .map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok())
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{parse_digest, parse_nonce};
+    use super::parse_nonce;
+    use crate::values::{Measurement, parse_digest};
 
     #[test]
     fn nonces_have_16_to_64_bytes_and_digests_48() {
         let nonce = parse_nonce(&"0f".repeat(16));
         assert_eq!(nonce.map(|nonce| nonce.0), Ok(vec![15; 16]));
         let digest = parse_digest(&"ff".repeat(48));
-        assert_eq!(digest.map(|digest| digest.0), Ok([255; 48]));
+        assert_eq!(digest, Ok(Measurement([255; 48])));
         for text in ["", "0", "zz", &"00".repeat(15), &"00".repeat(65), "é"] {
             assert!(parse_nonce(text).is_err(), "{text}");
             assert!(parse_digest(text).is_err(), "{text}");

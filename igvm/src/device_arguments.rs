@@ -1,22 +1,26 @@
 //! Disks and network cards, as arguments: what QEMU is given, and what of it is measured.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
-use stockade::disk::check_sealed;
 use stockade::image::Image;
+use stockade::keys::Address;
+use stockade::run::KeySource;
 use stockade::run::devices::{
-    self, Disk, DiskCache, DiskFormat, FIRST_DISK_SLOT, FIRST_NET_SLOT, HostDevices, MAX_DISKS,
-    MAX_NETS, Net, NetPeer, STORE_SLOT,
+    FIRST_DISK_SLOT, FIRST_NET_SLOT, HostDevices, MAX_DISKS, MAX_NETS, Net, NetPeer, STORE_SLOT,
 };
 use stockade_boot::layout::{BOUNCE_MAX_SIZE, LARGE_PAGE_SIZE};
 use stockade_boot::manifest::{
-    Devices, DiskAccess, DiskEntry, DiskMode, LEAST_DISK_BYTES, NET_BYTES, NetEntry, Start,
+    Devices, DiskAccess, DiskEntry, DiskMode, KEYS_BYTES, LEAST_DISK_BYTES, ManifestError,
+    NET_BYTES, NetEntry, Start,
 };
+use stockade_storage::KeyId;
 
+use crate::disk_argument::DiskArgument;
 use crate::failure::Failure;
+use crate::key_arguments::{self, KeyArgument};
 use crate::state_directory::StateDirectory;
 
 /// Shared memory for the devices, unless `--bounce` says otherwise.
@@ -27,9 +31,12 @@ const MAC_PREFIX: [u8; 5] = [0x52, 0x54, 0x00, 0x57, 0xAD];
 /// What the guest has of the host.
 #[derive(Debug, Default, Args)]
 pub(crate) struct DeviceArguments {
-    /// A disk: a file, then after commas mode=plain or mode=sealed, readonly, format=raw or format=qcow2; repeatable
+    /// A disk: a file, then after commas mode=plain or mode=sealed, readonly, format=raw or format=qcow2, key=FILE or key-id=HEX; repeatable
     #[arg(long, value_name = "FILE[,WORDS]")]
     disk: Vec<DiskArgument>,
+    /// The key of the sealed disk, as key=FILE behind it: released to the guest when it was attested
+    #[arg(long, value_name = "FILE")]
+    disk_key: Option<KeyArgument>,
     /// A network card: user, or tap=INTERFACE; repeatable
     #[arg(long, value_name = "PEER")]
     net: Vec<NetArgument>,
@@ -41,57 +48,9 @@ pub(crate) struct DeviceArguments {
     bounce: Option<u32>,
 }
 
-/// One disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct DiskArgument {
-    path: PathBuf,
-    mode: DiskMode,
-    access: DiskAccess,
-    format: Option<DiskFormat>,
-}
-
 /// One network card.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct NetArgument(NetPeer);
-
-impl FromStr for DiskArgument {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut words = text.split(',');
-        let path = words.next().unwrap_or_default();
-        if path.is_empty() {
-            return Err("give a file, such as disk.img".to_owned());
-        }
-        let mut disk = Self {
-            path: path.into(),
-            mode: DiskMode::PLAIN,
-            access: DiskAccess::ReadWrite,
-            format: None,
-        };
-        for word in words {
-            match word.split_once('=').unwrap_or((word, "")) {
-                ("readonly", "") => disk.access = DiskAccess::ReadOnly,
-                ("mode", "plain") => disk.mode = DiskMode::PLAIN,
-                ("mode", "sealed") => disk.mode = DiskMode::SEALED,
-                ("mode", other) => {
-                    return Err(format!("there is no mode {other:?}; take plain or sealed"));
-                }
-                ("format", "raw") => disk.format = Some(DiskFormat::Raw),
-                ("format", "qcow2") => disk.format = Some(DiskFormat::Qcow2),
-                ("format", other) => {
-                    return Err(format!("there is no format {other:?}; take raw or qcow2"));
-                }
-                _ => {
-                    return Err(format!(
-                        "{word:?} says nothing of a disk; there are mode=plain, mode=sealed, readonly, format=raw, format=qcow2"
-                    ));
-                }
-            }
-        }
-        Ok(disk)
-    }
-}
 
 impl FromStr for NetArgument {
     type Err = String;
@@ -140,13 +99,16 @@ impl DeviceArguments {
 
     /// Returns what the manifest says of the devices, which share their memory with others that take `others` bytes of it.
     pub(crate) fn measured(&self, others: u64) -> Result<Devices, Failure> {
+        if self.disk_key.is_some() && self.keys().next().is_none() {
+            return Err(Failure::StrayKey);
+        }
         if self.is_empty() {
             return Ok(Devices::default());
         }
-        let disks: Vec<DiskEntry> = (FIRST_DISK_SLOT..)
-            .zip(&self.disk)
-            .map(|(place, disk)| DiskEntry::new(disk.mode, disk.access, place))
-            .collect();
+        let disks = (FIRST_DISK_SLOT..).zip(&self.disk);
+        let disks = disks
+            .map(|(place, disk)| self.entry(disk, place))
+            .collect::<Result<Vec<_>, _>>()?;
         let nets: Vec<NetEntry> = (FIRST_NET_SLOT..)
             .zip(0..)
             .zip(&self.net)
@@ -156,7 +118,8 @@ impl DeviceArguments {
             return Err(Failure::TooManyDevices);
         }
         let disks_and_store = disks.len() + self.state.iter().count();
-        let least = least_bounce(disks_and_store, nets.len(), others);
+        let keys = self.keys().next().map_or(0, |_| KEYS_BYTES);
+        let least = least_bounce(disks_and_store, nets.len(), others + keys);
         let bounce = match self.bounce {
             Some(bytes) if bytes < least => return Err(Failure::Bounce(u64::from(least >> 20))),
             Some(bytes) => bytes,
@@ -167,7 +130,37 @@ impl DeviceArguments {
             Some(_) => devices.try_with_store(STORE_SLOT),
             None => Ok(devices),
         });
-        devices.map_err(|_| Failure::TooManyDevices)
+        devices.map_err(|error| match error {
+            ManifestError::Key => Failure::SharedKey,
+            _ => Failure::TooManyDevices,
+        })
+    }
+
+    fn entry(&self, disk: &DiskArgument, place: u8) -> Result<DiskEntry, Failure> {
+        let entry = DiskEntry::new(disk.mode, disk.access, place);
+        Ok(match self.key(disk) {
+            Some(key) => entry.with_key(key.id()?.0),
+            None => entry,
+        })
+    }
+
+    fn key<'a>(&'a self, disk: &'a DiskArgument) -> Option<&'a KeyArgument> {
+        let of_all = self.disk_key.as_ref();
+        let of_all = of_all.filter(|_| disk.mode == DiskMode::SEALED);
+        disk.key.as_ref().or(of_all)
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &KeyArgument> {
+        self.disk.iter().filter_map(|disk| self.key(disk))
+    }
+
+    /// Returns who gives the disks' keys to a machine with this launch digest, if they are released.
+    pub(crate) fn key_source(
+        &self,
+        server: Option<&Address>,
+        measurement: &str,
+    ) -> Result<Option<KeySource>, Failure> {
+        key_arguments::source(self.keys(), server, measurement)
     }
 
     /// Returns the folder for what outlives the machine, looked at and locked, but not made.
@@ -233,7 +226,8 @@ fn words(devices: &Devices) -> String {
             DiskAccess::ReadWrite => "",
             DiskAccess::ReadOnly => ",readonly",
         };
-        format!("--disk FILE{mode}{access}")
+        let key = disk.key_id().map(|id| format!(",key-id={}", KeyId(*id)));
+        format!("--disk FILE{mode}{access}{}", key.unwrap_or_default())
     };
     let nets = devices.nets().map(|_| "--net PEER".to_owned());
     let state = devices.store().map(|_| "--state DIR".to_owned());
@@ -268,118 +262,50 @@ impl NetArgument {
     }
 }
 
-impl DiskArgument {
-    /// Sees that the file is there, can be used as asked, and is nobody else's now.
-    fn open(&self) -> Result<(Disk, File), Failure> {
-        let failed = |source| Failure::File {
-            path: self.path.clone(),
-            source,
-        };
-        let is_writable = self.access == DiskAccess::ReadWrite;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(is_writable)
-            .open(&self.path)
-            .map_err(failed)?;
-        self.check_lock(&file)?;
-        let format = match self.format {
-            Some(format) => format,
-            None => detect(&file).map_err(failed)?,
-        };
-        self.check_content(&file, format)?;
-        let path = self.path.canonicalize().map_err(failed)?;
-        let disk = Disk {
-            format,
-            access: match self.access {
-                DiskAccess::ReadWrite => devices::DiskAccess::ReadWrite,
-                DiskAccess::ReadOnly => devices::DiskAccess::ReadOnly,
-            },
-            cache: DiskCache::Writeback,
-            ..Disk::new(path)
-        };
-        Ok((disk, file))
-    }
-
-    /// QEMU would end without a word of ours, or a guest find a disk without a sector.
-    fn check_content(&self, file: &File, format: DiskFormat) -> Result<(), Failure> {
-        let failed = |source| Failure::File {
-            path: self.path.clone(),
-            source,
-        };
-        let metadata = file.metadata().map_err(failed)?;
-        // Devices of the host do not tell their size here.
-        if !metadata.is_file() {
-            return Ok(());
-        }
-        let bytes = metadata.len();
-        if format == DiskFormat::Raw && (bytes == 0 || !bytes.is_multiple_of(512)) {
-            let path = self.path.clone();
-            return Err(Failure::DiskSize { path, bytes });
-        }
-        if format == DiskFormat::Raw && self.mode == DiskMode::SEALED {
-            // The paravisor would leave it out, and the guest miss it.
-            check_sealed(file, &self.path)?;
-        }
-        if format == DiskFormat::Qcow2 && detect(file).map_err(failed)? != DiskFormat::Qcow2 {
-            return Err(Failure::NotQcow2(self.path.clone()));
-        }
-        Ok(())
-    }
-
-    fn check_lock(&self, file: &File) -> Result<(), Failure> {
-        let locked = match self.access {
-            DiskAccess::ReadWrite => file.try_lock(),
-            DiskAccess::ReadOnly => file.try_lock_shared(),
-        };
-        match locked {
-            // QEMU takes locks of another kind itself.
-            Ok(()) => Ok(()),
-            Err(TryLockError::WouldBlock) => Err(Failure::Locked(self.path.clone())),
-            Err(TryLockError::Error(source)) => Err(Failure::File {
-                path: self.path.clone(),
-                source,
-            }),
-        }
-    }
-}
-
-/// A file that begins as QEMU's format does is that, unless somebody says otherwise.
-fn detect(file: &File) -> std::io::Result<DiskFormat> {
-    use std::os::unix::fs::FileExt;
-    let mut magic = [0; 4];
-    let len = file.read_at(&mut magic, 0)?;
-    Ok(if magic[..len] == *b"QFI\xFB" {
-        DiskFormat::Qcow2
-    } else {
-        DiskFormat::Raw
-    })
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use stockade::run::devices::DiskFormat;
     use stockade_boot::manifest::CONSOLE_BYTES;
 
     use super::*;
 
     #[test]
-    fn a_disk_is_a_file_and_words() {
-        let disk: DiskArgument = "a.img,mode=sealed,readonly,format=qcow2".parse().unwrap();
-        assert_eq!(disk.path, PathBuf::from("a.img"));
-        assert_eq!(disk.mode, DiskMode::SEALED);
-        assert_eq!(disk.access, DiskAccess::ReadOnly);
-        assert_eq!(disk.format, Some(DiskFormat::Qcow2));
-        for (nonsense, words) in [
-            ("", "give a file"),
-            (",readonly", "give a file"),
-            ("a,mode=open", "plain or sealed"),
-            ("a,format=vmdk", "raw or qcow2"),
-            ("a,readonly=1", "says nothing"),
-            ("a,", "says nothing"),
-        ] {
-            let error = nonsense.parse::<DiskArgument>().unwrap_err();
-            assert!(error.contains(words), "{nonsense}: {error}");
-        }
+    fn a_key_makes_a_disk_sealed_and_is_measured_by_its_id() {
+        let id = KeyId([0xAB; 32]);
+        let named: DiskArgument = format!("a,key-id={id}").parse().unwrap();
+        assert_eq!(named.mode, DiskMode::SEALED);
+        let arguments = |disks: &[&DiskArgument]| DeviceArguments {
+            disk: disks.iter().copied().cloned().collect(),
+            ..DeviceArguments::default()
+        };
+        let devices = arguments(&[&named]).measured(0).unwrap();
+        assert!(devices.key_ids().eq([&[0xAB; 32]]));
+        assert!(words(&devices).contains(",key-id=abab"));
+        let twice = arguments(&[&named, &named]).measured(0);
+        assert!(matches!(twice, Err(Failure::SharedKey)));
+    }
+
+    #[test]
+    fn a_key_for_the_sealed_disk_is_no_other_disks() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        std::fs::write(&path, [7; 32]).unwrap();
+        let arguments = |disks: &[&str]| DeviceArguments {
+            disk: disks.iter().map(|disk| disk.parse().unwrap()).collect(),
+            disk_key: Some(path.to_str().unwrap().parse().unwrap()),
+            ..DeviceArguments::default()
+        };
+        let one = arguments(&["a", "b,mode=sealed"]).measured(0).unwrap();
+        assert!(
+            one.disks()
+                .map(|disk| disk.key_id().is_some())
+                .eq([false, true])
+        );
+        let none = arguments(&["a"]).measured(0);
+        assert!(matches!(none, Err(Failure::StrayKey)));
+        let two = arguments(&["a,mode=sealed", "b,mode=sealed"]).measured(0);
+        assert!(matches!(two, Err(Failure::SharedKey)));
     }
 
     #[test]

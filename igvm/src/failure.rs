@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use stockade::attest::Refusal;
 use stockade::disk::DiskError;
 use stockade::image::ImageError;
+use stockade::keys::Address;
 use stockade::run::RunError;
 use stockade::setup::SetupError;
 use stockade_boot::firmware::FirmwareError;
 use stockade_boot::format::FormatError;
+use stockade_storage::KeyId;
 
 /// Why a command came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +105,32 @@ pub(crate) enum Failure {
     /// More disks or cards than there are places.
     #[error("too many disks or network cards; there can be 14 disks and 8 cards")]
     TooManyDevices,
+    /// Two disks, one key.
+    #[error("two disks have one key; give each a key of its own")]
+    SharedKey,
+    /// A key for nothing.
+    #[error(
+        "--disk-key is for a sealed disk, and there is none; write mode=sealed behind the disk it is for"
+    )]
+    StrayKey,
+    /// A key of somebody else, and nobody to ask.
+    #[error(
+        "the key {0} is not here; say with --key-server who has it, or give its file with key="
+    )]
+    KeyElsewhere(KeyId),
+    /// A server nobody asks.
+    #[error(
+        "--key-server is for disks whose keys are released, and there is none; leave it out, or give such a disk key= or key-id="
+    )]
+    NoKeys,
+    /// Nobody can be heard there.
+    #[error("cannot listen at {address}: {source}")]
+    Listen {
+        /// Where.
+        address: Address,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The image is for other devices than those given.
     #[error("{0}")]
     OtherDevices(String),
@@ -133,6 +161,7 @@ impl Failure {
             Self::Setup(SetupError::Missing { .. }) => 15,
             Self::Digest { .. } => 17,
             Self::Refusal(refusal) => refusal.exit_code(),
+            Self::Run(RunError::KeyServer { .. }) => 25,
             _ => 1,
         }
     }

@@ -6,10 +6,13 @@ mod attest_command;
 mod build_command;
 mod console_arguments;
 mod device_arguments;
+mod disk_argument;
 mod disk_command;
 mod failure;
 mod firmware_arguments;
 mod guest_arguments;
+mod key_arguments;
+mod keys_command;
 mod run_command;
 mod state_directory;
 mod values;
@@ -27,6 +30,7 @@ use attest_command::Attest;
 use build_command::Build;
 use disk_command::Disk;
 use failure::Failure;
+use keys_command::Keys;
 use run_command::Run;
 
 /// Runs stock operating systems as confidential VMs.
@@ -54,6 +58,9 @@ enum Command {
     /// Makes and checks the files of disks.
     #[command(subcommand)]
     Disk(Disk),
+    /// Keeps the keys of disks, and gives them to attested machines.
+    #[command(subcommand)]
+    Keys(Keys),
 }
 
 #[derive(Debug, Args)]
@@ -83,6 +90,10 @@ fn main() -> ExitCode {
             0
         }),
         Some(Command::Disk(command)) => disk_command::disk(&command).map(|text| {
+            show(&text);
+            0
+        }),
+        Some(Command::Keys(command)) => keys_command::keys(&command).map(|text| {
             show(&text);
             0
         }),

@@ -8,12 +8,14 @@ mod certificates;
 mod command;
 pub mod devices;
 mod follow;
+mod keys;
 mod outcome;
 mod refusal;
 mod report;
 mod symbols;
 mod view;
 
+pub use keys::KeySource;
 pub use outcome::{Outcome, STOPPED_BY_USER};
 pub use report::Report;
 
@@ -25,9 +27,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::keys::Address;
 use crate::setup::Qemu;
 use button::Ending;
 use follow::{Follower, Sink};
+use keys::KeyDesk;
 
 /// How often the running machine is looked at.
 const POLL: Duration = Duration::from_millis(30);
@@ -61,6 +65,8 @@ pub struct RunOptions {
     pub icount: bool,
     /// Disks and network cards of the host.
     pub devices: devices::HostDevices,
+    /// Who has the keys of disks whose keys are released, if there are such disks.
+    pub keys: Option<KeySource>,
     /// More arguments for QEMU.
     pub qemu_arguments: Vec<String>,
     /// More words for the model's command line (an attack, a seed).
@@ -84,6 +90,16 @@ pub enum RunError {
         /// What was tried.
         program: PathBuf,
         /// Why it failed.
+        source: io::Error,
+    },
+    /// The key server is not there.
+    #[error(
+        "no key server at {address}: {source}; start `stockade keys serve` there, or correct --key-server"
+    )]
+    KeyServer {
+        /// Where it was looked for.
+        address: Address,
+        /// Why it was not found.
         source: io::Error,
     },
     /// The model did not say where the host's view is.
@@ -112,7 +128,10 @@ pub fn run(
     for log in [&paths.paravisor_log, &paths.model_log] {
         File::create(log).map_err(RunError::io(log))?;
     }
-    let mut sink = Sink::open(options.host_log.as_deref())?;
+    let keys = options.keys.as_ref();
+    let keys = keys.map(|source| KeyDesk::open(source, &paths.keys, &paths.model_log));
+    let keys = keys.transpose()?;
+    let sink = Sink::open(options.host_log.as_deref())?;
     let qemu_log = File::create(&paths.qemu_log).map_err(RunError::io(&paths.qemu_log))?;
     let cpu_before = report::children_cpu();
     let mut child = command::qemu(qemu, options, &paths)
@@ -124,7 +143,13 @@ pub fn run(
             source,
         })?;
     let begun = Instant::now();
-    let ended = watch(&mut child, options, &paths, &mut sink, started, begun)?;
+    let mut logs = Logs {
+        paravisor: Follower::open(&paths.paravisor_log, "paravisor")?,
+        model: Follower::open(&paths.model_log, "model")?,
+        keys,
+        sink,
+    };
+    let ended = watch(&mut child, options, &paths, &mut logs, started, begun)?;
     restore_terminal();
     let mut report = Report::collect(ended, &paths, begun.elapsed())?;
     report.cpu = report::children_cpu().saturating_sub(cpu_before);
@@ -152,30 +177,46 @@ pub(crate) enum Ended {
     Interrupted,
 }
 
+/// What is said while the machine runs, and where it goes.
+struct Logs {
+    paravisor: Follower,
+    model: Follower,
+    keys: Option<KeyDesk>,
+    sink: Sink,
+}
+
+impl Logs {
+    /// Passes on what is new.
+    fn pump(&mut self) {
+        self.paravisor.pump(&mut self.sink);
+        self.model.pump(&mut self.sink);
+        if let Some(keys) = &self.keys {
+            keys.pump(&mut self.sink);
+        }
+    }
+}
+
 fn watch(
     child: &mut Child,
     options: &RunOptions,
     paths: &command::Paths,
-    sink: &mut Sink,
+    logs: &mut Logs,
     started: &mut dyn FnMut(),
     begun: Instant,
 ) -> Result<Ended, RunError> {
     let (stop, mut ending) = (stop_flag(), Ending::new(options.grace));
-    let mut paravisor = Follower::open(&paths.paravisor_log, "paravisor")?;
-    let mut model = Follower::open(&paths.model_log, "model")?;
     let mut has_started = false;
     let ended = loop {
         let status = child.try_wait().map_err(RunError::io(&options.model))?;
-        paravisor.pump(sink);
-        model.pump(sink);
-        if !has_started && (paravisor.saw("entering the guest") || status.is_some()) {
+        logs.pump();
+        if !has_started && (logs.paravisor.saw("entering the guest") || status.is_some()) {
             has_started = true;
             started();
         }
         if let Some(status) = status {
             break Ended::Status(status.code().unwrap_or(-1));
         }
-        ending.watch(has_started, &paths.monitor, sink);
+        ending.watch(has_started, &paths.monitor, &mut logs.sink);
         let gave_up = options.timeout.is_some_and(|limit| begun.elapsed() > limit);
         if gave_up || stop.load(Ordering::Relaxed) || ending.is_over() {
             kill(child);
@@ -187,8 +228,7 @@ fn watch(
         }
         std::thread::sleep(POLL);
     };
-    paravisor.pump(sink);
-    model.pump(sink);
+    logs.pump();
     Ok(ended)
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use stockade::image::{self, Image};
+use stockade::keys::Address;
 use stockade::measure;
 use stockade::run::{self, Outcome, Report, RunOptions};
 use stockade::setup::{self, Cache, Mode, Program, Qemu};
@@ -27,6 +28,9 @@ pub(crate) struct Run {
     devices: DeviceArguments,
     #[command(flatten)]
     console: ConsoleArguments,
+    /// Who gives the guest its disks' keys: HOST:PORT or unix:PATH of `stockade keys serve` [default: this process, with the files of key=]
+    #[arg(long, value_name = "ADDRESS")]
+    key_server: Option<Address>,
     /// vCPUs of the guest
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = values::parse_cpus)]
     cpus: u32,
@@ -74,6 +78,7 @@ impl Default for Run {
             guest: Guest::default(),
             devices: DeviceArguments::default(),
             console: ConsoleArguments::default(),
+            key_server: None,
             cpus: 1,
             memory: 512 << 20,
             image: None,
@@ -127,10 +132,15 @@ pub(crate) fn run(arguments: &Run) -> Result<u8, Failure> {
         "launch digest {} ({} measured pages)",
         measurement.launch_digest, measurement.measured_pages
     ));
+    let server = arguments.key_server.as_ref();
+    let keys = arguments
+        .devices
+        .key_source(server, &measurement.launch_digest)?;
     // Nothing is made before everything else is in order.
     devices.store = state.as_mut().map(StateDirectory::make).transpose()?;
     let options = RunOptions {
         devices,
+        keys,
         ..options(arguments, path, model, paravisor)
     };
     voice.say(&format!("starting the SNP model on QEMU {}", qemu.version));
@@ -226,6 +236,7 @@ fn options(arguments: &Run, image: PathBuf, model: PathBuf, paravisor: PathBuf) 
         certificates: arguments.certificates.clone(),
         icount: arguments.icount,
         devices: run::devices::HostDevices::default(),
+        keys: None,
         qemu_arguments: arguments.qemu_arg.clone(),
         model_words: arguments.model_arg.clone(),
     }

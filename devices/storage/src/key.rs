@@ -40,6 +40,12 @@ impl RootSecret {
 /// The key of one disk, from which those of its parts are derived.
 pub struct DiskKey(Bytes);
 
+impl core::fmt::Debug for DiskKey {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        formatter.write_str("DiskKey")
+    }
+}
+
 impl DiskKey {
     /// Takes over a key that was released or made elsewhere.
     #[must_use]

@@ -74,6 +74,15 @@ impl Certificates {
         Ok(Self { vcek, above })
     }
 
+    /// Takes the three as the SNP model prints them, in DER.
+    #[must_use]
+    pub fn of_model(ark: Vec<u8>, ask: Vec<u8>, vcek: Vec<u8>) -> Self {
+        Self {
+            vcek,
+            above: Some((ask, ark)),
+        }
+    }
+
     /// Sees that a report is signed by the chip, for what its certificate says, and that the certificate is good.
     pub(super) fn check(&self, report: &[u8], choice: RootChoice) -> Result<Root, Refusal> {
         let forged = |error: io::Error| Refusal::Forged(error.to_string());

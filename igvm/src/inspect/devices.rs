@@ -3,6 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use stockade_boot::manifest::{Devices, DiskAccess, DiskEntry, DiskMode, NetEntry};
+use stockade_storage::KeyId;
 
 /// Writes a line for each device, and one for the memory they share.
 pub(super) fn write(text: &mut String, devices: &Devices) -> fmt::Result {
@@ -32,7 +33,9 @@ fn disk_words(disk: &DiskEntry) -> String {
         DiskAccess::ReadWrite => "",
         DiskAccess::ReadOnly => ", read only",
     };
-    format!("{mode}{access}, host device {:02x}", disk.host_device())
+    let key = disk.key_id().map(|id| format!(", key {}", KeyId(*id)));
+    let (place, key) = (disk.host_device(), key.unwrap_or_default());
+    format!("{mode}{access}, host device {place:02x}{key}")
 }
 
 fn net_words(net: &NetEntry) -> String {
@@ -63,6 +66,11 @@ mod tests {
         text.clear();
         write(&mut text, &devices.try_with_store(24).unwrap()).unwrap();
         assert!(text.contains("\n  state: our sealed records, host device 18\n"));
+        text.clear();
+        let keyed = [disks[1].with_key([0xC0; 32])];
+        let devices = Devices::try_new(&keyed, &[], 2 << 20).unwrap();
+        write(&mut text, &devices).unwrap();
+        assert!(text.starts_with("  disk 0: sealed, read only, host device 03, key c0c0"));
         text.clear();
         write(&mut text, &Devices::default()).unwrap();
         assert_eq!(text, "");

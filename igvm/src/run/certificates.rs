@@ -6,18 +6,29 @@ use std::path::Path;
 use super::RunError;
 use super::report::last_json;
 
+const NAMES: [&str; 3] = ["ark", "ask", "vcek"];
+
 /// Writes the three of them as the log has them; none if the model did not come to say.
 pub(super) fn write(folder: &Path, model_log: &str) -> Result<(), RunError> {
     fs::create_dir_all(folder).map_err(RunError::io(folder))?;
-    let chain = last_json(model_log, "model-certificates: ");
-    for name in ["ark", "ask", "vcek"] {
-        let digits = chain.get(name).and_then(|digits| digits.as_str());
-        if let Some(bytes) = digits.and_then(from_digits) {
+    for (name, bytes) in NAMES.into_iter().zip(found(model_log)) {
+        if let Some(bytes) = bytes {
             let path = folder.join(format!("{name}.der"));
             fs::write(&path, bytes).map_err(RunError::io(&path))?;
         }
     }
     Ok(())
+}
+
+/// Returns root, intermediate and the chip's own, if the log has all of them.
+pub(super) fn read(model_log: &str) -> Option<[Vec<u8>; 3]> {
+    let [ark, ask, vcek] = found(model_log);
+    Some([ark?, ask?, vcek?])
+}
+
+fn found(model_log: &str) -> [Option<Vec<u8>>; 3] {
+    let chain = last_json(model_log, "model-certificates: ");
+    NAMES.map(|name| from_digits(chain.get(name)?.as_str()?))
 }
 
 fn from_digits(digits: &str) -> Option<Vec<u8>> {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::RunOptions;
+use super::{RunOptions, keys};
 use crate::setup::Qemu;
 
 /// The processor the model runs on: SVM, five-level paging for a nested table with the C-bit at 51.
@@ -22,6 +22,8 @@ pub(super) struct Paths {
     pub(super) qemu_log: PathBuf,
     /// Where QEMU listens to us.
     pub(super) monitor: PathBuf,
+    /// Where the machine reaches who has its disks' keys.
+    pub(super) keys: PathBuf,
 }
 
 impl Paths {
@@ -32,6 +34,7 @@ impl Paths {
             ram: folder.join("ram"),
             qemu_log: folder.join("qemu.log"),
             monitor: folder.join("monitor"),
+            keys: folder.join("keys"),
         }
     }
 }
@@ -73,6 +76,11 @@ pub(super) fn qemu(qemu: &Qemu, options: &RunOptions, paths: &Paths) -> Command 
     command.arg("-initrd").arg(&options.image);
     command.args(["-append", &model_words(options)]);
     command.args(options.devices.arguments());
+    if options.keys.is_some() {
+        for (option, value) in keys::arguments(&paths.keys) {
+            command.args([option, &value]);
+        }
+    }
     command.args(&options.qemu_arguments);
     command
 }
@@ -105,7 +113,7 @@ fn model_words(options: &RunOptions) -> String {
     if options.host_view.is_some() {
         words.push("view".to_owned());
     }
-    if options.certificates.is_some() {
+    if options.certificates.is_some() || options.keys.is_some() {
         words.push("certificates".to_owned());
     }
     words.extend(options.model_words.iter().cloned());

@@ -238,7 +238,7 @@ fn node(slot: u8) -> String {
 }
 
 /// A virtio 1 function behind the IOMMU, without option ROM: nothing boots from it.
-fn pci_function(driver: &str, slot: u8) -> Value {
+pub(super) fn pci_function(driver: &str, slot: u8) -> Value {
     json!({
         "driver": driver, "bus": "pcie.0", "addr": format!("{slot:#x}.0"), "disable-legacy": "on",
         "iommu_platform": true, "romfile": "",

@@ -24,6 +24,7 @@ pub mod host_parameters;
 pub mod igvm_files;
 pub mod instructions;
 pub mod kernels;
+pub mod key_release;
 pub mod manifests;
 pub mod module_calls;
 pub mod page_walks;
@@ -81,6 +82,7 @@ targets! {
     instructions: 20_000,
     page_walks: 5000,
     kernels: 2000,
+    key_release: 3000,
     manifests: 10_000,
     module_calls: 2000,
     host_parameters: 10_000,

@@ -57,6 +57,7 @@ tests! {
     instructions
     page_walks
     kernels
+    key_release
     manifests
     module_calls
     host_parameters

@@ -17,7 +17,7 @@ pub struct Options<'a> {
     pub seed: Option<u64>,
     /// `view`: print where guest memory and the RMP lie at the end.
     pub view: bool,
-    /// `certificates`: print the chip's certificates at the end.
+    /// `certificates`: print the chip's certificates at the start.
     pub certificates: bool,
     /// `selftest`: run no image but the self-test.
     pub selftest: bool,

@@ -6,6 +6,7 @@ use super::cpu::Processor;
 use super::devices::MachineCpuid;
 use super::gpa_map::{MapError, RangeKind};
 use super::memory::{Memory, PageState};
+use super::report;
 use super::rmp::{PageSize, Permissions, Rmp, Vmpl};
 use super::vcpu::Vcpu;
 use super::vm::{Host, MachineFrames, OWNER, Vm};
@@ -174,6 +175,9 @@ fn build(boot: &Boot) -> Result<Vm, BootError> {
     let launched = launch
         .finish(loaded.id_block.as_ref(), [0; 32])
         .map_err(BootError::Launch)?;
+    if options.certificates {
+        report::print_certificates(&chip);
+    }
     let host = Host {
         ioapic: IoApic::new(),
         pci: bus::attach(&mut memory)?,
@@ -197,7 +201,6 @@ fn build(boot: &Boot) -> Result<Vm, BootError> {
     let mut vm = Vm::new(memory, host, states, cpuid);
     vm.attack_by(attack);
     vm.view = options.view;
-    vm.certificates = options.certificates;
     log::info!(
         "{vcpus} vCPUs, {} MiB of guest RAM",
         ram.iter().map(|(_, len)| len).sum::<u64>() >> 20

@@ -8,6 +8,7 @@ use super::vm::{MachineFrames, Vm};
 use crate::machine::exit::{Ending, exit};
 use crate::machine::{clock, console, iommu};
 use crate::psp::certificates;
+use crate::psp::chip::Chip;
 use core::fmt;
 
 /// Tries for a lock whose holder may never let go any more.
@@ -24,9 +25,6 @@ impl Vm {
             self.print_stats(&memory);
             if self.view {
                 print_view(&memory);
-            }
-            if self.certificates {
-                self.print_certificates();
             }
         }
         exit(ending)
@@ -49,16 +47,15 @@ impl Vm {
             AttackNote(self),
         ));
     }
+}
 
-    /// What a host has from the chip's maker.
-    fn print_certificates(&self) {
-        let host = (0..PATIENCE).find_map(|_| self.host.try_lock());
-        if let Some(chain) = host.and_then(|host| certificates::chain(&host.chip).ok()) {
-            let [ark, ask, vcek] = [&chain.ark, &chain.ask, &chain.vcek].map(|it| Hex(it));
-            console::line(format_args!(
-                "model-certificates: {{\"ark\":\"{ark}\",\"ask\":\"{ask}\",\"vcek\":\"{vcek}\"}}"
-            ));
-        }
+/// Prints what a host has from the chip's maker.
+pub(super) fn print_certificates(chip: &Chip) {
+    if let Ok(chain) = certificates::chain(chip) {
+        let [ark, ask, vcek] = [&chain.ark, &chain.ask, &chain.vcek].map(|it| Hex(it));
+        console::line(format_args!(
+            "model-certificates: {{\"ark\":\"{ark}\",\"ask\":\"{ask}\",\"vcek\":\"{vcek}\"}}"
+        ));
     }
 }
 

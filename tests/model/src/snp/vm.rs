@@ -58,8 +58,6 @@ pub struct Vm {
     pub tap: Option<Mutex<Tap>>,
     /// Whether to tell at the end where guest memory lies.
     pub view: bool,
-    /// Whether to tell at the end how the chip's signatures are judged.
-    pub certificates: bool,
     /// The guest is the model's own [`probe`](super::probe).
     pub is_probe: bool,
     vcpus: Vec<Slot>,
@@ -101,7 +99,6 @@ impl Vm {
             attack: None,
             tap: None,
             view: false,
-            certificates: false,
             is_probe: false,
             vcpus: vcpus.into_iter().map(slot).collect(),
         }

@@ -1,0 +1,190 @@
+//! A disk, as an argument: a file and words, looked at before anything runs.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use stockade::disk::check_sealed;
+use stockade::run::devices::{self, Disk, DiskCache, DiskFormat};
+use stockade_boot::manifest::{DiskAccess, DiskMode};
+
+use crate::failure::Failure;
+use crate::key_arguments::KeyArgument;
+
+/// One disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DiskArgument {
+    pub(crate) path: PathBuf,
+    pub(crate) mode: DiskMode,
+    pub(crate) access: DiskAccess,
+    format: Option<DiskFormat>,
+    /// Released elsewhere; without one a sealed disk has a key of the image's own.
+    pub(crate) key: Option<KeyArgument>,
+}
+
+impl FromStr for DiskArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut words = text.split(',');
+        let path = words.next().unwrap_or_default();
+        if path.is_empty() {
+            return Err("give a file, such as disk.img".to_owned());
+        }
+        let mut disk = Self {
+            path: path.into(),
+            mode: DiskMode::PLAIN,
+            access: DiskAccess::ReadWrite,
+            format: None,
+            key: None,
+        };
+        let mut mode = None;
+        for word in words {
+            match word.split_once('=').unwrap_or((word, "")) {
+                ("readonly", "") => disk.access = DiskAccess::ReadOnly,
+                ("mode", "plain") => mode = Some(DiskMode::PLAIN),
+                ("mode", "sealed") => mode = Some(DiskMode::SEALED),
+                ("mode", other) => {
+                    return Err(format!("there is no mode {other:?}; take plain or sealed"));
+                }
+                ("format", "raw") => disk.format = Some(DiskFormat::Raw),
+                ("format", "qcow2") => disk.format = Some(DiskFormat::Qcow2),
+                ("format", other) => {
+                    return Err(format!("there is no format {other:?}; take raw or qcow2"));
+                }
+                ("key", file) => disk.key = Some(file.parse()?),
+                ("key-id", id) => disk.key = Some(KeyArgument::of_id(id)?),
+                _ => {
+                    return Err(format!(
+                        "{word:?} says nothing of a disk; there are mode=plain, mode=sealed, readonly, format=raw, format=qcow2, key=FILE, key-id=HEX"
+                    ));
+                }
+            }
+        }
+        // Only a sealed disk has a key.
+        disk.mode = match (mode, &disk.key) {
+            (Some(DiskMode::PLAIN), Some(_)) => {
+                return Err("a plain disk has no key; leave mode=plain out, or the key".to_owned());
+            }
+            (None, Some(_)) => DiskMode::SEALED,
+            (mode, _) => mode.unwrap_or(DiskMode::PLAIN),
+        };
+        Ok(disk)
+    }
+}
+
+impl DiskArgument {
+    /// Sees that the file is there, can be used as asked, and is nobody else's now.
+    pub(crate) fn open(&self) -> Result<(Disk, File), Failure> {
+        let failed = |source| Failure::File {
+            path: self.path.clone(),
+            source,
+        };
+        let is_writable = self.access == DiskAccess::ReadWrite;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(is_writable)
+            .open(&self.path)
+            .map_err(failed)?;
+        self.check_lock(&file)?;
+        let format = match self.format {
+            Some(format) => format,
+            None => detect(&file).map_err(failed)?,
+        };
+        self.check_content(&file, format)?;
+        let path = self.path.canonicalize().map_err(failed)?;
+        let disk = Disk {
+            format,
+            access: match self.access {
+                DiskAccess::ReadWrite => devices::DiskAccess::ReadWrite,
+                DiskAccess::ReadOnly => devices::DiskAccess::ReadOnly,
+            },
+            cache: DiskCache::Writeback,
+            ..Disk::new(path)
+        };
+        Ok((disk, file))
+    }
+
+    /// QEMU would end without a word of ours, or a guest find a disk without a sector.
+    fn check_content(&self, file: &File, format: DiskFormat) -> Result<(), Failure> {
+        let failed = |source| Failure::File {
+            path: self.path.clone(),
+            source,
+        };
+        let metadata = file.metadata().map_err(failed)?;
+        // Devices of the host do not tell their size here.
+        if !metadata.is_file() {
+            return Ok(());
+        }
+        let bytes = metadata.len();
+        if format == DiskFormat::Raw && (bytes == 0 || !bytes.is_multiple_of(512)) {
+            let path = self.path.clone();
+            return Err(Failure::DiskSize { path, bytes });
+        }
+        if format == DiskFormat::Raw && self.mode == DiskMode::SEALED {
+            // The paravisor would leave it out, and the guest miss it.
+            check_sealed(file, &self.path)?;
+        }
+        if format == DiskFormat::Qcow2 && detect(file).map_err(failed)? != DiskFormat::Qcow2 {
+            return Err(Failure::NotQcow2(self.path.clone()));
+        }
+        Ok(())
+    }
+
+    fn check_lock(&self, file: &File) -> Result<(), Failure> {
+        let locked = match self.access {
+            DiskAccess::ReadWrite => file.try_lock(),
+            DiskAccess::ReadOnly => file.try_lock_shared(),
+        };
+        match locked {
+            // QEMU takes locks of another kind itself.
+            Ok(()) => Ok(()),
+            Err(TryLockError::WouldBlock) => Err(Failure::Locked(self.path.clone())),
+            Err(TryLockError::Error(source)) => Err(Failure::File {
+                path: self.path.clone(),
+                source,
+            }),
+        }
+    }
+}
+
+/// A file that begins as QEMU's format does is that, unless somebody says otherwise.
+fn detect(file: &File) -> std::io::Result<DiskFormat> {
+    use std::os::unix::fs::FileExt;
+    let mut magic = [0; 4];
+    let len = file.read_at(&mut magic, 0)?;
+    Ok(if magic[..len] == *b"QFI\xFB" {
+        DiskFormat::Qcow2
+    } else {
+        DiskFormat::Raw
+    })
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_a_file_and_words() {
+        let disk: DiskArgument = "a.img,mode=sealed,readonly,format=qcow2".parse().unwrap();
+        assert_eq!(disk.path, PathBuf::from("a.img"));
+        assert_eq!(disk.mode, DiskMode::SEALED);
+        assert_eq!(disk.access, DiskAccess::ReadOnly);
+        assert_eq!(disk.format, Some(DiskFormat::Qcow2));
+        for (nonsense, words) in [
+            ("", "give a file"),
+            (",readonly", "give a file"),
+            ("a,mode=open", "plain or sealed"),
+            ("a,format=vmdk", "raw or qcow2"),
+            ("a,readonly=1", "says nothing"),
+            ("a,key=", "give a file"),
+            ("a,key-id=00", "64 hexadecimal digits"),
+            ("a,key=k,mode=plain", "no key"),
+            ("a,", "says nothing"),
+        ] {
+            let error = nonsense.parse::<DiskArgument>().unwrap_err();
+            assert!(error.contains(words), "{nonsense}: {error}");
+        }
+    }
+}
