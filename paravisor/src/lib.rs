@@ -32,6 +32,7 @@ pub mod firmware_files;
 pub mod key_line;
 pub mod machine;
 pub mod module;
+pub mod patience;
 pub mod records;
 pub mod stats;
 pub mod tpm;

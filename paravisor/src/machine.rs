@@ -44,7 +44,7 @@ use crate::module::Modules;
 use crate::stats::Stats;
 use crate::tpm::{Tpm, TpmError};
 use crate::variables::Variables;
-use crate::virtio::Bays;
+use crate::virtio::{Bays, Gathering, Moment};
 
 /// Bytes of the widest register most chips have.
 const WORD: usize = 4;
@@ -278,21 +278,25 @@ impl<C: Clock + Clone> Machine<C> {
 
     /// Has virtio devices looked at whose hosts have had requests for long.
     pub(crate) fn watch_bays(&self) {
-        if self.bays.due_ns() != u64::MAX {
+        if self.bays.due_ns().min(self.bays.look_ns()) != u64::MAX {
             self.bays.call_due(self.clock.now_ns());
         }
     }
 
-    /// Lets virtio devices that have something to do carry it to the host and back.
-    pub(crate) fn serve_bays(&self, bus: &mut dyn HostBus) {
+    /// Lets virtio devices that have something to do carry it to the host and back. One that gathers may do so for `patience_ns`.
+    pub(crate) fn serve_bays(&self, bus: &mut dyn HostBus, patience_ns: u64) -> Gathering {
         let mut wires = Wires::Still;
-        let now_ns = self.clock.now_ns();
-        self.bays.serve(bus, now_ns, |slot, function| {
+        let moment = Moment {
+            now_ns: self.clock.now_ns(),
+            patience_ns,
+        };
+        let gathering = self.bays.serve(bus, moment, |slot, function| {
             if self.slots.hear(slot, function) == Wires::Moved {
                 wires = Wires::Moved;
             }
         });
         self.look_at(wires);
+        gathering
     }
 
     /// Has the chips look at the wires if a function moved one.

@@ -21,6 +21,7 @@ use crate::quick::{self, Quick};
 use crate::share::{self, Given};
 use crate::stats::Work;
 use crate::vcpu::{Activity, Vcpu};
+use crate::virtio::Gathering;
 
 pub use crate::crew::End;
 
@@ -72,7 +73,7 @@ fn turn<P: Processor, H: Host, C: Timekeeper + Clone>(
         || machine.bays().want_attention()
     {
         let soon = machine.clock().now_ns() + BACKLOG_NS;
-        arm_for(machine.clock().tsc_at(soon), vcpu, host)?;
+        arm_for(machine.clock().tsc_at(soon), vcpu, machine, host)?;
     }
     if vcpu.prediction_barrier != 0 {
         processor.prediction_barrier(core::mem::take(&mut vcpu.prediction_barrier));
@@ -169,8 +170,10 @@ fn settle<P: Processor, H: Host, C: Timekeeper + Clone>(
     listen(vcpu, machine, host)?;
     machine.watch_bays();
     if machine.bays().want_attention() {
-        machine.serve_bays(host);
+        let gathering = machine.serve_bays(host, vcpu.patience.ns());
+        vcpu.keeps_look |= gathering == Gathering::Yes;
     }
+    vcpu.keeps_look &= machine.bays().look_ns() != u64::MAX;
     vcpu.catch_up(machine, processor.vmsa_mut(), memory);
     match vcpu.activity {
         Activity::Running => {}
@@ -238,6 +241,7 @@ fn answer<P: Processor, H: Host, C: Timekeeper + Clone>(
         }
         Next::Wait => {
             vcpu.activity = Activity::Halted;
+            machine.bays().look_early();
             Ok(())
         }
         Next::Device => {
@@ -288,13 +292,21 @@ fn arm_timer<H: Host, C: Timekeeper + Clone>(
     host: &mut H,
 ) -> Result<(), StopReason> {
     let due = vcpu.deadline_tsc(machine).min(share::due_tsc(machine));
-    arm_for(due, vcpu, host)
+    arm_for(due, vcpu, machine, host)
 }
 
-pub(crate) fn arm_for<H: Host>(due: u64, vcpu: &mut Vcpu, host: &mut H) -> Result<(), StopReason> {
+pub(crate) fn arm_for<H: Host, C: Timekeeper + Clone>(
+    due: u64,
+    vcpu: &mut Vcpu,
+    machine: &Machine<C>,
+    host: &mut H,
+) -> Result<(), StopReason> {
     if due < vcpu.armed_tsc {
+        let since = machine.clock().now_ns();
         host.arm_timer(due)?;
         vcpu.armed_tsc = due;
+        let call = machine.clock().now_ns().saturating_sub(since);
+        vcpu.patience.note_call(call);
     }
     Ok(())
 }

@@ -80,7 +80,7 @@ fn give<H: Host, C: Timekeeper + Clone>(
 ) -> Result<(), End> {
     let until = machine.clock().tsc_at(until_ns);
     // Modules want more than they have: were that a reason to look up, the host would signal before they had begun.
-    arm_for(until.min(vcpu.deadline_tsc(machine)), vcpu, host)?;
+    arm_for(until.min(vcpu.deadline_tsc(machine)), vcpu, machine, host)?;
     if depart(vcpu, machine, host)? {
         machine.modules().serve(until_ns);
         vcpu.work = Work::Wake;
@@ -139,12 +139,13 @@ pub(crate) fn keep_variables<H: Host, C: Timekeeper + Clone>(
         listen(vcpu, machine, host)?;
         let now = clock.now_ns();
         if machine.bays().want_attention() {
-            machine.serve_bays(host);
+            // Before and after a guest nothing is gathered.
+            let _ = machine.serve_bays(host, 0);
         } else if now >= end {
             log::error!("firmware variables: V05: the host does not write the latest changes");
             break;
         } else {
-            arm_for(clock.tsc_at(now + IDLE_SLICE_NS), vcpu, host)?;
+            arm_for(clock.tsc_at(now + IDLE_SLICE_NS), vcpu, machine, host)?;
             host.wait()?;
         }
     }
@@ -161,10 +162,11 @@ fn serve_before_guest<H: Host, C: Timekeeper + Clone>(
     // What modules keep goes to the host, too.
     machine.watch_bays();
     if machine.bays().want_attention() {
-        machine.serve_bays(host);
+        // Before and after a guest nothing is gathered.
+        let _ = machine.serve_bays(host, 0);
     }
     let until = now + IDLE_SLICE_NS;
-    arm_for(machine.clock().tsc_at(until), vcpu, host)?;
+    arm_for(machine.clock().tsc_at(until), vcpu, machine, host)?;
     machine.modules().serve(until);
     Ok(())
 }

@@ -18,6 +18,7 @@ use stockade_intercept::msr::MsrFile;
 use crate::host::Timekeeper;
 use crate::hyperv::HyperV;
 use crate::machine::Machine;
+use crate::patience::Patience;
 use crate::startup;
 use crate::stats::{Stats, Work};
 
@@ -75,6 +76,10 @@ pub struct Vcpu {
     pub armed_tsc: u64,
     /// Faults in guest RAM since the last exit of another kind.
     pub faults_in_a_row: u64,
+    /// How long devices may gather.
+    pub patience: Patience,
+    /// Whether it is to come back when a device has gathered for so long.
+    pub keeps_look: bool,
     /// Whom its interrupts were for and who must be kicked for them, a bit a vCPU.
     pub wakes: u64,
     /// What the exit that is being answered turned out to be.
@@ -120,6 +125,8 @@ impl Vcpu {
             queued: None,
             armed_tsc: u64::MAX,
             faults_in_a_row: 0,
+            patience: Patience::default(),
+            keeps_look: false,
             wakes: 0,
             work: Work::default(),
             is_settled: false,
@@ -165,6 +172,8 @@ impl Vcpu {
             queued,
             armed_tsc: _,
             faults_in_a_row,
+            patience: _,
+            keeps_look: _,
             wakes,
             work: _,
             is_settled,
@@ -284,8 +293,12 @@ impl Vcpu {
             u64::MAX => u64::MAX,
             due => clock.tsc_at(due),
         };
+        let look = match machine.bays().look_ns() {
+            due if due != u64::MAX && self.keeps_look => clock.tsc_at(due),
+            _ => u64::MAX,
+        };
         let synthetic = self.hyperv.as_ref().map_or(u64::MAX, HyperV::deadline_tsc);
-        local.min(shared).min(watched).min(synthetic)
+        local.min(shared).min(watched).min(look).min(synthetic)
     }
 
     /// Writes a register in the local APIC's page.

@@ -10,6 +10,7 @@ mod card;
 mod console;
 mod disk;
 mod entropy;
+mod gather;
 mod net;
 mod sealed;
 
@@ -20,6 +21,7 @@ use stockade_devices::virtio::VirtioDevice;
 
 pub use attention::{Attention, Doubt};
 pub use bays::{Bay, Bays, DEVICE_VECTORS};
+pub(crate) use bays::{Gathering, Moment};
 pub use card::Card;
 pub use console::Characters;
 pub use disk::Plain;
@@ -58,6 +60,14 @@ pub trait Engine {
     /// Looks after requests the host has had for long. Returns when it is to be called next, if there are any.
     fn watch(&mut self, bus: &mut dyn HostBus, now_ns: u64) -> Option<u64>;
 
+    /// Returns whether it waits for more than one thing, or for what nobody will tell: it gets a turn soon, and before a vCPU sleeps.
+    fn gathers(&self, _front: &Self::Front) -> bool {
+        false
+    }
+
+    /// Notes that its next turn comes because it has gathered for long enough: nothing else brought it.
+    fn late(&mut self) {}
+
     /// Returns whether it wants a turn when records have become durable.
     fn keeps_records(&self) -> bool {
         false
@@ -70,6 +80,14 @@ pub trait Fitted: PciFunction + Send {
     fn keeps_records(&self) -> bool {
         false
     }
+
+    /// Returns whether it waits for more than one thing, or for what nobody will tell.
+    fn gathers(&mut self) -> bool {
+        false
+    }
+
+    /// Notes that its next turn comes because it has gathered for long enough.
+    fn late(&mut self) {}
 
     /// Carries what there is between guest and host.
     fn turn(&mut self, bus: &mut dyn HostBus) -> Turn;

@@ -320,7 +320,15 @@ impl<M: SharedMemory> Block<M> {
 
     /// Asks for an interrupt with the next completion. Returns whether there already is one.
     pub fn listen(&mut self) -> bool {
-        self.failure.is_none() && self.queue.listen(&self.memory)
+        self.listen_for(1)
+    }
+
+    /// Asks for one interrupt when so many requests are over. Returns whether they already are.
+    ///
+    /// Without event indexes there is one for each.
+    pub fn listen_for(&mut self, requests: u16) -> bool {
+        let before = requests.saturating_sub(1);
+        self.failure.is_none() && self.queue.listen_after(&self.memory, before)
     }
 
     /// Sees whether the device still says of itself what it said at first.

@@ -212,8 +212,15 @@ impl FakeHost {
 
     /// Serves every request of the disk's queue; returns how many.
     pub fn serve_disk(&mut self) -> usize {
+        self.serve_disk_requests(usize::MAX)
+    }
+
+    /// The same for so many requests at most.
+    pub fn serve_disk_requests(&mut self, most: usize) -> usize {
         let mut served = 0;
-        while let Some((head, buffers)) = self.next_chain(0) {
+        while served < most
+            && let Some((head, buffers)) = self.next_chain(0)
+        {
             let written = self.serve_request(&buffers);
             self.finish(0, u32::from(head), written);
             served += 1;

@@ -134,14 +134,16 @@ impl Blk {
         Next::Later
     }
 
-    /// Asks the driver to notify of requests. Requests that came before it knew may go unnoticed: look once more, unless it was asked
-    /// already. Whoever comes back soon anyway spares the guest the exit and does not ask.
+    /// Asks the driver to notify of requests, by the rings that have none on its way: where there is one, its end brings whoever
+    /// completes it back to look, which spares the guest an exit. Requests that came before it knew may go unnoticed: look once more,
+    /// unless it was asked already.
     pub fn listen<M: GuestMemory + ?Sized>(&mut self, memory: &M) -> Listening {
         let mut listening = Listening::Already;
         if !self.link.is_running() {
             return listening;
         }
-        for queue in self.queues.iter_mut().flatten() {
+        let queues = self.queues.iter_mut().flatten();
+        for queue in queues.filter(|queue| queue.in_flight() == 0) {
             match queue.listen(memory) {
                 Ok(Listening::Already) => {}
                 Ok(Listening::FromNow) => listening = Listening::FromNow,
@@ -149,6 +151,13 @@ impl Blk {
             }
         }
         listening
+    }
+
+    /// Returns whether the driver notifies of any request. If not, look again soon.
+    #[must_use]
+    pub fn is_listening(&self) -> bool {
+        let mut queues = self.queues.iter().flatten();
+        !self.link.is_running() || queues.all(Queue::is_listening)
     }
 
     /// Returns a request that is with the engine; `None` once the device was reset or broken.

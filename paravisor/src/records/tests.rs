@@ -11,7 +11,7 @@ use stockade_storage::store::format::Header;
 use stockade_storage::{SealedStore, StoreFreshness, StoreKey, StoreState, StoreTrust};
 
 use super::{Durability, RecordError, Records};
-use crate::virtio::{Bays, Turn};
+use crate::virtio::{Bays, Moment, Turn};
 
 const AREA: u32 = 4;
 const BLOCKS: u64 = 1 + 2 * AREA as u64;
@@ -51,7 +51,7 @@ pub(crate) fn open(file: Vec<u8>, bays: &mut Bays) -> (FakeHost, Records) {
 /// Serves until the host and the records have nothing to do.
 pub(crate) fn settle(host: &mut FakeHost, bays: &Bays) {
     loop {
-        bays.serve(host, 0, |_, _| {});
+        let _ = bays.serve(host, Moment::default(), |_, _| {});
         let served = host.serve_disk();
         if served != 0 {
             bays.signal(1 << (crate::virtio::DEVICE_VECTORS - 1));
@@ -127,7 +127,7 @@ fn a_host_that_fails_loses_what_waited_and_is_not_asked_again() {
     bays.signal(1 << crate::virtio::DEVICE_VECTORS);
     for _ in 0..300 {
         bays.signal(1 << crate::virtio::DEVICE_VECTORS);
-        bays.serve(&mut host, 0, |_, _| {});
+        let _ = bays.serve(&mut host, Moment::default(), |_, _| {});
     }
     assert_eq!(records.durability(kept), Durability::Durable);
     assert_eq!(records.durability(lost), Durability::Lost);

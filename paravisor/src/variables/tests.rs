@@ -7,7 +7,7 @@ use stockade_backend::fake::FakeHost;
 
 use super::*;
 use crate::records::tests::{empty, open};
-use crate::virtio::{Bays, DEVICE_VECTORS};
+use crate::virtio::{Bays, DEVICE_VECTORS, Moment};
 
 const BASE: u64 = 0xFFC0_0000;
 const LEN: usize = 3 * BLOCK;
@@ -49,7 +49,9 @@ impl Rig {
 
     /// One turn of paravisor and host; `false` when neither has anything left.
     fn step(&mut self) -> bool {
-        self.bays.serve(&mut self.host, 0, |_, _| {});
+        let _ = self
+            .bays
+            .serve(&mut self.host, Moment::default(), |_, _| {});
         if self.host.serve_disk() != 0 {
             self.bays.signal(1 << (DEVICE_VECTORS - 1));
             return true;
@@ -179,7 +181,7 @@ fn a_host_that_fails_leaves_variables_for_as_long_as_the_machine_lasts() {
     program(rig.variables(), 0x1000, b"x");
     for _ in 0..300 {
         rig.bays.signal(1 << DEVICE_VECTORS);
-        rig.bays.serve(&mut rig.host, 0, |_, _| {});
+        let _ = rig.bays.serve(&mut rig.host, Moment::default(), |_, _| {});
     }
     assert_eq!(rig.array()[0x1000], b'x');
     assert!(rig.variables().is_kept(), "as far as it can be");

@@ -8,7 +8,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use spin::Mutex;
 use stockade_backend::HostBus;
@@ -35,6 +35,10 @@ pub struct Bay {
     keeps_records: bool,
     /// When it is to be watched, in nanoseconds; `u64::MAX` while its host has nothing.
     due_ns: AtomicU64,
+    /// When it is to be looked at though nobody signals; `u64::MAX` while it gathers nothing.
+    look_ns: AtomicU64,
+    /// That time has come.
+    is_late: AtomicBool,
 }
 
 impl SlotFunction for Bay {
@@ -56,12 +60,31 @@ impl Default for Due {
     }
 }
 
+/// When turns are given, and for how long a device may gather after its own.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Moment {
+    pub(crate) now_ns: u64,
+    pub(crate) patience_ns: u64,
+}
+
+/// Whether a device that got a turn gathers: whoever gave it is to come back at [`Bays::look_ns`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "nobody else comes back"]
+pub(crate) enum Gathering {
+    /// One does.
+    Yes,
+    /// None does.
+    No,
+}
+
 /// All of them.
 #[derive(Clone, Default)]
 pub struct Bays {
     attention: Arc<AtomicU32>,
     /// Before, no device is to be watched.
     due: Arc<Due>,
+    /// Before, no device that gathers is to be looked at.
+    look: Arc<Due>,
     bays: Vec<(SlotNumber, Arc<Bay>)>,
     /// No device, but a host's disk like theirs is behind it.
     records: Option<Records>,
@@ -90,6 +113,8 @@ impl Bays {
             keeps_records: card.keeps_records(),
             card: Mutex::new(card),
             due_ns: AtomicU64::new(u64::MAX),
+            look_ns: AtomicU64::new(u64::MAX),
+            is_late: AtomicBool::new(false),
         });
         let slot = functions.fit(Arc::clone(&bay) as Arc<dyn SlotFunction>)?;
         self.bays.push((slot, bay));
@@ -184,8 +209,40 @@ impl Bays {
         self.due.0.load(Ordering::SeqCst)
     }
 
-    /// Has devices looked at whose hosts have had requests for long.
+    /// Returns when a device that gathers is next to be looked at; `u64::MAX` if none does. Who gave it its turn sees to that.
+    pub(crate) fn look_ns(&self) -> u64 {
+        self.look.0.load(Ordering::SeqCst)
+    }
+
+    /// Has devices looked at that gather, before a vCPU sleeps.
+    pub(crate) fn look_early(&self) {
+        if self.look_ns() != u64::MAX {
+            let gathers = |bay: &Bay| bay.look_ns.load(Ordering::SeqCst) != u64::MAX;
+            let gathering = self.bays.iter().filter(|(_, bay)| gathers(bay));
+            gathering.for_each(|(_, bay)| bay.accessed());
+        }
+    }
+
+    /// Has devices looked at that have gathered for long enough.
+    fn call_gathering(&self, now_ns: u64) {
+        if self.look_ns() > now_ns {
+            return;
+        }
+        self.look.0.store(u64::MAX, Ordering::SeqCst);
+        for (_, bay) in &self.bays {
+            let look = bay.look_ns.load(Ordering::SeqCst);
+            if look <= now_ns {
+                bay.is_late.store(true, Ordering::SeqCst);
+                bay.accessed();
+            } else {
+                self.look.0.fetch_min(look, Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// Has devices looked at that have gathered for long enough, or whose hosts have had requests for long.
     pub(crate) fn call_due(&self, now_ns: u64) {
+        self.call_gathering(now_ns);
         if self.due_ns() > now_ns {
             return;
         }
@@ -212,31 +269,30 @@ impl Bays {
         self.attention.load(Ordering::SeqCst) != 0
     }
 
-    /// Gives every device that wants it a turn, with `hear` after it while its lock is held.
+    /// Gives every device that wants it a turn, with `hear` after it while its lock is held. Who gathers is to be looked at after
+    /// `patience_ns`.
     pub(crate) fn serve(
         &self,
         bus: &mut dyn HostBus,
-        now_ns: u64,
+        moment: Moment,
         mut hear: impl FnMut(SlotNumber, &mut dyn PciFunction),
-    ) {
+    ) -> Gathering {
+        let mut gathering = Gathering::No;
         let due = self.attention.swap(0, Ordering::SeqCst);
         for (slot, bay) in self.bays.iter().filter(|(_, bay)| bay.attention.is_in(due)) {
             let turn = match bay.card.try_lock() {
                 None => Turn::More,
                 Some(mut card) => {
-                    if bay.doubt.is_due() {
-                        card.check(bus);
-                    }
-                    let turn = card.turn(bus);
-                    let due = card.watch(bus, now_ns).unwrap_or(u64::MAX);
-                    bay.due_ns.store(due, Ordering::SeqCst);
-                    self.due.0.fetch_min(due, Ordering::SeqCst);
+                    let turn = self.serve_card(bay, &mut **card, bus, moment);
                     hear(*slot, &mut **card);
                     turn
                 }
             };
             if turn == Turn::More {
                 bay.accessed();
+            }
+            if bay.look_ns.load(Ordering::SeqCst) != u64::MAX {
+                gathering = Gathering::Yes;
             }
         }
         if due & VARIABLES_BIT != 0 {
@@ -245,8 +301,39 @@ impl Bays {
         // After the devices: what they have just queued goes with it.
         let queued = self.attention.fetch_and(!RECORDS_BIT, Ordering::SeqCst);
         if (due | queued) & RECORDS_BIT != 0 {
-            self.serve_records(bus, now_ns);
+            self.serve_records(bus, moment.now_ns);
         }
+        gathering
+    }
+
+    fn serve_card(
+        &self,
+        bay: &Bay,
+        card: &mut dyn Fitted,
+        bus: &mut dyn HostBus,
+        Moment {
+            now_ns,
+            patience_ns,
+        }: Moment,
+    ) -> Turn {
+        if bay.doubt.is_due() {
+            card.check(bus);
+        }
+        if bay.is_late.swap(false, Ordering::SeqCst) {
+            card.late();
+        }
+        let turn = card.turn(bus);
+        let due = card.watch(bus, now_ns).unwrap_or(u64::MAX);
+        bay.due_ns.store(due, Ordering::SeqCst);
+        self.due.0.fetch_min(due, Ordering::SeqCst);
+        let look = if turn == Turn::Done && card.gathers() {
+            now_ns.saturating_add(patience_ns)
+        } else {
+            u64::MAX
+        };
+        bay.look_ns.store(look, Ordering::SeqCst);
+        self.look.0.fetch_min(look, Ordering::SeqCst);
+        turn
     }
 
     fn serve_variables(&self) {

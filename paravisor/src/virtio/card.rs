@@ -39,6 +39,15 @@ where
         }
     }
 
+    fn gathers(&mut self) -> bool {
+        let Self { pci, engine } = self;
+        engine.gathers(pci.device())
+    }
+
+    fn late(&mut self) {
+        self.engine.late();
+    }
+
     fn keeps_records(&self) -> bool {
         self.engine.keeps_records()
     }

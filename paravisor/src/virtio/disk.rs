@@ -17,13 +17,16 @@ use stockade_devices::virtio::blk::{
     Blk, BlkOptions, Listening, Next, RangeLimits, Token, ZeroLimits,
 };
 
+use super::gather::{self, Did, Pace, Wish};
 use super::{Engine, Turn};
 use active::{Active, Step};
 
 /// Requests of the guest that are worked on at a time.
 const DEPTH: u16 = 64;
-/// Chunks sent or taken back in a turn: at most 2 MiB are copied.
+/// Chunks sent or taken back in a round: at most 2 MiB are copied.
 const BUDGET: usize = 16;
+/// Rounds of a turn: after the first there may be what came meanwhile, without a signal.
+const ROUNDS: usize = 2;
 /// The most sectors of a range to be forgotten.
 const MAX_RANGE_SECTORS: u32 = 1 << 21;
 
@@ -46,6 +49,12 @@ pub struct Plain {
     parts: Box<[Option<Part>]>,
     /// The request whose chunks are being sent.
     current: Option<Token>,
+    /// How many chunks are to be over before the host signals.
+    awaited: u16,
+    pace: Pace,
+    /// Requests taken from the guest in this round, and on their way before.
+    taken: usize,
+    before: usize,
 }
 
 impl Plain {
@@ -84,6 +93,10 @@ impl Plain {
             actives: vec![None; usize::from(DEPTH)].into_boxed_slice(),
             parts: vec![None; tickets].into_boxed_slice(),
             current: None,
+            awaited: 0,
+            pace: Pace::default(),
+            taken: 0,
+            before: 0,
         };
         (Blk::new(options), engine)
     }
@@ -93,13 +106,29 @@ impl Engine for Plain {
     type Front = Blk;
 
     fn turn(&mut self, blk: &mut Blk, memory: &dyn GuestMemory, mut bus: &mut dyn HostBus) -> Turn {
-        let taken = self.take_back(blk, memory);
-        let sent = self.send(blk, memory);
-        self.block.publish(&mut bus);
-        if taken == Turn::More || sent == Turn::More || self.block.listen() {
-            return Turn::More;
+        for _ in 0..ROUNDS {
+            (self.taken, self.before) = (0, blk.in_flight());
+            let taken = self.take_back(blk, memory);
+            let sent = self.send(blk, memory);
+            self.block.publish(&mut bus);
+            if taken == Turn::More || sent == Turn::More {
+                return Turn::More;
+            }
+            let is_heard = self.listen(blk, memory) == Listening::FromNow;
+            self.awaited = gather::awaited(self.block.in_flight());
+            if !self.block.listen_for(self.awaited) && !is_heard {
+                return Turn::Done;
+            }
         }
-        Turn::Done
+        Turn::More
+    }
+
+    fn late(&mut self) {
+        self.pace.late();
+    }
+
+    fn gathers(&self, blk: &Blk) -> bool {
+        self.awaited > 1 || !blk.is_listening()
     }
 
     fn check(&mut self, mut bus: &mut dyn HostBus) {
@@ -112,6 +141,20 @@ impl Engine for Plain {
 }
 
 impl Plain {
+    /// Asks the driver to notify, unless whoever looks soon finds several of its requests.
+    fn listen(&mut self, blk: &mut Blk, memory: &dyn GuestMemory) -> Listening {
+        let in_flight = blk.in_flight();
+        let wish = self.pace.end_turn(Did {
+            taken: self.taken,
+            ended: (self.before + self.taken).saturating_sub(in_flight),
+            in_flight,
+        });
+        match wish {
+            Wish::Notify => blk.listen(memory),
+            Wish::Gather => Listening::Already,
+        }
+    }
+
     /// Takes chunks back from the host.
     fn take_back(&mut self, blk: &mut Blk, memory: &dyn GuestMemory) -> Turn {
         for _ in 0..BUDGET {
@@ -166,26 +209,16 @@ impl Plain {
     }
 
     /// Sends chunks to the host.
-    ///
-    /// Where there were requests there may soon be more: the next turn finds them, without an exit for each. Only a turn that finds none asks
-    /// the driver to notify.
     fn send(&mut self, blk: &mut Blk, memory: &dyn GuestMemory) -> Turn {
-        let mut is_found = false;
         for _ in 0..BUDGET {
             let token = match self.current {
                 Some(token) => token,
                 None => match blk.next(memory) {
                     Next::Request(token) => self.begin(blk, token),
-                    Next::Idle if is_found => return Turn::More,
-                    Next::Idle => match blk.listen(memory) {
-                        Listening::Already => return Turn::Done,
-                        Listening::FromNow => continue,
-                    },
-                    Next::Full => return Turn::Done,
+                    Next::Idle | Next::Full => return Turn::Done,
                     Next::Later => return Turn::More,
                 },
             };
-            is_found = true;
             if !self.send_one(blk, memory, token) {
                 return Turn::Done;
             }
@@ -201,6 +234,7 @@ impl Plain {
             *slot = Some(Active::new(&request, has_flush));
         }
         self.current = Some(token);
+        self.taken += 1;
         token
     }
 

@@ -23,6 +23,7 @@ use stockade_storage::{
     SealedDisk, Slot, State, Token, Work,
 };
 
+use super::gather::{self, Did, Pace, Wish};
 use super::{Engine, Turn};
 pub use anchors::{Anchors, Untold};
 use no_memory::NoMemory;
@@ -32,8 +33,10 @@ use pending::Pending;
 pub const DEPTH: u16 = 64;
 /// Blocks encrypted or decrypted in a turn: some 50 µs of a processor's time, and up to 5 ms where it is emulated.
 const STEPS: usize = 16;
-/// Requests and transfers taken or sent in a turn.
+/// Requests and transfers taken or sent in a round.
 const BUDGET: usize = 32;
+/// Rounds of a turn: after the first there may be what came meanwhile, without a signal.
+const ROUNDS: usize = 2;
 /// Sectors of the state machine's blocks.
 const BLOCK_SECTORS: u64 = (BLOCK_BYTES / 512) as u64;
 /// The most sectors of a range to be forgotten.
@@ -53,6 +56,12 @@ pub struct Sealed {
     current: Option<usize>,
     /// Where the newest state is kept, if it is.
     anchors: Option<Anchors>,
+    /// How many transfers are to be over before the host signals.
+    awaited: u16,
+    pace: Pace,
+    /// Requests taken from the guest in this round, and on their way before.
+    taken: usize,
+    before: usize,
     events: u32,
 }
 
@@ -69,6 +78,10 @@ impl Sealed {
             pending: vec![None; usize::from(DEPTH)].into_boxed_slice(),
             current: None,
             anchors,
+            awaited: 0,
+            pace: Pace::default(),
+            taken: 0,
+            before: 0,
             events: 0,
         }
     }
@@ -83,7 +96,7 @@ impl Sealed {
     pub fn open(&mut self, mut bus: &mut dyn HostBus) -> Turn {
         let blk = Blk::new(BlkOptions::default());
         self.take_back();
-        let worked = self.step(&blk, &NoMemory);
+        let worked = self.step(&blk, &NoMemory, &mut { STEPS });
         self.send();
         self.block.publish(&mut bus);
         let kept = self.keep();
@@ -134,6 +147,20 @@ impl Sealed {
         }))
     }
 
+    /// Asks the driver to notify, unless whoever looks soon finds several of its requests.
+    fn listen(&mut self, blk: &mut Blk, memory: &dyn GuestMemory) -> Listening {
+        let in_flight = blk.in_flight();
+        let wish = self.pace.end_turn(Did {
+            taken: self.taken,
+            ended: (self.before + self.taken).saturating_sub(in_flight),
+            in_flight,
+        });
+        match wish {
+            Wish::Notify => blk.listen(memory),
+            Wish::Gather => Listening::Already,
+        }
+    }
+
     /// Takes transfers back from the host.
     fn take_back(&mut self) -> Turn {
         for _ in 0..BUDGET {
@@ -149,17 +176,42 @@ impl Sealed {
         Turn::More
     }
 
-    fn step(&mut self, blk: &Blk, memory: &dyn GuestMemory) -> Work {
+    /// Carries everything one step further.
+    fn round(
+        &mut self,
+        blk: &mut Blk,
+        memory: &dyn GuestMemory,
+        mut bus: &mut dyn HostBus,
+        steps: &mut usize,
+    ) -> Turn {
+        let taken = self.take_back();
+        self.retry(blk, memory);
+        let accepted = self.accept(blk, memory);
+        let worked = self.step(blk, memory, steps);
+        let sent = self.send();
+        self.block.publish(&mut bus);
+        let kept = self.keep();
+        self.answer(blk, memory);
+        self.report();
+        if [taken, accepted, sent, kept].contains(&Turn::More) || worked == Work::Again {
+            return Turn::More;
+        }
+        Turn::Done
+    }
+
+    /// Works off steps, as many as are left.
+    fn step(&mut self, blk: &Blk, memory: &dyn GuestMemory, left: &mut usize) -> Work {
         let mut view = View {
             block: &self.block,
             blk,
             memory,
             pending: &self.pending,
         };
-        for _ in 0..STEPS {
+        while *left > 0 {
             if self.disk.work(&mut view) == Work::Idle {
                 return Work::Idle;
             }
+            *left -= 1;
         }
         Work::Again
     }
@@ -196,23 +248,15 @@ impl Sealed {
 
     /// Takes requests from the guest.
     fn accept(&mut self, blk: &mut Blk, memory: &dyn GuestMemory) -> Turn {
-        let mut is_found = false;
         for _ in 0..BUDGET {
             let slot = match self.current {
                 Some(slot) => slot,
                 None => match blk.next(memory) {
                     Next::Request(token) => self.begin(blk, token),
-                    // As with a plain disk.
-                    Next::Idle if is_found => return Turn::More,
-                    Next::Idle => match blk.listen(memory) {
-                        Listening::Already => return Turn::Done,
-                        Listening::FromNow => continue,
-                    },
-                    Next::Full => return Turn::Done,
+                    Next::Idle | Next::Full => return Turn::Done,
                     Next::Later => return Turn::More,
                 },
             };
-            is_found = true;
             if !self.submit(blk, memory, slot) {
                 self.current = Some(slot);
                 return Turn::Done;
@@ -224,6 +268,7 @@ impl Sealed {
 
     fn begin(&mut self, blk: &Blk, token: GuestToken) -> usize {
         let slot = token.slot();
+        self.taken += 1;
         let pending = blk.request(token).map(|request| Pending::new(&request));
         if let Some(place) = self.pending.get_mut(slot) {
             *place = pending.map(|pending| (token, pending));
@@ -316,21 +361,28 @@ impl Sealed {
 impl Engine for Sealed {
     type Front = Blk;
 
-    fn turn(&mut self, blk: &mut Blk, memory: &dyn GuestMemory, mut bus: &mut dyn HostBus) -> Turn {
-        let taken = self.take_back();
-        self.retry(blk, memory);
-        let accepted = self.accept(blk, memory);
-        let worked = self.step(blk, memory);
-        let sent = self.send();
-        self.block.publish(&mut bus);
-        let kept = self.keep();
-        self.answer(blk, memory);
-        self.report();
-        let is_more = [taken, accepted, sent, kept].contains(&Turn::More) || worked == Work::Again;
-        if is_more || self.block.listen() {
-            return Turn::More;
+    fn turn(&mut self, blk: &mut Blk, memory: &dyn GuestMemory, bus: &mut dyn HostBus) -> Turn {
+        let mut steps = STEPS;
+        for _ in 0..ROUNDS {
+            (self.taken, self.before) = (0, blk.in_flight());
+            if self.round(blk, memory, bus, &mut steps) == Turn::More {
+                return Turn::More;
+            }
+            let is_heard = self.listen(blk, memory) == Listening::FromNow;
+            self.awaited = gather::awaited(self.block.in_flight());
+            if !self.block.listen_for(self.awaited) && !is_heard {
+                return Turn::Done;
+            }
         }
-        Turn::Done
+        Turn::More
+    }
+
+    fn late(&mut self) {
+        self.pace.late();
+    }
+
+    fn gathers(&self, blk: &Blk) -> bool {
+        self.awaited > 1 || !blk.is_listening()
     }
 
     fn check(&mut self, mut bus: &mut dyn HostBus) {

@@ -115,9 +115,9 @@ impl<'m> Rig<'m> {
     }
 }
 
-/// Who looks again soon is not notified; who asks once may have missed what came before.
+/// Who has a request comes back with its end; who asks once may have missed what came before.
 #[test]
-fn the_driver_notifies_of_requests_when_it_is_asked_to() {
+fn the_driver_notifies_of_requests_when_none_is_on_its_way_and_it_is_asked_to() {
     let memory = FakeMemory::new(RAM);
     let mut rig = Rig::new(&memory, options(), SPLIT);
     let kick = |rig: &mut Rig<'_>| {
@@ -125,14 +125,19 @@ fn the_driver_notifies_of_requests_when_it_is_asked_to() {
         rig.driver.should_kick()
     };
     assert!(kick(&mut rig));
-    rig.next();
+    let first = rig.next();
     assert_eq!(rig.blk.next(&memory), Next::Idle);
+    assert_eq!(rig.blk.listen(&memory), Listening::Already);
+    assert!(!rig.blk.is_listening());
     assert!(!kick(&mut rig));
-    assert_eq!(rig.blk.listen(&memory), Listening::FromNow);
-    rig.next();
-    assert_eq!(rig.blk.next(&memory), Next::Idle);
+    let second = rig.next();
+    for token in [first, second] {
+        assert_eq!(rig.blk.listen(&memory), Listening::Already);
+        rig.blk.complete(&memory, token, Status::Ok);
+    }
     assert_eq!(rig.blk.listen(&memory), Listening::FromNow);
     assert_eq!(rig.blk.listen(&memory), Listening::Already);
+    assert!(rig.blk.is_listening());
     assert!(kick(&mut rig));
 }
 

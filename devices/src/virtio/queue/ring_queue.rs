@@ -138,6 +138,12 @@ impl Queue {
         Ok(Listening::FromNow)
     }
 
+    /// Returns whether the driver is asked to notify.
+    #[must_use]
+    pub fn is_listening(&self) -> bool {
+        self.is_listening
+    }
+
     /// Takes the last pop back, which was of `head`.
     pub fn undo_pop(&mut self, head: Head) {
         match &mut self.ring {

@@ -117,7 +117,7 @@ impl RecordStore for SealedRecords {
 mod tests {
     use super::*;
     use crate::records::tests::{empty, open, settle};
-    use crate::virtio::Bays;
+    use crate::virtio::{Bays, Moment};
     use stockade_backend::fake::FakeHost;
 
     struct Fixture {
@@ -181,7 +181,9 @@ mod tests {
         module.begin(RecordRequest::Put { name, value });
         assert_eq!(module.poll(&mut Vec::new()), None);
         fixture.bell.take();
-        fixture.bays.serve(&mut fixture.host, 0, |_, _| {});
+        let _ = fixture
+            .bays
+            .serve(&mut fixture.host, Moment::default(), |_, _| {});
         assert_eq!(module.poll(&mut Vec::new()), None);
         assert_eq!(fixture.bell.due_ns(), u64::MAX);
         settle(&mut fixture.host, &fixture.bays);
@@ -262,7 +264,9 @@ mod tests {
         fixture.host.is_gone = true;
         for _ in 0..300 {
             fixture.bays.signal(1 << crate::virtio::DEVICE_VECTORS);
-            fixture.bays.serve(&mut fixture.host, 0, |_, _| {});
+            let _ = fixture
+                .bays
+                .serve(&mut fixture.host, Moment::default(), |_, _| {});
         }
         assert_eq!(module.poll(&mut Vec::new()), Some(RecordStatus::Refused));
         assert_eq!(fixture.put(&mut module, "a", b"2"), RecordStatus::Refused);

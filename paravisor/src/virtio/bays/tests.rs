@@ -1,12 +1,12 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use stockade_backend::HostBus;
 use stockade_bus::{AccessError, Level, PciConfig};
 use stockade_devices::pci::{BARS, Bar, BarRange, MsiMessage, PciFunction};
 
-use super::{Bays, DEVICE_VECTORS};
+use super::{Bays, DEVICE_VECTORS, Gathering, Moment};
 use crate::machine::{Functions, SlotFunction};
 use crate::virtio::{Fitted, Turn};
 
@@ -18,6 +18,7 @@ struct Counts {
     left: AtomicU32,
     /// How soon it wants to be watched; 0: not at all.
     interval_ns: AtomicU64,
+    gathers: AtomicBool,
 }
 
 struct Device(Arc<Counts>);
@@ -32,6 +33,10 @@ impl Fitted for Device {
                 Turn::More
             }
         }
+    }
+
+    fn gathers(&mut self) -> bool {
+        self.0.gathers.load(Ordering::Relaxed)
     }
 
     fn check(&mut self, _: &mut dyn HostBus) {
@@ -90,6 +95,14 @@ fn rig<const N: usize>() -> (Bays, [Arc<Counts>; N]) {
     (bays, counts)
 }
 
+fn serve(bays: &Bays, now_ns: u64) -> Gathering {
+    let moment = Moment {
+        now_ns,
+        patience_ns: 50,
+    };
+    bays.serve(&mut NoBus, moment, |_, _| {})
+}
+
 fn turns<const N: usize>(counts: &[Arc<Counts>; N]) -> [u32; N] {
     counts
         .each_ref()
@@ -102,7 +115,7 @@ fn only_the_device_that_was_signalled_gets_a_turn() {
     assert!(!bays.want_attention());
     bays.signal(1 << 1);
     assert!(bays.want_attention());
-    bays.serve(&mut NoBus, 0, |_, _| {});
+    let _ = serve(&bays, 0);
     assert_eq!(turns(&counts), [0, 1, 0]);
     assert!(!bays.want_attention());
 }
@@ -114,7 +127,7 @@ fn what_a_turn_leaves_over_keeps_the_attention() {
     counts[0].left.store(2, Ordering::Relaxed);
     bays.signal(1);
     for expected in [true, true, false] {
-        bays.serve(&mut NoBus, 0, |_, _| {});
+        let _ = serve(&bays, 0);
         assert_eq!(bays.want_attention(), expected);
     }
     assert_eq!(turns(&counts), [3]);
@@ -126,10 +139,12 @@ fn a_device_in_use_elsewhere_is_left_alone_and_not_forgotten() {
     let (bays, counts) = rig::<1>();
     bays.signal(1);
     let bay = Arc::clone(&bays.bays[0].1);
-    bay.with(&mut |_| bays.serve(&mut NoBus, 0, |_, _| {}));
+    bay.with(&mut |_| {
+        let _ = serve(&bays, 0);
+    });
     assert_eq!(turns(&counts), [0]);
     assert!(bays.want_attention());
-    bays.serve(&mut NoBus, 0, |_, _| {});
+    let _ = serve(&bays, 0);
     assert_eq!(turns(&counts), [1]);
 }
 
@@ -137,9 +152,9 @@ fn a_device_in_use_elsewhere_is_left_alone_and_not_forgotten() {
 fn a_change_has_every_device_checked_once() {
     let (bays, counts) = rig::<2>();
     bays.signal(1 << DEVICE_VECTORS);
-    bays.serve(&mut NoBus, 0, |_, _| {});
+    let _ = serve(&bays, 0);
     bays.signal(0b11);
-    bays.serve(&mut NoBus, 0, |_, _| {});
+    let _ = serve(&bays, 0);
     for counts in counts {
         assert_eq!(counts.checks.load(Ordering::Relaxed), 1);
     }
@@ -151,7 +166,7 @@ fn changes_without_end_are_looked_at_now_and_then() {
     let (bays, counts) = rig::<1>();
     for _ in 0..1000 {
         bays.signal(1 << DEVICE_VECTORS);
-        bays.serve(&mut NoBus, 0, |_, _| {});
+        let _ = serve(&bays, 0);
     }
     assert_eq!(counts[0].checks.load(Ordering::Relaxed), 4);
 }
@@ -161,7 +176,7 @@ fn devices_beyond_the_vectors_share_them() {
     let (bays, counts) = rig::<14>();
     assert_eq!(bays.vector_of_next(), 2);
     bays.signal(1 << 1);
-    bays.serve(&mut NoBus, 0, |_, _| {});
+    let _ = serve(&bays, 0);
     let served: alloc::vec::Vec<usize> = turns(&counts)
         .iter()
         .enumerate()
@@ -178,7 +193,7 @@ fn a_device_whose_host_has_something_gets_a_turn_when_it_is_due() {
     counts[0].interval_ns.store(500, Ordering::Relaxed);
     counts[1].interval_ns.store(700, Ordering::Relaxed);
     bays.signal(0b11);
-    bays.serve(&mut NoBus, 100, |_, _| {});
+    let _ = serve(&bays, 100);
     assert_eq!(bays.due_ns(), 600);
     bays.call_due(599);
     assert!(!bays.want_attention());
@@ -186,10 +201,10 @@ fn a_device_whose_host_has_something_gets_a_turn_when_it_is_due() {
     assert!(bays.want_attention());
     assert_eq!(bays.due_ns(), 800);
     counts[0].interval_ns.store(0, Ordering::Relaxed);
-    bays.serve(&mut NoBus, 650, |_, _| {});
+    let _ = serve(&bays, 650);
     assert_eq!(turns(&counts), [2, 1]);
     bays.call_due(800);
-    bays.serve(&mut NoBus, 800, |_, _| {});
+    let _ = serve(&bays, 800);
     assert_eq!(turns(&counts), [2, 2]);
     assert_eq!(bays.due_ns(), 1500);
 }
@@ -204,6 +219,46 @@ fn devices_signal_one_processor_after_the_other() {
     );
     assert_eq!(bays.processor_of_next(0), 0);
     bays.look_at_all();
-    bays.serve(&mut NoBus, 0, |_, _| {});
+    let _ = serve(&bays, 0);
     assert_eq!(turns(&counts), [1; 3]);
+}
+
+/// Nobody signals for what it waits for.
+#[test]
+fn a_device_that_gathers_gets_a_turn_soon_and_before_a_processor_sleeps() {
+    let (bays, counts) = rig::<2>();
+    counts[0].gathers.store(true, Ordering::Relaxed);
+    bays.look_at_all();
+    assert_eq!(serve(&bays, 100), Gathering::Yes);
+    assert_eq!(bays.look_ns(), 150);
+    bays.call_due(149);
+    assert!(!bays.want_attention());
+    bays.call_due(150);
+    assert_eq!(serve(&bays, 160), Gathering::Yes);
+    assert_eq!(turns(&counts), [2, 1]);
+    bays.look_early();
+    assert!(bays.want_attention());
+    counts[0].gathers.store(false, Ordering::Relaxed);
+    assert_eq!(serve(&bays, 170), Gathering::No);
+    assert_eq!(turns(&counts), [3, 1]);
+    bays.look_early();
+    bays.call_due(u64::MAX - 1);
+    assert!(!bays.want_attention());
+    assert_eq!(bays.look_ns(), u64::MAX);
+}
+
+/// A turn of a device does not put off the look another one waits for.
+#[test]
+fn each_device_is_looked_at_after_its_own_turn() {
+    let (bays, counts) = rig::<2>();
+    for (index, now) in [(0, 100), (1, 120)] {
+        counts[index].gathers.store(true, Ordering::Relaxed);
+        bays.signal(1 << index);
+        let _ = serve(&bays, now);
+    }
+    assert_eq!(bays.look_ns(), 150);
+    counts[0].gathers.store(false, Ordering::Relaxed);
+    bays.call_due(150);
+    let _ = serve(&bays, 150);
+    assert_eq!((turns(&counts), bays.look_ns()), ([2, 1], 170));
 }

@@ -92,6 +92,10 @@ impl<'m> Rig<'m> {
         self.engine.turn(&mut self.blk, self.memory, &mut self.host)
     }
 
+    fn gathers(&self) -> bool {
+        self.engine.gathers(&self.blk)
+    }
+
     /// Turns, and a host that answers, until neither has anything to do.
     fn settle(&mut self) {
         let is_settled = |rig: &mut Self| rig.turn() == Turn::Done && rig.host.serve_disk() == 0;
@@ -137,21 +141,43 @@ fn what_was_written_in_chunks_is_read_back_from_other_buffers() {
     assert!(rig.status(read) == 0 && back == bytes);
 }
 
-/// A guest that asks one after the other notifies once.
+/// A guest that asks one after the other notifies once: the end of the first finds the others.
 #[test]
-fn the_turn_after_requests_looks_for_more_before_the_guest_is_asked_to_notify() {
+fn nobody_notifies_of_requests_while_one_is_with_the_host() {
     let memory = FakeMemory::new(0x4_0000);
     let mut rig = Rig::new(&memory);
-    for is_first in [true, false, false] {
+    rig.ask(IN, 0, &[], &[segment(DATA, 512)]);
+    assert!(rig.driver.should_kick());
+    assert_eq!((rig.turn(), rig.gathers()), (Turn::Done, true));
+    for _ in 0..2 {
         rig.ask(IN, 0, &[], &[segment(DATA, 512)]);
-        assert_eq!(rig.driver.should_kick(), is_first);
-        assert_eq!(rig.turn(), Turn::More);
+        assert!(!rig.driver.should_kick());
     }
+    assert_eq!(rig.host.serve_disk(), 1);
     assert_eq!(rig.turn(), Turn::Done);
+    assert_eq!(rig.host.serve_disk(), 2);
+    assert_eq!((rig.turn(), rig.gathers()), (Turn::Done, false));
     rig.ask(IN, 0, &[], &[segment(DATA, 512)]);
     assert!(rig.driver.should_kick());
     rig.settle();
     assert!((0..4).all(|number| rig.status(number) == 0));
+}
+
+/// What is looked at before the host would signal is taken.
+#[test]
+fn completions_are_gathered_and_one_that_is_there_is_not_kept_back() {
+    let memory = FakeMemory::new(0x4_0000);
+    let mut rig = Rig::new(&memory);
+    for _ in 0..4 {
+        rig.ask(IN, 0, &[], &[segment(DATA, 512)]);
+    }
+    assert_eq!((rig.turn(), rig.engine.awaited), (Turn::Done, 4));
+    rig.host.serve_disk_requests(1);
+    assert_eq!((rig.turn(), rig.engine.awaited), (Turn::Done, 3));
+    let answered: Vec<u8> = (0..4).map(|number| rig.status(number)).collect();
+    assert_eq!(answered, [0, 0xFF, 0xFF, 0xFF]);
+    rig.settle();
+    assert!(!rig.gathers());
 }
 
 #[test]
