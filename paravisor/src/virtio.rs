@@ -10,6 +10,8 @@ mod card;
 mod console;
 mod disk;
 mod entropy;
+#[cfg(test)]
+mod fake_guest;
 mod gather;
 mod net;
 mod sealed;

@@ -13,11 +13,9 @@ use stockade_backend::block::{Block, Done, Features, Kind as Ask, Request as Chu
 use stockade_backend::shared::AnyShared;
 use stockade_boot::manifest::DiskAccess;
 use stockade_bus::GuestMemory;
-use stockade_devices::virtio::blk::{
-    Blk, BlkOptions, Listening, Next, RangeLimits, Token, ZeroLimits,
-};
+use stockade_devices::virtio::blk::{Blk, BlkOptions, Next, RangeLimits, Token, ZeroLimits};
 
-use super::gather::{self, Did, Pace, Wish};
+use super::gather::{Gathering, Rest};
 use super::{Engine, Turn};
 use active::{Active, Step};
 
@@ -49,12 +47,7 @@ pub struct Plain {
     parts: Box<[Option<Part>]>,
     /// The request whose chunks are being sent.
     current: Option<Token>,
-    /// How many chunks are to be over before the host signals.
-    awaited: u16,
-    pace: Pace,
-    /// Requests taken from the guest in this round, and on their way before.
-    taken: usize,
-    before: usize,
+    gathering: Gathering,
 }
 
 impl Plain {
@@ -93,10 +86,7 @@ impl Plain {
             actives: vec![None; usize::from(DEPTH)].into_boxed_slice(),
             parts: vec![None; tickets].into_boxed_slice(),
             current: None,
-            awaited: 0,
-            pace: Pace::default(),
-            taken: 0,
-            before: 0,
+            gathering: Gathering::default(),
         };
         (Blk::new(options), engine)
     }
@@ -107,16 +97,14 @@ impl Engine for Plain {
 
     fn turn(&mut self, blk: &mut Blk, memory: &dyn GuestMemory, mut bus: &mut dyn HostBus) -> Turn {
         for _ in 0..ROUNDS {
-            (self.taken, self.before) = (0, blk.in_flight());
+            self.gathering.begin_round(blk);
             let taken = self.take_back(blk, memory);
             let sent = self.send(blk, memory);
             self.block.publish(&mut bus);
             if taken == Turn::More || sent == Turn::More {
                 return Turn::More;
             }
-            let is_heard = self.listen(blk, memory) == Listening::FromNow;
-            self.awaited = gather::awaited(self.block.in_flight());
-            if !self.block.listen_for(self.awaited) && !is_heard {
+            if self.gathering.end_round(blk, memory, &mut self.block) == Rest::Quiet {
                 return Turn::Done;
             }
         }
@@ -124,11 +112,11 @@ impl Engine for Plain {
     }
 
     fn late(&mut self) {
-        self.pace.late();
+        self.gathering.late();
     }
 
     fn gathers(&self, blk: &Blk) -> bool {
-        self.awaited > 1 || !blk.is_listening()
+        self.gathering.is_due_soon(blk)
     }
 
     fn check(&mut self, mut bus: &mut dyn HostBus) {
@@ -141,20 +129,6 @@ impl Engine for Plain {
 }
 
 impl Plain {
-    /// Asks the driver to notify, unless whoever looks soon finds several of its requests.
-    fn listen(&mut self, blk: &mut Blk, memory: &dyn GuestMemory) -> Listening {
-        let in_flight = blk.in_flight();
-        let wish = self.pace.end_turn(Did {
-            taken: self.taken,
-            ended: (self.before + self.taken).saturating_sub(in_flight),
-            in_flight,
-        });
-        match wish {
-            Wish::Notify => blk.listen(memory),
-            Wish::Gather => Listening::Already,
-        }
-    }
-
     /// Takes chunks back from the host.
     fn take_back(&mut self, blk: &mut Blk, memory: &dyn GuestMemory) -> Turn {
         for _ in 0..BUDGET {
@@ -234,7 +208,7 @@ impl Plain {
             *slot = Some(Active::new(&request, has_flush));
         }
         self.current = Some(token);
-        self.taken += 1;
+        self.gathering.took_one();
         token
     }
 

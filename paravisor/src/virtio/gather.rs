@@ -5,6 +5,11 @@
 //! halts, and the halt finds all of them ([`Pace`]). Nobody waits for long: what gathers is looked at soon
 //! ([`super::Engine::gathers`]).
 
+use stockade_backend::block::Block;
+use stockade_backend::shared::AnyShared;
+use stockade_bus::GuestMemory;
+use stockade_devices::virtio::blk::{Blk, Listening};
+
 /// As many completions are waited for together.
 const FEW: u16 = 4;
 /// Requests between two trials, at first and at most.
@@ -13,30 +18,98 @@ const LONGEST_SPAN: u16 = 4096;
 /// So many lone requests in a row, and the driver is asked to notify again.
 const PATIENCE: u8 = 4;
 
+/// Whether a round left anything for another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// Something came meanwhile, and nobody will signal it.
+    Came,
+    /// No: who has something says so.
+    Quiet,
+}
+
+/// What an engine has gathered, and waits for.
+#[derive(Debug, Default)]
+pub(super) struct Gathering {
+    pace: Pace,
+    /// How many of the host's requests are to be over before it signals.
+    awaited: u16,
+    /// Requests of the guest taken in this round, and on their way before it.
+    taken: usize,
+    before: usize,
+}
+
+impl Gathering {
+    /// Notes that the next turn is a look nobody but the clock asked for.
+    pub(super) fn late(&mut self) {
+        self.pace.is_late = true;
+    }
+
+    /// Begins a round of taking requests and ending them.
+    pub(super) fn begin_round(&mut self, blk: &Blk) {
+        (self.taken, self.before) = (0, blk.in_flight());
+    }
+
+    /// Notes that a request was taken from the guest.
+    pub(super) fn took_one(&mut self) {
+        self.taken += 1;
+    }
+
+    /// Asks host and driver to tell of what comes next, as far as nothing brings the engine back anyway.
+    pub(super) fn end_round(
+        &mut self,
+        blk: &mut Blk,
+        memory: &dyn GuestMemory,
+        block: &mut Block<AnyShared>,
+    ) -> Rest {
+        let in_flight = blk.in_flight();
+        let wish = self.pace.end_round(Did {
+            taken: self.taken,
+            ended: (self.before + self.taken).saturating_sub(in_flight),
+            in_flight,
+        });
+        let has_heard = wish == Wish::Notify && blk.listen(memory) == Listening::FromNow;
+        self.awaited = awaited(block.in_flight());
+        if block.listen_for(self.awaited) || has_heard {
+            return Rest::Came;
+        }
+        Rest::Quiet
+    }
+
+    /// Returns whether the engine is to be looked at soon, though nobody signals.
+    pub(super) fn is_due_soon(&self, blk: &Blk) -> bool {
+        self.awaited > 1 || !blk.is_listening()
+    }
+
+    #[cfg(test)]
+    pub(super) fn awaited(&self) -> u16 {
+        self.awaited
+    }
+}
+
 /// Returns how many of `in_flight` requests are to be over before the host signals: all of a few, half of many, so that it is never
 /// without work.
-pub(super) fn awaited(in_flight: u16) -> u16 {
+fn awaited(in_flight: u16) -> u16 {
     in_flight.min(FEW).max(in_flight / 2).max(1)
 }
 
 /// Whether the driver is asked to notify of the next request when none is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
+enum Wish {
     /// It is.
     Notify,
     /// Whoever looks soon finds it.
     Gather,
 }
 
-/// What a turn of the engine did.
+/// What a round of the engine did.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Did {
+struct Did {
     /// Requests taken from the guest.
-    pub(super) taken: usize,
+    taken: usize,
     /// Requests ended.
-    pub(super) ended: usize,
+    ended: usize,
     /// Requests on their way.
-    pub(super) in_flight: usize,
+    in_flight: usize,
 }
 
 /// How the driver goes about its requests, learned from what a look finds.
@@ -45,7 +118,7 @@ pub(super) struct Did {
 /// time; one says that it waits for each, and a look that came too late that the guest has other things to do. Both shall have
 /// their requests with the host at once.
 #[derive(Debug)]
-pub(super) struct Pace {
+struct Pace {
     gathers: bool,
     /// Requests until the next trial.
     left: u16,
@@ -72,13 +145,8 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Notes that the next turn is a look nobody but the clock asked for.
-    pub(super) fn late(&mut self) {
-        self.is_late = true;
-    }
-
-    /// Ends a turn.
-    pub(super) fn end_turn(&mut self, did: Did) -> Wish {
+    /// Ends a round.
+    fn end_round(&mut self, did: Did) -> Wish {
         let is_late = core::mem::take(&mut self.is_late);
         if core::mem::take(&mut self.is_unasked) && did.taken > 0 {
             self.judge(did.taken, is_late);
@@ -122,7 +190,7 @@ mod tests {
 
     /// A turn that took so many and ended all there were.
     fn turn(pace: &mut Pace, taken: usize) -> Wish {
-        pace.end_turn(Did {
+        pace.end_round(Did {
             taken,
             ended: 1,
             in_flight: 0,
@@ -194,7 +262,7 @@ mod tests {
     #[test]
     fn a_guest_with_other_things_to_do_is_asked_to_notify() {
         let mut pace = gathering();
-        pace.late();
+        pace.is_late = true;
         assert_eq!(turn(&mut pace, 3), Wish::Notify);
     }
 
@@ -207,8 +275,8 @@ mod tests {
             ended: 0,
             in_flight: 0,
         };
-        pace.late();
-        assert_eq!(pace.end_turn(nothing), Wish::Notify);
+        pace.is_late = true;
+        assert_eq!(pace.end_round(nothing), Wish::Notify);
         // It still is a driver with several.
         assert_eq!(turn(&mut pace, 4), Wish::Gather);
     }
@@ -221,6 +289,6 @@ mod tests {
             ended: 2,
             in_flight: 2,
         };
-        assert_eq!(pace.end_turn(did), Wish::Notify);
+        assert_eq!(pace.end_round(did), Wish::Notify);
     }
 }

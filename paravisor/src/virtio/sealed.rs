@@ -6,6 +6,7 @@
 mod anchors;
 mod no_memory;
 mod pending;
+mod view;
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -16,18 +17,19 @@ use stockade_backend::shared::AnyShared;
 use stockade_boot::manifest::DiskAccess;
 use stockade_bus::GuestMemory;
 use stockade_devices::virtio::blk::{
-    Blk, BlkOptions, Listening, Next, RangeLimits, Status, Token as GuestToken, ZeroLimits,
+    Blk, BlkOptions, Next, RangeLimits, Status, Token as GuestToken, ZeroLimits,
 };
 use stockade_storage::{
-    BLOCK_BYTES, HostBlock, HostError, HostIo, HostOp, IoId, Memory, MemoryError, RequestError,
-    SealedDisk, Slot, State, Token, Work,
+    BLOCK_BYTES, HostBlock, HostError, HostIo, HostOp, IoId, RequestError, SealedDisk, Slot, State,
+    Token, Work,
 };
 
-use super::gather::{self, Did, Pace, Wish};
+use super::gather::{Gathering, Rest};
 use super::{Engine, Turn};
 pub use anchors::{Anchors, Untold};
 use no_memory::NoMemory;
 use pending::Pending;
+use view::View;
 
 /// Requests of the guest that are worked on at a time.
 pub const DEPTH: u16 = 64;
@@ -56,12 +58,7 @@ pub struct Sealed {
     current: Option<usize>,
     /// Where the newest state is kept, if it is.
     anchors: Option<Anchors>,
-    /// How many transfers are to be over before the host signals.
-    awaited: u16,
-    pace: Pace,
-    /// Requests taken from the guest in this round, and on their way before.
-    taken: usize,
-    before: usize,
+    gathering: Gathering,
     events: u32,
 }
 
@@ -78,10 +75,7 @@ impl Sealed {
             pending: vec![None; usize::from(DEPTH)].into_boxed_slice(),
             current: None,
             anchors,
-            awaited: 0,
-            pace: Pace::default(),
-            taken: 0,
-            before: 0,
+            gathering: Gathering::default(),
             events: 0,
         }
     }
@@ -145,20 +139,6 @@ impl Sealed {
             depth: DEPTH,
             ..BlkOptions::default()
         }))
-    }
-
-    /// Asks the driver to notify, unless whoever looks soon finds several of its requests.
-    fn listen(&mut self, blk: &mut Blk, memory: &dyn GuestMemory) -> Listening {
-        let in_flight = blk.in_flight();
-        let wish = self.pace.end_turn(Did {
-            taken: self.taken,
-            ended: (self.before + self.taken).saturating_sub(in_flight),
-            in_flight,
-        });
-        match wish {
-            Wish::Notify => blk.listen(memory),
-            Wish::Gather => Listening::Already,
-        }
     }
 
     /// Takes transfers back from the host.
@@ -268,7 +248,7 @@ impl Sealed {
 
     fn begin(&mut self, blk: &Blk, token: GuestToken) -> usize {
         let slot = token.slot();
-        self.taken += 1;
+        self.gathering.took_one();
         let pending = blk.request(token).map(|request| Pending::new(&request));
         if let Some(place) = self.pending.get_mut(slot) {
             *place = pending.map(|pending| (token, pending));
@@ -364,13 +344,11 @@ impl Engine for Sealed {
     fn turn(&mut self, blk: &mut Blk, memory: &dyn GuestMemory, bus: &mut dyn HostBus) -> Turn {
         let mut steps = STEPS;
         for _ in 0..ROUNDS {
-            (self.taken, self.before) = (0, blk.in_flight());
+            self.gathering.begin_round(blk);
             if self.round(blk, memory, bus, &mut steps) == Turn::More {
                 return Turn::More;
             }
-            let is_heard = self.listen(blk, memory) == Listening::FromNow;
-            self.awaited = gather::awaited(self.block.in_flight());
-            if !self.block.listen_for(self.awaited) && !is_heard {
+            if self.gathering.end_round(blk, memory, &mut self.block) == Rest::Quiet {
                 return Turn::Done;
             }
         }
@@ -378,11 +356,11 @@ impl Engine for Sealed {
     }
 
     fn late(&mut self) {
-        self.pace.late();
+        self.gathering.late();
     }
 
     fn gathers(&self, blk: &Blk) -> bool {
-        self.awaited > 1 || !blk.is_listening()
+        self.gathering.is_due_soon(blk)
     }
 
     fn check(&mut self, mut bus: &mut dyn HostBus) {
@@ -398,54 +376,5 @@ impl Engine for Sealed {
     }
 }
 
-/// The memories a step copies between.
-struct View<'a> {
-    block: &'a Block<AnyShared>,
-    blk: &'a Blk,
-    memory: &'a dyn GuestMemory,
-    pending: &'a [Option<(GuestToken, Pending)>],
-}
-
-impl View<'_> {
-    fn token(&self, Token(name): Token) -> Result<GuestToken, MemoryError> {
-        let slot = usize::try_from(name).map_err(|_| MemoryError)?;
-        match self.pending.get(slot) {
-            Some(Some((token, _))) => Ok(*token),
-            _ => Err(MemoryError),
-        }
-    }
-}
-
-/// A guest that was reset meanwhile has no memory for its old requests.
-impl Memory for View<'_> {
-    fn read_guest(
-        &mut self,
-        token: Token,
-        offset: usize,
-        into: &mut [u8],
-    ) -> Result<(), MemoryError> {
-        let request = self.blk.request(self.token(token)?).ok_or(MemoryError)?;
-        let read = request.read_data(self.memory, offset as u64, into);
-        match read {
-            Ok(len) if len == into.len() => Ok(()),
-            _ => Err(MemoryError),
-        }
-    }
-
-    fn write_guest(&mut self, token: Token, offset: usize, from: &[u8]) -> Result<(), MemoryError> {
-        let request = self.blk.request(self.token(token)?).ok_or(MemoryError)?;
-        let written = request.write_data(self.memory, offset as u64, from);
-        match written {
-            Ok(len) if len == from.len() => Ok(()),
-            _ => Err(MemoryError),
-        }
-    }
-
-    fn read_slot(&mut self, Slot(slot): Slot, into: &mut [u8; BLOCK_BYTES]) {
-        self.block.read_slot(slot, into);
-    }
-
-    fn write_slot(&mut self, Slot(slot): Slot, from: &[u8; BLOCK_BYTES]) {
-        self.block.write_slot(slot, from);
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -9,12 +9,13 @@ use stockade_backend::transport::Doorbell;
 use stockade_boot::manifest::DiskAccess;
 use stockade_bus::fake::FakeMemory;
 use stockade_bus::{Gpa, GuestMemory};
+use stockade_devices::virtio::VirtioDevice;
 use stockade_devices::virtio::blk::Blk;
-use stockade_devices::virtio::driver::Driver;
-use stockade_devices::virtio::queue::Segment;
-use stockade_devices::virtio::{Features, VirtioDevice};
 
 use super::Plain;
+use crate::virtio::fake_guest::{
+    DATA, DISCARD, FLUSH, FakeGuest, IN, OPEN, OUT, WRITE_ZEROES, segment,
+};
 use crate::virtio::{Engine, Turn};
 
 const DOORBELL: Doorbell = Doorbell {
@@ -23,25 +24,13 @@ const DOORBELL: Doorbell = Doorbell {
     change_vector: 0xEF,
 };
 const SECTORS: u64 = 4096;
-const HEADERS: u64 = 0x8000;
-const DATA: u64 = 0x1_0000;
-const STATUSES: u64 = 0x9000;
-/// Types of requests (Virtio 1.2, 5.2.6).
-const IN: u32 = 0;
-const OUT: u32 = 1;
-const FLUSH: u32 = 4;
-const DISCARD: u32 = 11;
-const WRITE_ZEROES: u32 = 13;
-const DISCARDS: Features = Features::from_bits_retain(1 << 13 | 1 << 14);
 
 /// A guest with a ready driver, a host's disk, and the engine between them.
 struct Rig<'m> {
-    memory: &'m FakeMemory,
-    driver: Driver<'m>,
+    guest: FakeGuest<'m>,
     blk: Blk,
     engine: Plain,
     host: FakeHost,
-    asked: u64,
 }
 
 impl<'m> Rig<'m> {
@@ -51,45 +40,17 @@ impl<'m> Rig<'m> {
         let shared: AnyShared = Box::new(shared);
         let block = Block::open(&mut host, FakeHost::function(), shared, DOORBELL).unwrap();
         let (mut blk, engine) = Plain::new(block, DiskAccess::ReadWrite, [0; 20], 1);
-        let chosen = Features::VERSION_1 | (blk.device_features() & DISCARDS);
-        blk.negotiate(chosen).unwrap();
-        let driver = Driver::new(memory, 0x1000, 128, chosen);
-        blk.activate(&[Some(driver.config)], memory);
-        assert!(!blk.needs_reset());
         Self {
-            memory,
-            driver,
+            guest: FakeGuest::start(memory, &mut blk),
             blk,
             engine,
             host,
-            asked: 0,
         }
     }
 
-    /// Asks for something; returns the number of the request.
-    fn ask(&mut self, kind: u32, sector: u64, readable: &[Segment], writable: &[Segment]) -> u64 {
-        let number = self.asked;
-        self.asked += 1;
-        let header = HEADERS + 16 * number;
-        let mut bytes = [0; 16];
-        bytes[..4].copy_from_slice(&kind.to_le_bytes());
-        bytes[8..].copy_from_slice(&sector.to_le_bytes());
-        self.memory.write(Gpa(header), &bytes).unwrap();
-        self.memory.write(Gpa(STATUSES + number), &[0xFF]).unwrap();
-        let readable = [&[segment(header, 16)], readable].concat();
-        let writable = [writable, &[segment(STATUSES + number, 1)]].concat();
-        self.driver.add(&readable, &writable, None).unwrap();
-        number
-    }
-
-    fn ask_range(&mut self, kind: u32, sector: u64, count: u32) -> u64 {
-        let range = [&sector.to_le_bytes()[..], &count.to_le_bytes(), &[0; 4]].concat();
-        self.memory.write(Gpa(DATA), &range).unwrap();
-        self.ask(kind, 0, &[segment(DATA, 16)], &[])
-    }
-
     fn turn(&mut self) -> Turn {
-        self.engine.turn(&mut self.blk, self.memory, &mut self.host)
+        let memory = self.guest.memory;
+        self.engine.turn(&mut self.blk, memory, &mut self.host)
     }
 
     fn gathers(&self) -> bool {
@@ -101,16 +62,6 @@ impl<'m> Rig<'m> {
         let is_settled = |rig: &mut Self| rig.turn() == Turn::Done && rig.host.serve_disk() == 0;
         assert!((0..100).any(|_| is_settled(self)));
     }
-
-    fn status(&self, number: u64) -> u8 {
-        let mut byte = [0];
-        self.memory.read(Gpa(STATUSES + number), &mut byte).unwrap();
-        byte[0]
-    }
-}
-
-fn segment(gpa: u64, len: u32) -> Segment {
-    Segment { gpa: Gpa(gpa), len }
 }
 
 fn pattern(len: usize) -> Vec<u8> {
@@ -128,17 +79,17 @@ fn what_was_written_in_chunks_is_read_back_from_other_buffers() {
         segment(DATA, 512 * 700),
         segment(DATA + 512 * 700, 512 * 324),
     ];
-    let written = rig.ask(OUT, 8, &parts, &[]);
+    let written = rig.guest.ask(OUT, 8, &parts, &[]);
     rig.settle();
-    assert_eq!(rig.status(written), 0);
+    assert_eq!(rig.guest.status(written), 0);
     assert_eq!(rig.host.disk[8 * 512..][..bytes.len()], bytes);
     memory.write(Gpa(DATA), &vec![0; bytes.len()]).unwrap();
     let parts = [segment(DATA, 512 * 3), segment(DATA + 512 * 3, 512 * 1021)];
-    let read = rig.ask(IN, 8, &[], &parts);
+    let read = rig.guest.ask(IN, 8, &[], &parts);
     rig.settle();
     let mut back = vec![0; bytes.len()];
     memory.read(Gpa(DATA), &mut back).unwrap();
-    assert!(rig.status(read) == 0 && back == bytes);
+    assert!(rig.guest.status(read) == 0 && back == bytes);
 }
 
 /// A guest that asks one after the other notifies once: the end of the first finds the others.
@@ -146,21 +97,21 @@ fn what_was_written_in_chunks_is_read_back_from_other_buffers() {
 fn nobody_notifies_of_requests_while_one_is_with_the_host() {
     let memory = FakeMemory::new(0x4_0000);
     let mut rig = Rig::new(&memory);
-    rig.ask(IN, 0, &[], &[segment(DATA, 512)]);
-    assert!(rig.driver.should_kick());
+    rig.guest.ask(IN, 0, &[], &[segment(DATA, 512)]);
+    assert!(rig.guest.driver.should_kick());
     assert_eq!((rig.turn(), rig.gathers()), (Turn::Done, true));
     for _ in 0..2 {
-        rig.ask(IN, 0, &[], &[segment(DATA, 512)]);
-        assert!(!rig.driver.should_kick());
+        rig.guest.ask(IN, 0, &[], &[segment(DATA, 512)]);
+        assert!(!rig.guest.driver.should_kick());
     }
     assert_eq!(rig.host.serve_disk(), 1);
     assert_eq!(rig.turn(), Turn::Done);
     assert_eq!(rig.host.serve_disk(), 2);
     assert_eq!((rig.turn(), rig.gathers()), (Turn::Done, false));
-    rig.ask(IN, 0, &[], &[segment(DATA, 512)]);
-    assert!(rig.driver.should_kick());
+    rig.guest.ask(IN, 0, &[], &[segment(DATA, 512)]);
+    assert!(rig.guest.driver.should_kick());
     rig.settle();
-    assert!((0..4).all(|number| rig.status(number) == 0));
+    assert!((0..4).all(|number| rig.guest.status(number) == 0));
 }
 
 /// What is looked at before the host would signal is taken.
@@ -169,13 +120,19 @@ fn completions_are_gathered_and_one_that_is_there_is_not_kept_back() {
     let memory = FakeMemory::new(0x4_0000);
     let mut rig = Rig::new(&memory);
     for _ in 0..4 {
-        rig.ask(IN, 0, &[], &[segment(DATA, 512)]);
+        rig.guest.ask(IN, 0, &[], &[segment(DATA, 512)]);
     }
-    assert_eq!((rig.turn(), rig.engine.awaited), (Turn::Done, 4));
+    assert_eq!(
+        (rig.turn(), rig.engine.gathering.awaited()),
+        (Turn::Done, 4)
+    );
     rig.host.serve_disk_requests(1);
-    assert_eq!((rig.turn(), rig.engine.awaited), (Turn::Done, 3));
-    let answered: Vec<u8> = (0..4).map(|number| rig.status(number)).collect();
-    assert_eq!(answered, [0, 0xFF, 0xFF, 0xFF]);
+    assert_eq!(
+        (rig.turn(), rig.engine.gathering.awaited()),
+        (Turn::Done, 3)
+    );
+    let answered: Vec<u8> = (0..4).map(|number| rig.guest.status(number)).collect();
+    assert_eq!(answered, [0, OPEN, OPEN, OPEN]);
     rig.settle();
     assert!(!rig.gathers());
 }
@@ -186,9 +143,9 @@ fn ranges_the_guest_gives_up_or_zeroes_are_the_hosts_to_forget() {
         let memory = FakeMemory::new(0x4_0000);
         let mut rig = Rig::new(&memory);
         rig.host.disk.fill(7);
-        let number = rig.ask_range(kind, 16, 32);
+        let number = rig.guest.ask_range(kind, 16, 32);
         rig.settle();
-        assert_eq!(rig.status(number), 0, "{name}");
+        assert_eq!(rig.guest.status(number), 0, "{name}");
         let (before, rest) = rig.host.disk.split_at(16 * 512);
         let (range, behind) = rest.split_at(32 * 512);
         assert!(range.iter().all(|byte| *byte == 0), "{name}");
@@ -201,17 +158,17 @@ fn ranges_the_guest_gives_up_or_zeroes_are_the_hosts_to_forget() {
 fn requests_of_a_disk_that_goes_offline_are_errors() {
     let memory = FakeMemory::new(0x4_0000);
     let mut rig = Rig::new(&memory);
-    let sent = rig.ask(IN, 0, &[], &[segment(DATA, 512)]);
+    let sent = rig.guest.ask(IN, 0, &[], &[segment(DATA, 512)]);
     rig.turn();
-    assert_eq!(rig.status(sent), 0xFF);
+    assert_eq!(rig.guest.status(sent), OPEN);
     rig.host.finish(0, 9999, 1);
-    let waiting = rig.ask(FLUSH, 0, &[], &[]);
-    let written = rig.ask(OUT, 0, &[segment(DATA, 512)], &[]);
+    let waiting = rig.guest.ask(FLUSH, 0, &[], &[]);
+    let written = rig.guest.ask(OUT, 0, &[segment(DATA, 512)], &[]);
     for _ in 0..5 {
         rig.turn();
     }
     assert_eq!(
-        [sent, waiting, written].map(|number| rig.status(number)),
+        [sent, waiting, written].map(|number| rig.guest.status(number)),
         [1; 3]
     );
 }
@@ -222,11 +179,11 @@ fn answers_to_a_driver_that_was_reset_change_no_memory() {
     let memory = FakeMemory::new(0x4_0000);
     let mut rig = Rig::new(&memory);
     rig.host.disk.fill(7);
-    rig.ask(IN, 0, &[], &[segment(DATA, 4096)]);
+    rig.guest.ask(IN, 0, &[], &[segment(DATA, 4096)]);
     rig.turn();
     rig.blk.reset();
     rig.settle();
     let mut bytes = [9; 4096];
     memory.read(Gpa(DATA), &mut bytes).unwrap();
-    assert_eq!((bytes, rig.status(0)), ([0; 4096], 0xFF));
+    assert_eq!((bytes, rig.guest.status(0)), ([0; 4096], OPEN));
 }

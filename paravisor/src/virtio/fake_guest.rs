@@ -1,0 +1,95 @@
+//! A guest with a ready block driver, for tests of what is behind the front-end.
+
+use alloc::vec::Vec;
+
+use stockade_bus::fake::FakeMemory;
+use stockade_bus::{Gpa, GuestMemory};
+use stockade_devices::virtio::blk::Blk;
+use stockade_devices::virtio::driver::Driver;
+use stockade_devices::virtio::queue::Segment;
+use stockade_devices::virtio::{Features, VirtioDevice};
+
+const HEADERS: u64 = 0x8000;
+const STATUSES: u64 = 0x9000;
+/// Where a test's data may lie.
+pub(super) const DATA: u64 = 0x1_0000;
+/// Types of requests (Virtio 1.2, 5.2.6).
+pub(super) const IN: u32 = 0;
+pub(super) const OUT: u32 = 1;
+pub(super) const FLUSH: u32 = 4;
+pub(super) const DISCARD: u32 = 11;
+pub(super) const WRITE_ZEROES: u32 = 13;
+/// A request that is not answered.
+pub(super) const OPEN: u8 = 0xFF;
+/// What a driver takes of what is offered: a cache that it flushes, and ranges.
+const WANTED: Features = Features::from_bits_retain(1 << 9 | 1 << 13 | 1 << 14);
+
+/// The guest's side of a disk.
+pub(super) struct FakeGuest<'m> {
+    pub(super) memory: &'m FakeMemory,
+    pub(super) driver: Driver<'m>,
+    asked: u64,
+}
+
+impl<'m> FakeGuest<'m> {
+    /// Starts a driver of `blk`.
+    pub(super) fn start(memory: &'m FakeMemory, blk: &mut Blk) -> Self {
+        let chosen = Features::VERSION_1 | (blk.device_features() & WANTED);
+        blk.negotiate(chosen).unwrap();
+        let driver = Driver::new(memory, 0x1000, 128, chosen);
+        blk.activate(&[Some(driver.config)], memory);
+        assert!(!blk.needs_reset());
+        Self {
+            memory,
+            driver,
+            asked: 0,
+        }
+    }
+
+    /// Asks for something; returns the number of the request.
+    pub(super) fn ask(
+        &mut self,
+        kind: u32,
+        sector: u64,
+        readable: &[Segment],
+        writable: &[Segment],
+    ) -> u64 {
+        let number = self.asked;
+        self.asked += 1;
+        let header = HEADERS + 16 * number;
+        let mut bytes = [0; 16];
+        bytes[..4].copy_from_slice(&kind.to_le_bytes());
+        bytes[8..].copy_from_slice(&sector.to_le_bytes());
+        self.memory.write(Gpa(header), &bytes).unwrap();
+        let status = STATUSES + number;
+        self.memory.write(Gpa(status), &[OPEN]).unwrap();
+        let readable = [&[segment(header, 16)], readable].concat();
+        let writable = [writable, &[segment(status, 1)]].concat();
+        self.driver.add(&readable, &writable, None).unwrap();
+        number
+    }
+
+    /// Asks for something to be done to a range, which lies where data may.
+    pub(super) fn ask_range(&mut self, kind: u32, sector: u64, count: u32) -> u64 {
+        let range = [&sector.to_le_bytes()[..], &count.to_le_bytes(), &[0; 4]].concat();
+        self.memory.write(Gpa(DATA), &range).unwrap();
+        self.ask(kind, 0, &[segment(DATA, 16)], &[])
+    }
+
+    /// Returns the status of a request.
+    pub(super) fn status(&self, number: u64) -> u8 {
+        self.bytes(STATUSES + number, 1)[0]
+    }
+
+    /// Returns what is in its memory.
+    pub(super) fn bytes(&self, gpa: u64, len: usize) -> Vec<u8> {
+        let mut bytes = alloc::vec![0; len];
+        self.memory.read(Gpa(gpa), &mut bytes).unwrap();
+        bytes
+    }
+}
+
+/// Returns a stretch of guest memory.
+pub(super) fn segment(gpa: u64, len: u32) -> Segment {
+    Segment { gpa: Gpa(gpa), len }
+}
