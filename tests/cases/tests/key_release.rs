@@ -1,0 +1,281 @@
+//! Disks whose keys somebody else holds: the guest reads and writes them where the holder found it to be what he expects, and everybody
+//! on the way, the host above all, gains nothing by what he changes, keeps or brings.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod key_release {
+    pub(crate) mod holders;
+}
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use key_release::holders::{Holders, Way};
+use nix::sys::signal::Signal;
+use stockade::attest::hex;
+use stockade_rig::guest::finding;
+use stockade_rig::{Finished, Initrd, Stockade, appended};
+
+/// Two machines on two processors are slow, and one waits half a minute for nobody.
+const LIMIT: Duration = Duration::from_secs(300);
+/// The key of the disk, and one that is not.
+const KEYS: [[u8; 32]; 2] = [
+    *b"the key of the disk, 32 bytes of",
+    *b"another one, which has 32 bytes ",
+];
+/// Says what is at the start of the disk, and writes a word there.
+const SCRIPT: &str = "modprobe -a virtio_pci virtio_blk
+    sleep 1
+    [ -b /dev/vda ] || say \"no disk\"
+    [ -b /dev/vda ] && say \"was $(head -c 3 /dev/vda | tr -d '\\0')\"
+    [ -b /dev/vda ] && printf abc | dd of=/dev/vda conv=fsync,notrunc 2>/dev/null; say \"write $?\"";
+
+/// A disk made with the first key, and the files that go with it.
+struct Place {
+    folder: tempfile::TempDir,
+    initrd: PathBuf,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let initrd = Initrd::new(SCRIPT)
+            .modules(&["virtio_pci", "virtio_blk"])
+            .write(folder.path());
+        let place = Self { folder, initrd };
+        for (name, key) in ["key", "other-key"].iter().zip(KEYS) {
+            fs::write(place.path(name), key).unwrap();
+        }
+        let made = Stockade::new("disk").args(["create", "--size", "8M", "--disk-key"]);
+        let made = made.arg(place.path("key")).arg(place.path("disk.img"));
+        made.finish().assert_code(0);
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The disk with words behind it.
+    fn disk(&self, words: &str) -> String {
+        format!("{},{words}", self.path("disk.img").display())
+    }
+
+    fn disk_with_key(&self) -> String {
+        self.disk(&format!("key={}", self.path("key").display()))
+    }
+
+    /// Runs an image made on the spot.
+    fn run(&self, disk: &str, arguments: &[&str]) -> Finished {
+        let run = Stockade::guest("")
+            .arg("--initrd")
+            .arg(&self.initrd)
+            .args(["--disk", disk])
+            .args(arguments)
+            .limit(LIMIT)
+            .finish();
+        run.assert_code(0);
+        run
+    }
+
+    /// Builds an image for the disk, and returns it with its digest.
+    fn image(&self) -> (PathBuf, String) {
+        let image = self.path("guest.igvm");
+        let built = Stockade::new("build").arg("-o").arg(&image);
+        let built = built
+            .args(["--append", &appended("")])
+            .arg("--initrd")
+            .arg(&self.initrd)
+            .args(["--disk", &self.disk_with_key()]);
+        built.finish().assert_code(0);
+        let measured = Stockade::new("measure").arg(&image).finish();
+        measured.assert_code(0);
+        (image, measured.stdout.trim().to_owned())
+    }
+
+    /// Runs an image as a host does that has no key.
+    fn run_image(&self, image: &Path, server: &str) -> Stockade {
+        let id = Stockade::new("keys")
+            .arg("id")
+            .arg(self.path("key"))
+            .finish();
+        let disk = self.disk(&format!("key-id={}", id.stdout.trim()));
+        Stockade::image(image)
+            .args(["--disk", &disk, "--key-server", server])
+            .limit(LIMIT)
+    }
+}
+
+#[track_caller]
+fn assert_opens(run: &Finished, was: &str) {
+    let transcript = run.transcript();
+    assert_eq!(finding(&run.stdout, "was"), Some(was), "{transcript}");
+    assert_eq!(finding(&run.stdout, "write"), Some("0"), "{transcript}");
+}
+
+#[track_caller]
+fn assert_missing(run: &Finished, words: &[&str]) {
+    let transcript = run.transcript();
+    assert_eq!(finding(&run.stdout, "no"), Some("disk"), "{transcript}");
+    run.assert_says(words);
+}
+
+/// Two images, for the key is the disk's and not theirs; a third is not made for the key, a fourth for another.
+#[test]
+fn a_released_key_opens_its_disk_for_any_image_that_names_it() {
+    let place = Place::new();
+    let first = place.run(&place.disk_with_key(), &[]);
+    assert_opens(&first, "");
+    first.assert_says(&["released by their holder", "proves nothing"]);
+    let key = place.path("key");
+    let key = key.to_str().unwrap();
+    let second = place.run(&place.disk("mode=sealed"), &["--disk-key", key, "--hpet"]);
+    assert_opens(&second, "abc");
+
+    assert_missing(&place.run(&place.disk("mode=sealed"), &[]), &["D06"]);
+    let other = format!("key={}", place.path("other-key").display());
+    assert_missing(&place.run(&place.disk(&other), &[]), &["D06"]);
+    let checked = Stockade::new("disk").args(["check", "--disk-key", key]);
+    let checked = checked.arg(place.path("disk.img")).finish();
+    checked.assert_code(0);
+    assert!(
+        !fs::read(place.path("disk.img"))
+            .unwrap()
+            .windows(4)
+            .any(|word| word == b"abc\0")
+    );
+}
+
+/// The host has the image, the disk and the key's id; the key itself is with `stockade keys serve`.
+#[test]
+fn a_key_server_gives_the_key_to_the_machine_it_expects_and_to_no_other() {
+    let place = Place::new();
+    let (image, digest) = place.image();
+    let certificates = place.path("certificates");
+    // Chip and firmware of the model are the same in every run.
+    let seen = Stockade::guest("stockade.mode=check")
+        .arg("--certificates")
+        .arg(&certificates);
+    seen.finish().assert_code(0);
+    let socket = format!("unix:{}", place.path("server").display());
+    let serve = |key: &str, digest: &str, chain: &[&str]| {
+        let mut server = Stockade::new("keys")
+            .args(["serve", "--listen", &socket, "--expect-measurement", digest])
+            .arg("--disk-key")
+            .arg(place.path(key))
+            .arg("--certificates")
+            .arg(&certificates)
+            .args(chain)
+            .limit(LIMIT)
+            .start();
+        server.expect("listening at");
+        server
+    };
+    let cases = [
+        ("key", digest.as_str(), &["--test-chain"][..], None),
+        (
+            "key",
+            &"00".repeat(48),
+            &["--test-chain"],
+            Some(["code 24", "launch digest"]),
+        ),
+        (
+            "other-key",
+            &digest,
+            &["--test-chain"],
+            Some(["code 25", "there is no key"]),
+        ),
+        ("key", &digest, &[], Some(["code 21", "test chain"])),
+    ];
+    for (key, digest, chain, refusal) in cases {
+        let server = serve(key, digest, chain);
+        let run = place.run_image(&image, &socket).finish();
+        run.assert_code(0);
+        server.signal(Signal::SIGTERM);
+        let said = server.finish();
+        match refusal {
+            None => {
+                assert_opens(&run, "");
+                assert!(said.stdout.contains("keys: gave"), "{}", said.transcript());
+            }
+            Some([code, words]) => {
+                assert_missing(&run, &["K04", code]);
+                assert!(said.stdout.contains(words), "{}", said.transcript());
+            }
+        }
+    }
+    // The last one has gone.
+    let absent = place.run_image(&image, &socket).finish();
+    absent.assert_code(25);
+    absent.assert_refused(&["no key server at unix:", "--key-server"]);
+}
+
+/// What the host can do on the way, each time with a holder behind it that would give the key.
+#[test]
+fn what_is_done_on_the_way_opens_nothing() {
+    let place = Place::new();
+    let (image, digest) = place.image();
+    let holders = Holders::new(place.folder.path(), &digest, KEYS);
+    let socket = format!("unix:{}", holders.socket().display());
+    let run = |way| {
+        holders.take(way);
+        let run = place.run_image(&image, &socket).finish();
+        run.assert_code(0);
+        run
+    };
+    assert_opens(&run(Way::Honest), "");
+    for (way, code) in [
+        (Way::Replayed, "K05"),
+        (Way::Tampered, "K05"),
+        (Way::OwnKey, "K06"),
+        (Way::Nonsense, "K03"),
+        (Way::Silent, "K02"),
+        (Way::HangUp, "code 26"),
+        (Way::OldEvidence, "code 22"),
+    ] {
+        let run = run(way);
+        assert_missing(&run, &[code]);
+        assert!(!run.transcript().contains("panicked"));
+    }
+    assert_opens(&run(Way::Honest), "abc");
+    // Nothing that ever went over the way has the key in it.
+    let said = holders.heard();
+    assert!(!hex(&said).contains(&hex(&KEYS[0][..8])));
+    assert!(said.windows(4).any(|word| word == b"SKEY"));
+}
+
+fn refused(arguments: &[&str], words: &[&str]) {
+    let run = Stockade::new("run").args(arguments).finish();
+    run.assert_refused(words);
+}
+
+#[test]
+fn keys_that_make_no_sense_are_named() {
+    let place = Place::new();
+    let disk = place.disk_with_key();
+    let id = place.disk(&format!("key-id={}", "ab".repeat(32)));
+    let plain = place.disk("mode=plain");
+    let key = place.path("key");
+    let key = key.to_str().unwrap();
+    refused(
+        &["--disk", &place.disk("key=/nonexistent")],
+        &["/nonexistent"],
+    );
+    refused(
+        &["--disk", &place.disk("key-id=12")],
+        &["64 hexadecimal digits"],
+    );
+    refused(&["--disk", &plain, "--disk-key", key], &["mode=sealed"]);
+    refused(&["--disk", &id], &["abab", "--key-server"]);
+    refused(
+        &["--disk", &plain, "--key-server", "a:1"],
+        &["--key-server"],
+    );
+    refused(&["--disk", &disk, "--key-server", "a"], &["HOST:PORT"]);
+    let (image, _) = place.image();
+    let other = Stockade::image(&image).args(["--disk", &id, "--key-server", "a:1"]);
+    other.finish().assert_refused(&["built with", "key-id="]);
+    let inspected = Stockade::new("inspect").arg(&image).finish();
+    assert!(inspected.stdout.contains("sealed, host device 02, key "));
+}
