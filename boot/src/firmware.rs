@@ -15,6 +15,8 @@ pub const LEGACY_BYTES: u64 = 0x2_0000;
 pub const LEGACY_BASE: u64 = 0xE_0000;
 /// A firmware volume's signature and its place (UEFI PI 1.8, volume 3, 3.2.1).
 const VOLUME_SIGNATURE: (usize, &[u8; 4]) = (0x28, b"_FVH");
+/// Where it says how long it is.
+const VOLUME_LENGTH: Range<usize> = 0x20..0x28;
 
 /// Why a file is no firmware.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +36,25 @@ pub enum FirmwareError {
     /// Variables that are no firmware volume.
     #[error("the variables do not begin with a firmware volume")]
     NoVolume,
+    /// Variables cut short.
+    #[error("variables of {file} bytes that say they have {volume}: the file is cut short")]
+    Cut {
+        /// What the volume says.
+        volume: u64,
+        /// The file's length.
+        file: u64,
+    },
+    /// Firmware of another size would look for them elsewhere, and begin with none.
+    #[error(
+        "variables of {variables} bytes are not for code of {code}: together they are 1, 2, 4 or {max} MiB",
+        max = FIRMWARE_MAX_SIZE >> 20
+    )]
+    OtherBuild {
+        /// Bytes of the variables.
+        variables: u64,
+        /// Bytes of the code.
+        code: u64,
+    },
 }
 
 /// Sees whether a processor can start with this file.
@@ -71,6 +92,20 @@ pub fn check_variables(variables: &[u8], code_bytes: u64) -> Result<(), Firmware
     let found = variables.get(at..at + signature.len());
     if found != Some(signature.as_slice()) {
         return Err(FirmwareError::NoVolume);
+    }
+    let volume = variables.get(VOLUME_LENGTH);
+    let volume = volume.and_then(|bytes| bytes.try_into().ok());
+    let volume = volume.map_or(0, u64::from_le_bytes);
+    if volume > len_bytes {
+        let file = len_bytes;
+        return Err(FirmwareError::Cut { volume, file });
+    }
+    // Firmware knows by its build where they are, in a flash chip that holds both.
+    if !(code_bytes + len_bytes).is_power_of_two() {
+        return Err(FirmwareError::OtherBuild {
+            variables: len_bytes,
+            code: code_bytes,
+        });
     }
     Ok(())
 }
@@ -135,7 +170,25 @@ mod tests {
         let check = |variables: &[u8]| check_variables(variables, 0x37_C000);
         assert_eq!(check(&variables), Err(FirmwareError::NoVolume));
         variables[0x28..0x2C].copy_from_slice(b"_FVH");
+        variables[0x20..0x28].copy_from_slice(&0x8_4000_u64.to_le_bytes());
         assert_eq!(check(&variables), Ok(()));
+        variables[0x21] = 0x50;
+        assert_eq!(
+            check(&variables),
+            Err(FirmwareError::Cut {
+                volume: 0x8_5000,
+                file: 0x8_4000
+            })
+        );
+        variables.resize(0x8_5000, 0xFF);
+        let (code, len) = (0x37_C000, 0x8_5000);
+        assert_eq!(
+            check(&variables),
+            Err(FirmwareError::OtherBuild {
+                variables: len,
+                code
+            })
+        );
         variables.resize(0x48_5000, 0xFF);
         assert_eq!(
             check(&variables),

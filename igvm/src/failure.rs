@@ -43,6 +43,12 @@ pub(crate) enum Failure {
         /// What is wrong with it.
         error: FirmwareError,
     },
+    /// Firmware that would end without a word.
+    #[error(
+        "{}: this firmware keeps its variables behind system management mode (SMM), and a confidential VM has none; take OVMF_CODE_4M.fd, \
+         which does without, and --vars OVMF_VARS_4M.ms.fd, which turns Secure Boot on (docs/decisions/0018)", .0.display()
+    )]
+    FirmwareNeedsSmm(PathBuf),
     /// Modules for a kernel that takes none.
     #[error("a bzImage takes no modules; leave --module out, or take --initrd")]
     Modules,
@@ -102,6 +108,12 @@ pub(crate) enum Failure {
     /// Its own data would be beyond the image.
     #[error("--seal asks for a newer security version than the image has; raise --svn")]
     SealingVersion,
+    /// Two disks in one place of the boot order.
+    #[error("two disks have bootindex={0}; give each another")]
+    BootIndex(u8),
+    /// A name twice.
+    #[error("--fw-cfg has two files named {0}; leave one out")]
+    ItemTwice(String),
     /// More disks or cards than there are places.
     #[error("too many disks or network cards; there can be 14 disks and 8 cards")]
     TooManyDevices,

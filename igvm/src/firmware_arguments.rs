@@ -1,5 +1,6 @@
 //! What `stockade run` and `stockade build` are told of firmware.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -85,6 +86,7 @@ impl FirmwareArguments {
 
     /// Reads the files, or the distribution's, and sees that they can start a guest.
     pub(crate) fn open(&self, cache: &Cache, voice: &mut Voice) -> Result<Firmware, Failure> {
+        self.check_items()?;
         let (code, variables) = match &self.firmware {
             Some(Some(code)) => (code.clone(), self.vars.clone()),
             _ => {
@@ -108,10 +110,25 @@ impl FirmwareArguments {
             move |error| Failure::Firmware { path, error }
         };
         firmware.check_code().map_err(failed(&code))?;
+        if firmware.needs_smm() {
+            return Err(Failure::FirmwareNeedsSmm(code));
+        }
         if let Some(variables) = &variables {
             firmware.check_variables().map_err(failed(variables))?;
         }
         Ok(firmware)
+    }
+}
+
+impl FirmwareArguments {
+    /// Sees that no name is there twice, before anything is read.
+    fn check_items(&self) -> Result<(), Failure> {
+        let mut seen = BTreeSet::new();
+        let mut names = self.fw_cfg.iter().map(|item| &item.name);
+        match names.find(|name| !seen.insert(*name)) {
+            Some(name) => Err(Failure::ItemTwice(name.clone())),
+            None => Ok(()),
+        }
     }
 }
 

@@ -17,6 +17,7 @@ mod page_tables;
 mod pages;
 mod parts;
 mod vmsa;
+mod volume;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -3,6 +3,8 @@
 use stockade_boot::firmware::{self, FirmwareError};
 use stockade_boot::manifest::PayloadKind;
 
+use super::volume;
+
 /// A file of the firmware's configuration device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FirmwareItem {
@@ -33,6 +35,12 @@ impl Firmware {
     /// Sees whether a guest can start with the code.
     pub fn check_code(&self) -> Result<(), FirmwareError> {
         firmware::check(&self.code)
+    }
+
+    /// Returns whether the code begins with a look for system management mode and ends there: a guest of ours has none.
+    #[must_use]
+    pub fn needs_smm(&self) -> bool {
+        volume::needs_smm(&self.code)
     }
 
     /// Sees whether the variables go with the code.

@@ -177,6 +177,22 @@ fn variables_that_are_none_are_named() {
     let odd = file(folder.path(), "odd.fd", &[0; 1000]);
     vars(&odd).assert_refused(&["odd.fd", "1000 bytes"]);
     vars(Path::new("/nonexistent/vars.fd")).assert_refused(&["/nonexistent/vars.fd"]);
+    let whole = fs::read(firmware("OVMF_VARS_4M.fd")).unwrap();
+    let cut = file(folder.path(), "cut.fd", &whole[..0x4_0000]);
+    vars(&cut).assert_refused(&["cut.fd", "cut short"]);
+    // Of the build of 2 MiB; the firmware would begin with no variables, and without Secure Boot.
+    let other = firmware("OVMF_VARS.fd");
+    vars(&other).assert_refused(&["OVMF_VARS.fd", "131072 bytes", "not for code of 3653632"]);
+}
+
+/// It would end without a word.
+#[test]
+fn code_that_needs_system_management_mode_is_named_with_what_does_without() {
+    for name in ["OVMF_CODE_4M.secboot.fd", "OVMF_CODE_4M.ms.fd"] {
+        let finished = run_with(&[Path::new("--firmware"), &firmware(name)]);
+        let words = [name, "SMM", "take OVMF_CODE_4M.fd", "decisions/0018"];
+        finished.assert_refused(&words);
+    }
 }
 
 #[test]
