@@ -1,5 +1,6 @@
 //! Disks and network cards, as arguments: what QEMU is given, and what of it is measured.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -31,7 +32,8 @@ const MAC_PREFIX: [u8; 5] = [0x52, 0x54, 0x00, 0x57, 0xAD];
 /// What the guest has of the host.
 #[derive(Debug, Default, Args)]
 pub(crate) struct DeviceArguments {
-    /// A disk: a file, then after commas mode=plain or mode=sealed, readonly, format=raw or format=qcow2, key=FILE or key-id=HEX; repeatable
+    /// A disk: a file, then after commas mode=plain or mode=sealed, readonly, format=raw or format=qcow2, key=FILE or key-id=HEX,
+    /// bootindex=N for firmware, which tries the lowest first; repeatable
     #[arg(long, value_name = "FILE[,WORDS]")]
     disk: Vec<DiskArgument>,
     /// The key of the sealed disk, as key=FILE behind it: released to the guest when it was attested
@@ -109,6 +111,9 @@ impl DeviceArguments {
         let disks = disks
             .map(|(place, disk)| self.entry(disk, place))
             .collect::<Result<Vec<_>, _>>()?;
+        if let Some(index) = boot_index_twice(&disks) {
+            return Err(Failure::BootIndex(index));
+        }
         let nets: Vec<NetEntry> = (FIRST_NET_SLOT..)
             .zip(0..)
             .zip(&self.net)
@@ -137,7 +142,7 @@ impl DeviceArguments {
     }
 
     fn entry(&self, disk: &DiskArgument, place: u8) -> Result<DiskEntry, Failure> {
-        let entry = DiskEntry::new(disk.mode, disk.access, place);
+        let entry = disk.entry(place);
         Ok(match self.key(disk) {
             Some(key) => entry.with_key(key.id()?.0),
             None => entry,
@@ -215,6 +220,13 @@ impl DeviceArguments {
     }
 }
 
+/// Returns a boot index two disks have.
+fn boot_index_twice(disks: &[DiskEntry]) -> Option<u8> {
+    let mut seen = BTreeSet::new();
+    let mut indexes = disks.iter().filter_map(DiskEntry::boot_index);
+    indexes.find(|index| !seen.insert(*index))
+}
+
 /// Returns the arguments that would have made such devices.
 fn words(devices: &Devices) -> String {
     let disk = |disk: &DiskEntry| {
@@ -227,7 +239,9 @@ fn words(devices: &Devices) -> String {
             DiskAccess::ReadOnly => ",readonly",
         };
         let key = disk.key_id().map(|id| format!(",key-id={}", KeyId(*id)));
-        format!("--disk FILE{mode}{access}{}", key.unwrap_or_default())
+        let index = disk.boot_index().map(|index| format!(",bootindex={index}"));
+        let (key, index) = (key.unwrap_or_default(), index.unwrap_or_default());
+        format!("--disk FILE{mode}{access}{key}{index}")
     };
     let nets = devices.nets().map(|_| "--net PEER".to_owned());
     let state = devices.store().map(|_| "--state DIR".to_owned());
@@ -306,6 +320,23 @@ mod tests {
         assert!(matches!(none, Err(Failure::StrayKey)));
         let two = arguments(&["a,mode=sealed", "b,mode=sealed"]).measured(0);
         assert!(matches!(two, Err(Failure::SharedKey)));
+    }
+
+    #[test]
+    fn disks_have_places_of_their_own_in_the_boot_order() {
+        let measured = |words: &[&str]| {
+            let disks = words.iter().map(|words| words.parse().unwrap());
+            let arguments = DeviceArguments {
+                disk: disks.collect(),
+                ..DeviceArguments::default()
+            };
+            arguments.measured(0)
+        };
+        let devices = measured(&["a", "b,bootindex=7", "c,bootindex=0"]).unwrap();
+        let places = devices.disks().map(|disk| disk.boot_index());
+        assert!(places.eq([None, Some(7), Some(0)]));
+        let refused = measured(&["a,bootindex=1", "b", "c,bootindex=1"]);
+        assert!(matches!(refused, Err(Failure::BootIndex(1))));
     }
 
     #[test]

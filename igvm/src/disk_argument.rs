@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use stockade::disk::check_sealed;
 use stockade::run::devices::{self, Disk, DiskCache, DiskFormat};
-use stockade_boot::manifest::{DiskAccess, DiskMode};
+use stockade_boot::manifest::{DiskAccess, DiskEntry, DiskMode};
 
 use crate::failure::Failure;
 use crate::key_arguments::KeyArgument;
@@ -18,6 +18,7 @@ pub(crate) struct DiskArgument {
     pub(crate) mode: DiskMode,
     pub(crate) access: DiskAccess,
     format: Option<DiskFormat>,
+    boot_index: Option<u8>,
     /// Released elsewhere; without one a sealed disk has a key of the image's own.
     pub(crate) key: Option<KeyArgument>,
 }
@@ -36,6 +37,7 @@ impl FromStr for DiskArgument {
             mode: DiskMode::PLAIN,
             access: DiskAccess::ReadWrite,
             format: None,
+            boot_index: None,
             key: None,
         };
         let mut mode = None;
@@ -52,11 +54,12 @@ impl FromStr for DiskArgument {
                 ("format", other) => {
                     return Err(format!("there is no format {other:?}; take raw or qcow2"));
                 }
+                ("bootindex", number) => disk.boot_index = Some(parse_boot_index(number)?),
                 ("key", file) => disk.key = Some(file.parse()?),
                 ("key-id", id) => disk.key = Some(KeyArgument::of_id(id)?),
                 _ => {
                     return Err(format!(
-                        "{word:?} says nothing of a disk; there are mode=plain, mode=sealed, readonly, format=raw, format=qcow2, key=FILE, key-id=HEX"
+                        "{word:?} says nothing of a disk; there are mode=plain, mode=sealed, readonly, format=raw, format=qcow2, key=FILE, key-id=HEX, bootindex=N"
                     ));
                 }
             }
@@ -73,7 +76,25 @@ impl FromStr for DiskArgument {
     }
 }
 
+fn parse_boot_index(text: &str) -> Result<u8, String> {
+    let number = text.parse().ok();
+    let number = number.filter(|number| *number <= DiskEntry::MAX_BOOT_INDEX);
+    number.ok_or_else(|| {
+        let most = DiskEntry::MAX_BOOT_INDEX;
+        format!("{text:?} is no boot index; give a number from 0 to {most}")
+    })
+}
+
 impl DiskArgument {
+    /// Returns what the manifest says of it, but for its key.
+    pub(crate) fn entry(&self, host_device: u8) -> DiskEntry {
+        let entry = DiskEntry::new(self.mode, self.access, host_device);
+        match self.boot_index {
+            Some(index) => entry.with_boot_index(index),
+            None => entry,
+        }
+    }
+
     /// Sees that the file is there, can be used as asked, and is nobody else's now.
     pub(crate) fn open(&self) -> Result<(Disk, File), Failure> {
         let failed = |source| Failure::File {
@@ -177,6 +198,9 @@ mod tests {
             (",readonly", "give a file"),
             ("a,mode=open", "plain or sealed"),
             ("a,format=vmdk", "raw or qcow2"),
+            ("a,bootindex=", "no boot index"),
+            ("a,bootindex=-1", "no boot index"),
+            ("a,bootindex=255", "0 to 254"),
             ("a,readonly=1", "says nothing"),
             ("a,key=", "give a file"),
             ("a,key-id=00", "64 hexadecimal digits"),

@@ -7,6 +7,7 @@ use stockade_abi::terminate::StopReason;
 use stockade_boot::manifest::{Manifest, Start};
 use stockade_boot::payload::{self, PayloadError};
 use stockade_devices::fw_cfg::{File, FileError};
+use stockade_paravisor::boot_order::BootOrder;
 use stockade_paravisor::firmware_files::{self, Facts};
 use stockade_paravisor::machine::FirmwareFittings;
 use stockade_platform::Launch;
@@ -18,6 +19,7 @@ use crate::adapters::Staging;
 pub(crate) fn fittings(
     launch: &Launch,
     ram: &'static GuestRam,
+    boot_order: &BootOrder,
 ) -> Result<Option<FirmwareFittings>, StopReason> {
     if launch.manifest.start() == Start::Kernel {
         return Ok(None);
@@ -29,6 +31,7 @@ pub(crate) fn fittings(
         vcpus,
         ram: *ram.map(),
         processor_id: [signature, features],
+        boot_order,
     });
     let mut files = files.map_err(|error| {
         log::error!("{error}");

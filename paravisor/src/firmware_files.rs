@@ -12,6 +12,8 @@ use stockade_boot::smbios;
 use stockade_devices::fw_cfg::{File, FileError};
 use zerocopy::IntoBytes;
 
+use crate::boot_order::BootOrder;
+
 /// QEMU's `etc/system-states`, a byte a state: bit 7 says that there is it, the rest is its sleep type. S0 and S5 there are.
 const SYSTEM_STATES: [u8; 6] = [1 << 7, 0, 0, 1, 2, 1 << 7];
 
@@ -37,6 +39,8 @@ pub struct Facts<'a> {
     pub ram: RamMap,
     /// CPUID leaf 1: EAX and EDX.
     pub processor_id: [u32; 2],
+    /// What it is to start from.
+    pub boot_order: &'a BootOrder,
 }
 
 /// Returns the files of a machine.
@@ -61,6 +65,9 @@ pub fn files(facts: &Facts<'_>) -> Result<Vec<File>, FilesError> {
     });
     files.push(File::try_new(smbios::ANCHOR, smbios::anchor(&tables))?);
     files.push(File::try_new(smbios::TABLES, tables)?);
+    if let Some(order) = facts.boot_order.file() {
+        files.push(File::try_new("bootorder", order)?);
+    }
     files.push(File::try_new("etc/e820", memory_map(&facts.ram))?);
     files.push(File::try_new("etc/system-states", SYSTEM_STATES.to_vec())?);
     Ok(files)
@@ -99,6 +106,7 @@ mod tests {
             vcpus: 4,
             ram: RamMap::of_size(4 << 30).unwrap(),
             processor_id: [1, 2],
+            boot_order: &BootOrder::default(),
         });
         let files = files.unwrap();
         files.iter().map(|file| file.name().into()).collect()

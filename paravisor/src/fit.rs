@@ -18,7 +18,8 @@ use stockade_boot::manifest::{
 };
 use stockade_bus::{Gpa, GuestMemory, MemoryError};
 use stockade_devices::virtio::rng::{Entropy, NoEntropy};
-use stockade_paravisor::machine::Functions;
+use stockade_paravisor::boot_order::BootOrder;
+use stockade_paravisor::machine::{Functions, SlotNumber};
 use stockade_paravisor::records::Records;
 use stockade_paravisor::virtio::{Bays, Card, Characters, Fitted, Frames, OwnEntropy, Plain};
 use stockade_platform::ghcb::{DEVICE_VECTOR, LAST_DEVICE_VECTOR};
@@ -60,6 +61,14 @@ pub(crate) struct Fitter<'a> {
     pub(crate) vcpus: u32,
 }
 
+/// The devices of the manifest.
+#[derive(Default)]
+pub(crate) struct Fit {
+    pub(crate) functions: Functions,
+    pub(crate) bays: Bays,
+    pub(crate) boot_order: BootOrder,
+}
+
 /// Returns the devices of the manifest.
 ///
 /// # Errors
@@ -68,57 +77,71 @@ pub(crate) fn devices(
     manifest: &Manifest,
     bounce: Option<SharedRegion>,
     fitter: &mut Fitter<'_>,
-) -> Result<(Functions, Bays), StopReason> {
-    let (mut functions, mut bays) = (Functions::default(), Bays::default());
+) -> Result<Fit, StopReason> {
+    let mut all = Fit::default();
     // Who has a disk or a card has an entropy source too.
     let has_entropy = bounce.is_some() || manifest.flags().contains(GuestFlags::ENTROPY);
     let keeping = match bounce {
-        Some(bounce) => fit_host_devices(manifest, bounce, fitter, (&mut bays, &mut functions)),
+        Some(bounce) => fit_host_devices(manifest, bounce, fitter, &mut all),
         None => Keeping::Nowhere,
     };
-    flash::fit(manifest, fitter.ram, &keeping, &mut bays)?;
+    flash::fit(manifest, fitter.ram, &keeping, &mut all.bays)?;
     if has_entropy {
         let entropy = Card::new(OwnEntropy::new(Processor), fitter.ram);
-        fit(Box::new(entropy), &mut bays, &mut functions);
+        all.take(Box::new(entropy));
     }
     // A signal to a processor that has yet to start may be lost.
-    bays.look_at_all();
-    Ok((functions, bays))
+    all.bays.look_at_all();
+    Ok(all)
 }
 
 fn fit_host_devices(
     manifest: &Manifest,
     mut bounce: SharedRegion,
     fitter: &mut Fitter<'_>,
-    (bays, functions): (&mut Bays, &mut Functions),
+    all: &mut Fit,
 ) -> Keeping {
     let devices = manifest.devices();
     for (index, net) in (0..).zip(devices.nets()) {
-        let place = fitter.place(net.host_device(), bays);
+        let place = fitter.place(net.host_device(), &all.bays);
         match fitter.net(net, bounce.split_off(bytes(NET_BYTES)), place) {
-            Ok(card) => fit(card, bays, functions),
+            Ok(card) => _ = all.take(card),
             Err(error) => report("network card", index, place, &error),
         }
     }
     if manifest.flags().contains(GuestFlags::CONSOLE) {
-        let place = fitter.place(CONSOLE_HOST_DEVICE, bays);
+        let place = fitter.place(CONSOLE_HOST_DEVICE, &all.bays);
         match fitter.console(bounce.split_off(console::MEMORY), place) {
-            Ok(card) => fit(card, bays, functions),
+            Ok(card) => _ = all.take(card),
             Err(error) => report("console", 0, place, &error),
         }
     }
     let mut keys = fitter.keys(manifest, &mut bounce);
-    let keeping = fitter.keeping(manifest, &mut bounce, bays, &keys);
+    let keeping = fitter.keeping(manifest, &mut bounce, &mut all.bays, &keys);
     let share = bounce.len_bytes() / devices.disks().count().max(1);
     for (index, disk) in (0..).zip(devices.disks()) {
-        let place = fitter.place(disk.host_device(), bays);
+        let place = fitter.place(disk.host_device(), &all.bays);
         let sealed = (&mut keys, &keeping);
         match fitter.disk(disk, index, bounce.split_off(share), place, sealed) {
-            Ok(card) => fit(card, bays, functions),
+            Ok(card) => {
+                let slot = all.take(card);
+                all.boot_order.add(disk.boot_index(), slot);
+            }
             Err(error) => report("disk", index, place, &error),
         }
     }
     keeping
+}
+
+impl Fit {
+    /// Puts a device into the next slot, and returns which that is.
+    fn take(&mut self, card: Box<dyn Fitted>) -> Option<SlotNumber> {
+        let slot = self.bays.fit(card, &mut self.functions);
+        if slot.is_none() {
+            log::error!("no slot is left for a device");
+        }
+        slot
+    }
 }
 
 impl Fitter<'_> {
@@ -299,12 +322,6 @@ fn name(index: u8) -> [u8; 20] {
     name[14] = b'0' + index / 10;
     name[15] = b'0' + index % 10;
     name
-}
-
-fn fit(card: Box<dyn Fitted>, bays: &mut Bays, functions: &mut Functions) {
-    if bays.fit(card, functions).is_none() {
-        log::error!("no slot is left for a device");
-    }
 }
 
 fn report(kind: &str, index: u8, place: Place, error: &Missing) {

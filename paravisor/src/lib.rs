@@ -27,6 +27,7 @@ mod registers;
 mod share;
 mod startup;
 
+pub mod boot_order;
 pub mod crew;
 pub mod firmware_files;
 pub mod key_line;

@@ -29,7 +29,7 @@ use stockade_platform::{Cpu, Ghcb, Platform, console, stop};
 
 use crate::adapters::{GuestProcessor, PlatformHost, Staging, Time, open_console};
 use crate::firmware;
-use crate::fit::{self, Fitter};
+use crate::fit::{self, Fit, Fitter};
 use crate::identity;
 use crate::modules::{self, Kept};
 
@@ -80,8 +80,9 @@ pub(crate) fn run(platform: Platform) -> ! {
         vcpus,
     };
     let devices = fit::devices(&launch.manifest, bounce, &mut fitter);
-    let (functions, mut bays) = devices.unwrap_or_else(|reason| stop(reason));
-    let firmware = firmware::fittings(&launch, ram).unwrap_or_else(|reason| stop(reason));
+    let mut devices = devices.unwrap_or_else(|reason| stop(reason));
+    let firmware = firmware::fittings(&launch, ram, &devices.boot_order);
+    let firmware = firmware.unwrap_or_else(|reason| stop(reason));
     let unix_seconds = wall_clock(&cpu.ghcb);
     let means = modules::Means {
         memory: modules,
@@ -89,11 +90,11 @@ pub(crate) fn run(platform: Platform) -> ! {
         clock,
         unix_seconds,
         cpuid: launch.cpuid,
-        records: Kept::new(&launch.manifest, bays.records()),
+        records: Kept::new(&launch.manifest, devices.bays.records()),
         psp: Arc::new(Mutex::new(psp)),
     };
     let modules = Arc::new(modules::modules(&launch.manifest, &means));
-    bays.ring_for_records(modules.bell());
+    devices.bays.ring_for_records(modules.bell());
     let shared = SHARED.call_once(|| Shared {
         start: launch.manifest.start(),
         policy: identity::policy(&launch, clock.0.frequency_hz()),
@@ -105,7 +106,7 @@ pub(crate) fn run(platform: Platform) -> ! {
             unix_seconds,
             fitted(
                 fittings(&launch.manifest, vcpus, ram, modules),
-                (functions, bays),
+                devices,
                 firmware,
             ),
         ),
@@ -262,15 +263,11 @@ fn tpm(manifest: &Manifest, modules: &Modules) -> Option<TpmFitting> {
     })
 }
 
-fn fitted(
-    fittings: Fittings,
-    (functions, bays): (Functions, Bays),
-    firmware: Option<FirmwareFittings>,
-) -> Fittings {
+fn fitted(fittings: Fittings, devices: Fit, firmware: Option<FirmwareFittings>) -> Fittings {
     Fittings {
         firmware,
-        functions,
-        bays,
+        functions: devices.functions,
+        bays: devices.bays,
         ..fittings
     }
 }

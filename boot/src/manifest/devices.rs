@@ -61,12 +61,16 @@ pub struct DiskEntry {
     mode: DiskMode,
     is_read_only: u8,
     host_device: u8,
-    reserved: u8,
+    /// 0: none; else one more than the index.
+    boot: u8,
     /// All zero for a key of our own.
     key_id: [u8; 32],
 }
 
 impl DiskEntry {
+    /// The highest boot index.
+    pub const MAX_BOOT_INDEX: u8 = 254;
+
     /// Returns the entry of the disk that is device `host_device` on bus 0 of the host.
     #[must_use]
     pub fn new(mode: DiskMode, access: DiskAccess, host_device: u8) -> Self {
@@ -74,7 +78,7 @@ impl DiskEntry {
             mode,
             is_read_only: u8::from(access == DiskAccess::ReadOnly),
             host_device,
-            reserved: 0,
+            boot: 0,
             key_id: [0; 32],
         }
     }
@@ -89,6 +93,22 @@ impl DiskEntry {
     #[must_use]
     pub fn key_id(&self) -> Option<&[u8; 32]> {
         Some(&self.key_id).filter(|id| **id != [0; 32])
+    }
+
+    /// Returns the entry with a place in the order in which firmware tries to start from disks, the lowest first; at most
+    /// [`Self::MAX_BOOT_INDEX`].
+    #[must_use]
+    pub fn with_boot_index(self, index: u8) -> Self {
+        Self {
+            boot: index.saturating_add(1),
+            ..self
+        }
+    }
+
+    /// Returns its place in the order in which firmware tries disks, if it has one.
+    #[must_use]
+    pub fn boot_index(&self) -> Option<u8> {
+        self.boot.checked_sub(1)
     }
 
     /// Returns what becomes of its content.
@@ -117,7 +137,7 @@ impl DiskEntry {
             self.mode,
             DiskMode::PLAIN | DiskMode::SEALED | DiskMode::STORE
         );
-        if !is_known || self.is_read_only > 1 || self.host_device > 31 || self.reserved != 0 {
+        if !is_known || self.is_read_only > 1 || self.host_device > 31 {
             return Err(ManifestError::Disk);
         }
         if self.key_id().is_some() && self.mode != DiskMode::SEALED {

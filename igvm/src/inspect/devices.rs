@@ -34,8 +34,12 @@ fn disk_words(disk: &DiskEntry) -> String {
         DiskAccess::ReadOnly => ", read only",
     };
     let key = disk.key_id().map(|id| format!(", key {}", KeyId(*id)));
-    let (place, key) = (disk.host_device(), key.unwrap_or_default());
-    format!("{mode}{access}, host device {place:02x}{key}")
+    let index = disk
+        .boot_index()
+        .map(|index| format!(", boot index {index}"));
+    let (key, index) = (key.unwrap_or_default(), index.unwrap_or_default());
+    let place = disk.host_device();
+    format!("{mode}{access}, host device {place:02x}{key}{index}")
 }
 
 fn net_words(net: &NetEntry) -> String {
@@ -52,7 +56,7 @@ mod tests {
     fn each_device_is_a_line_and_none_is_nothing() {
         let disks = [
             DiskEntry::new(DiskMode::PLAIN, DiskAccess::ReadWrite, 2),
-            DiskEntry::new(DiskMode::SEALED, DiskAccess::ReadOnly, 3),
+            DiskEntry::new(DiskMode::SEALED, DiskAccess::ReadOnly, 3).with_boot_index(0),
         ];
         let nets = [NetEntry::new(16, [0x52, 0x54, 0, 0x57, 0xAD, 1])];
         let devices = Devices::try_new(&disks, &nets, 4 << 20).unwrap();
@@ -60,7 +64,7 @@ mod tests {
         write(&mut text, &devices).unwrap();
         assert_eq!(
             text,
-            "  disk 0: plain, host device 02\n  disk 1: sealed, read only, host device 03\n  \
+            "  disk 0: plain, host device 02\n  disk 1: sealed, read only, host device 03, boot index 0\n  \
              network card 0: 52:54:00:57:ad:01, host device 10\n  shared with devices: 4194304 bytes\n"
         );
         text.clear();

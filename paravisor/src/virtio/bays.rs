@@ -101,8 +101,9 @@ impl fmt::Debug for Bays {
 }
 
 impl Bays {
-    /// Fits a device into the next slot; `None` if all are taken. Its host's interrupts come by vector [`Self::vector_of_next`].
-    pub fn fit(&mut self, card: Box<dyn Fitted>, functions: &mut Functions) -> Option<()> {
+    /// Fits a device into the next slot and returns which that is; `None` if all are taken. Its host's interrupts come by vector
+    /// [`Self::vector_of_next`].
+    pub fn fit(&mut self, card: Box<dyn Fitted>, functions: &mut Functions) -> Option<SlotNumber> {
         let bit = 1_u32.checked_shl(u32::try_from(self.bays.len()).ok()?)?;
         if bit >= VARIABLES_BIT {
             return None;
@@ -118,7 +119,7 @@ impl Bays {
         });
         let slot = functions.fit(Arc::clone(&bay) as Arc<dyn SlotFunction>)?;
         self.bays.push((slot, bay));
-        Some(())
+        Some(slot)
     }
 
     /// Returns how records ask for their turn.
