@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::stock_disk::run;
-use crate::{Running, Slot, Stockade, package_file};
+use crate::{Initrd, Running, Slot, Stockade, command_line, package_file, workshop};
 
 /// Where Debian's package `ovmf` has its firmware.
 const FOLDER: &str = "usr/share/OVMF";
@@ -193,9 +193,45 @@ pub fn fat_disk(folder: &Path, files: &[(&str, &[u8])]) -> PathBuf {
         fs::write(&path, bytes).expect("the folder is writable");
     }
     let top = fs::read_dir(content.path()).expect("it was just made");
+    if files.is_empty() {
+        return image;
+    }
     let mut copy = Command::new("mcopy");
     copy.args(["-s", "-i"]).arg(&image);
     copy.args(top.flatten().map(|entry| entry.path()));
     run(copy.arg("::"));
     image
+}
+
+/// A boot loader as distributions sign it, and where it looks for its script.
+const LOADER: &str = "EFI/BOOT/BOOTX64.EFI";
+const LOADER_SCRIPT: &str = "EFI/debian/grub.cfg";
+
+/// Makes such a disk with the distribution's GRUB, which firmware starts and which carries out `script`; and with these files.
+///
+/// # Panics
+/// As [`fat_disk`].
+#[must_use]
+pub fn grub_disk(folder: &Path, script: &str, files: &[(&str, &[u8])]) -> PathBuf {
+    let grub = package_file(
+        "grub-efi-amd64-signed",
+        "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed",
+    );
+    let grub = fs::read(grub).expect("the package is whole");
+    let own: [(&str, &[u8]); 2] = [(LOADER, &grub), (LOADER_SCRIPT, script.as_bytes())];
+    fat_disk(folder, &[&own, files].concat())
+}
+
+/// Makes such a disk that starts the distribution's kernel with an initramfs and these words.
+///
+/// # Panics
+/// As [`fat_disk`].
+#[must_use]
+pub fn linux_disk(folder: &Path, initrd: &Initrd, words: &str) -> PathBuf {
+    let kernel = fs::read(&workshop().kernel).expect("the workshop made it");
+    let initrd = fs::read(initrd.write(folder)).expect("it was just written");
+    let words = command_line(words);
+    let script = format!("linux /vmlinuz {words}\ninitrd /initrd\nboot\n");
+    let files: [(&str, &[u8]); 2] = [("vmlinuz", &kernel), ("initrd", &initrd)];
+    grub_disk(folder, &script, &files)
 }

@@ -19,6 +19,7 @@ pub mod guest;
 pub mod host_view;
 mod initrd;
 mod running;
+pub mod shell;
 mod slot;
 pub mod stock_disk;
 mod stream;
