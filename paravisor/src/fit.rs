@@ -11,12 +11,11 @@ use stockade_backend::console::{self, Console};
 use stockade_backend::net::Net;
 use stockade_backend::shared::AnyShared;
 use stockade_backend::transport::Doorbell;
-use stockade_backend::{BackendError, Function, SharedMemory};
+use stockade_backend::{BackendError, Function};
 use stockade_boot::manifest::{
     CONSOLE_BYTES, CONSOLE_HOST_DEVICE, DiskEntry, DiskMode, GuestFlags, KEYS_BYTES,
     KEYS_HOST_DEVICE, LEAST_DISK_BYTES, Manifest, NET_BYTES, NetEntry,
 };
-use stockade_bus::{Gpa, GuestMemory, MemoryError};
 use stockade_devices::virtio::rng::{Entropy, NoEntropy};
 use stockade_paravisor::boot_order::BootOrder;
 use stockade_paravisor::machine::{Functions, SlotNumber};
@@ -26,6 +25,10 @@ use stockade_platform::ghcb::{DEVICE_VECTOR, LAST_DEVICE_VECTOR};
 use stockade_platform::memory::GuestRam;
 use stockade_platform::psp::Psp;
 use stockade_platform::{Ghcb, SharedRegion, random};
+
+mod bounce;
+
+use bounce::Bounce;
 
 use crate::adapters::{PlatformHost, Time};
 use crate::disk_keys::{Asking, DiskKeys};
@@ -335,68 +338,5 @@ struct Processor;
 impl Entropy for Processor {
     fn fill(&mut self, buffer: &mut [u8]) -> Result<(), NoEntropy> {
         random::fill(buffer).map_err(|_| NoEntropy)
-    }
-}
-
-/// A device's shared memory, and the guest's for copies without a stop in between.
-struct Bounce {
-    region: SharedRegion,
-    ram: &'static GuestRam,
-}
-
-impl SharedMemory for Bounce {
-    fn len_bytes(&self) -> usize {
-        self.region.len_bytes()
-    }
-
-    fn bus_address(&self, offset: usize) -> u64 {
-        self.region.gpa(offset)
-    }
-
-    fn read(&self, offset: usize, bytes: &mut [u8]) {
-        self.region.read(offset, bytes);
-    }
-
-    fn write(&self, offset: usize, bytes: &[u8]) {
-        self.region.write(offset, bytes);
-    }
-
-    fn zero(&self, offset: usize, len: usize) {
-        self.region.zero(offset, len);
-    }
-
-    fn load(&self, offset: usize) -> u16 {
-        self.region.load(offset)
-    }
-
-    fn store(&self, offset: usize, value: u16) {
-        self.region.store(offset, value);
-    }
-
-    fn copy_from_guest(
-        &self,
-        offset: usize,
-        guest: &dyn GuestMemory,
-        gpa: Gpa,
-        len: usize,
-    ) -> Result<(), MemoryError> {
-        // The guest's memory as the device may reach it: not at all while it masters no bus.
-        if len != 0 && !guest.is_ram(gpa) {
-            return Err(MemoryError::NotMemory(gpa));
-        }
-        self.region.copy_from_guest(offset, self.ram, gpa, len)
-    }
-
-    fn copy_to_guest(
-        &self,
-        offset: usize,
-        guest: &dyn GuestMemory,
-        gpa: Gpa,
-        len: usize,
-    ) -> Result<(), MemoryError> {
-        if len != 0 && !guest.is_ram(gpa) {
-            return Err(MemoryError::NotMemory(gpa));
-        }
-        self.region.copy_to_guest(offset, self.ram, gpa, len)
     }
 }

@@ -1,0 +1,69 @@
+//! Memory shared with a device of the host, as its driver has it.
+
+use stockade_backend::SharedMemory;
+use stockade_bus::{Gpa, GuestMemory, MemoryError};
+use stockade_platform::SharedRegion;
+use stockade_platform::memory::GuestRam;
+
+/// A device's shared memory, and the guest's for copies without a stop in between.
+pub(super) struct Bounce {
+    pub(super) region: SharedRegion,
+    pub(super) ram: &'static GuestRam,
+}
+
+impl SharedMemory for Bounce {
+    fn len_bytes(&self) -> usize {
+        self.region.len_bytes()
+    }
+
+    fn bus_address(&self, offset: usize) -> u64 {
+        self.region.gpa(offset)
+    }
+
+    fn read(&self, offset: usize, bytes: &mut [u8]) {
+        self.region.read(offset, bytes);
+    }
+
+    fn write(&self, offset: usize, bytes: &[u8]) {
+        self.region.write(offset, bytes);
+    }
+
+    fn zero(&self, offset: usize, len: usize) {
+        self.region.zero(offset, len);
+    }
+
+    fn load(&self, offset: usize) -> u16 {
+        self.region.load(offset)
+    }
+
+    fn store(&self, offset: usize, value: u16) {
+        self.region.store(offset, value);
+    }
+
+    fn copy_from_guest(
+        &self,
+        offset: usize,
+        guest: &dyn GuestMemory,
+        gpa: Gpa,
+        len: usize,
+    ) -> Result<(), MemoryError> {
+        // The guest's memory as the device may reach it: not at all while it masters no bus.
+        if len != 0 && !guest.is_ram(gpa) {
+            return Err(MemoryError::NotMemory(gpa));
+        }
+        self.region.copy_from_guest(offset, self.ram, gpa, len)
+    }
+
+    fn copy_to_guest(
+        &self,
+        offset: usize,
+        guest: &dyn GuestMemory,
+        gpa: Gpa,
+        len: usize,
+    ) -> Result<(), MemoryError> {
+        if len != 0 && !guest.is_ram(gpa) {
+            return Err(MemoryError::NotMemory(gpa));
+        }
+        self.region.copy_to_guest(offset, self.ram, gpa, len)
+    }
+}
