@@ -172,3 +172,29 @@ fn check_guest(report: &AttestationReport, measurements: &[[u8; 48]]) -> Result<
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::FromZeros as _;
+
+    use super::*;
+
+    #[test]
+    fn a_guest_is_one_of_those_expected_at_vmpl_0_and_nobody_looks_into_it() {
+        let mut report = AttestationReport::new_zeroed();
+        report.measurement = [2; 48];
+        report.policy = 0x3_0000;
+        let expected = [[1; 48], [2; 48]];
+        assert_eq!(check_guest(&report, &expected), Ok(()));
+        assert!(check_guest(&report, &expected[..1]).is_err());
+        assert!(check_guest(&report, &[]).is_err());
+        let refused = |change: fn(&mut AttestationReport)| {
+            let mut changed = report.clone();
+            change(&mut changed);
+            check_guest(&changed, &expected).is_err()
+        };
+        assert!(refused(|report| report.vmpl = 2));
+        assert!(refused(|report| report.policy |= POLICY_DEBUG));
+        assert!(refused(|report| report.policy |= POLICY_MIGRATE_MA));
+    }
+}

@@ -147,6 +147,32 @@ fn a_released_key_opens_its_disk_for_any_image_that_names_it() {
     );
 }
 
+/// Beside a disk of the image's own, and remembered like it: then it is no other image's any more, and an older copy is noticed.
+#[test]
+fn a_released_key_and_a_state_keep_a_disk_from_being_rolled_back() {
+    let place = Place::new();
+    let own = place.path("own.img");
+    let made = Stockade::new("disk").args(["create", "--size", "8M"]);
+    made.arg(&own).finish().assert_code(0);
+    let (own, state) = (
+        format!("{},mode=sealed", own.display()),
+        place.path("state"),
+    );
+    let arguments = ["--disk", &own, "--state", state.to_str().unwrap()];
+    let disk = place.disk_with_key();
+    assert_opens(&place.run(&disk, &arguments), "");
+    let older = fs::read(place.path("disk.img")).unwrap();
+    assert_opens(&place.run(&disk, &arguments), "abc");
+    let newer = fs::read(place.path("disk.img")).unwrap();
+
+    fs::write(place.path("disk.img"), older).unwrap();
+    let rolled_back = place.run(&disk, &arguments);
+    rolled_back.assert_says(&["disk 0 is missing", "D07", "disk 1: sealed"]);
+    fs::write(place.path("disk.img"), newer).unwrap();
+    assert_missing(&place.run(&disk, &[]), &["D14"]);
+    assert_opens(&place.run(&disk, &arguments), "abc");
+}
+
 /// The host has the image, the disk and the key's id; the key itself is with `stockade keys serve`.
 #[test]
 fn a_key_server_gives_the_key_to_the_machine_it_expects_and_to_no_other() {
