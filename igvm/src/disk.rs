@@ -6,7 +6,9 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use stockade_storage::disk::check::{CheckError, Problem, ReadBlocks, Report, check as check_tree};
+use stockade_storage::disk::check::{
+    CheckError, Problem, ReadBlocks, Report, check as check_tree, forgotten,
+};
 use stockade_storage::disk::entry::Entry;
 use stockade_storage::disk::format::{Header, Superblock};
 use stockade_storage::disk::geometry::Geometry;
@@ -134,6 +136,40 @@ pub fn read_key(path: &Path) -> Result<DiskKey, DiskError> {
         .or_else(|| from_digits(content.trim_ascii()));
     key.map(DiskKey::new)
         .ok_or_else(|| DiskError::Key { path: path.into() })
+}
+
+/// Has a disk taken again whose store is lost: the holder of its key vouches for it as it is. Returns what was done.
+pub fn adopt(path: &Path, key: &DiskKey) -> Result<String, DiskError> {
+    // What is damaged is not vouched for.
+    check(path, Some(key))?;
+    let failed = |source| DiskError::Write {
+        path: path.into(),
+        source,
+    };
+    let file = OpenOptions::new().read(true).write(true).open(path);
+    let file = file.map_err(failed)?;
+    let host_blocks = file.metadata().map_err(failed)?.len() / BLOCK_BYTES as u64;
+    let superblock = match forgotten(&mut Blocks { file: &file }, key, host_blocks) {
+        Ok(superblock) => superblock,
+        Err(CheckError::Fault(fault)) => {
+            let path = path.into();
+            return Err(DiskError::Fault { path, fault });
+        }
+        Err(CheckError::Read(source)) => return Err(failed(source)),
+    };
+    let Some(superblock) = superblock else {
+        return Ok("no store has remembered this disk: any takes it as it is\n".to_owned());
+    };
+    let mut block = [0; BLOCK_BYTES];
+    superblock.write(&mut block);
+    let offset = superblock.place().0 * BLOCK_BYTES as u64;
+    file.write_all_at(&block, offset)
+        .and_then(|()| file.sync_all())
+        .map_err(failed)?;
+    Ok(format!(
+        "generation {} of the disk belongs to no store any more: the next one takes it as it is and remembers it\n",
+        superblock.generation.get()
+    ))
 }
 
 /// Checks a disk or a store and says what it is; an error if anything is wrong with it.
@@ -357,11 +393,9 @@ impl ReadBlocks for Blocks<'_> {
 mod tests {
     use std::fs;
 
-    use stockade_storage::DiskKey;
+    use stockade_storage::disk::format::History;
 
-    use super::{
-        DiskError, check, create_plain, create_sealed, create_store, from_digits, read_key,
-    };
+    use super::*;
 
     #[test]
     fn a_new_disk_checks_out_with_and_without_its_key() {
@@ -377,6 +411,38 @@ mod tests {
         );
         let error = check(&path, Some(&DiskKey::new([2; 32]))).unwrap_err();
         assert!(error.to_string().contains("D06"), "{error}");
+    }
+
+    #[test]
+    fn a_disk_some_store_has_is_adopted_by_its_key_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        let key = || DiskKey::new([1; 32]);
+        create_sealed(&path, 10_000_000, Some(&key())).unwrap();
+        assert!(adopt(&path, &key()).unwrap().contains("no store"));
+        let mut first = [0; BLOCK_BYTES];
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .unwrap();
+        file.read_exact_at(&mut first, 0).unwrap();
+        let (header, _) = Header::read(&first).unwrap();
+        let seals = Seals::new(&key(), header.disk(), &[0; 32]);
+        let root = Entry::default();
+        let anchored = Superblock::with_history(&seals, &header, 2, root, 0, History::Anchored);
+        anchored.write(&mut first);
+        let place = anchored.place().0 * BLOCK_BYTES as u64;
+        file.write_all_at(&first, place).unwrap();
+        assert!(adopt(&path, &DiskKey::new([2; 32])).is_err());
+        let text = adopt(&path, &key()).unwrap();
+        assert!(text.contains("generation 3"), "{text}");
+        assert!(adopt(&path, &key()).unwrap().contains("no store"));
+        assert!(
+            check(&path, Some(&key()))
+                .unwrap()
+                .contains("generation     3")
+        );
     }
 
     #[test]

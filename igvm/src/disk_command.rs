@@ -15,6 +15,8 @@ pub(crate) enum Disk {
     Create(Create),
     /// Makes an empty sealed store, which remembers the newest state of sealed disks.
     CreateStore(CreateStore),
+    /// Has a sealed disk taken again whose store (--state) is lost. Whether it is the newest is then for the holder of its key to know.
+    Adopt(Adopt),
     /// Checks a disk: what can be seen without a key, or with --disk-key every block.
     Check(Check),
 }
@@ -45,6 +47,16 @@ pub(crate) struct CreateStore {
     file: PathBuf,
 }
 
+/// Arguments of `stockade disk adopt`.
+#[derive(Debug, Args)]
+pub(crate) struct Adopt {
+    /// The disk.
+    file: PathBuf,
+    /// A file with its key, 32 bytes or 64 hexadecimal digits. A disk under a key of the machine's own has none, and belongs to its store for good
+    #[arg(long, value_name = "FILE")]
+    disk_key: PathBuf,
+}
+
 /// Arguments of `stockade disk check`.
 #[derive(Debug, Args)]
 pub(crate) struct Check {
@@ -67,6 +79,10 @@ pub(crate) fn disk(command: &Disk) -> Result<String, Failure> {
             disk::create_sealed(&arguments.file, arguments.size, key.as_ref())?;
         }
         Disk::CreateStore(arguments) => disk::create_store(&arguments.file)?,
+        Disk::Adopt(arguments) => {
+            let key = disk::read_key(&arguments.disk_key)?;
+            return Ok(disk::adopt(&arguments.file, &key)?);
+        }
         Disk::Check(arguments) => {
             let key = arguments.disk_key.as_deref().map(disk::read_key);
             return Ok(disk::check(&arguments.file, key.transpose()?.as_ref())?);

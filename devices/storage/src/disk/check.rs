@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use super::entry::{Entry, FAN_OUT};
 use super::fault::Fault;
-use super::format::{Header, Superblock};
+use super::format::{Header, History, Superblock};
 use super::geometry::{BITMAP_BLOCKS, Geometry, Node};
 use super::seals::Seals;
 use super::space::{bits_of, is_used};
@@ -98,27 +98,18 @@ pub fn check<R: ReadBlocks>(
     key: &DiskKey,
     host_blocks: u64,
 ) -> Result<Report, CheckError<R::Error>> {
-    let mut block = [0; BLOCK_BYTES];
-    source
-        .read(HostBlock(0), &mut block)
-        .map_err(CheckError::Read)?;
-    let (header, geometry) = Header::read(&block).map_err(CheckError::Fault)?;
-    if geometry.total_blocks() > host_blocks {
-        return Err(CheckError::Fault(Fault::Truncated {
-            found: host_blocks,
-            expected: geometry.total_blocks(),
-        }));
-    }
-    // Nothing is sealed here, so no nonce is drawn from the entropy.
-    let seals = Seals::new(key, header.disk(), &[0; 32]);
-    let Some(superblock) = newest(source, &header, &seals)? else {
+    let opened = open(source, key, host_blocks)?;
+    let Opened {
+        geometry, seals, ..
+    } = &opened;
+    let Some(superblock) = opened.superblock.as_ref() else {
         return Ok(Report::default());
     };
     let words = usize::try_from(geometry.data_blocks() / 64 + 1).unwrap_or(0);
     let mut checker = Checker {
         source,
-        seals: &seals,
-        geometry: &geometry,
+        seals,
+        geometry,
         used: alloc::vec![0; words],
         marked: alloc::vec![0; words],
         report: Report {
@@ -131,6 +122,65 @@ pub fn check<R: ReadBlocks>(
         .node(top, &superblock.root)
         .map_err(CheckError::Read)?;
     Ok(checker.finish())
+}
+
+/// Returns the superblock that makes the disk, as it is, one no store has remembered: who has its key says so when the store is lost. None
+/// if it is one already.
+///
+/// # Errors
+/// It cannot be opened, or the file cannot be read.
+pub fn forgotten<R: ReadBlocks>(
+    source: &mut R,
+    key: &DiskKey,
+    host_blocks: u64,
+) -> Result<Option<Superblock>, CheckError<R::Error>> {
+    let Opened {
+        header,
+        seals,
+        superblock,
+        ..
+    } = open(source, key, host_blocks)?;
+    let superblock = superblock.filter(|last| last.history() == History::Anchored);
+    Ok(superblock.map(|last| {
+        // The next generation, so that it is written over the older of the two.
+        let generation = last.generation.get().saturating_add(1);
+        Superblock::new(&seals, &header, generation, last.root, last.cursor.get())
+    }))
+}
+
+/// What a disk says of itself.
+struct Opened {
+    header: Header,
+    geometry: Geometry,
+    seals: Seals,
+    superblock: Option<Superblock>,
+}
+
+fn open<R: ReadBlocks>(
+    source: &mut R,
+    key: &DiskKey,
+    host_blocks: u64,
+) -> Result<Opened, CheckError<R::Error>> {
+    let mut block = [0; BLOCK_BYTES];
+    source
+        .read(HostBlock(0), &mut block)
+        .map_err(CheckError::Read)?;
+    let (header, geometry) = Header::read(&block).map_err(CheckError::Fault)?;
+    if geometry.total_blocks() > host_blocks {
+        return Err(CheckError::Fault(Fault::Truncated {
+            found: host_blocks,
+            expected: geometry.total_blocks(),
+        }));
+    }
+    // No nonce is drawn from the entropy: superblocks have none.
+    let seals = Seals::new(key, header.disk(), &[0; 32]);
+    let superblock = newest(source, &header, &seals)?;
+    Ok(Opened {
+        header,
+        geometry,
+        seals,
+        superblock,
+    })
 }
 
 /// Returns the newest authentic superblock; none if both blocks are empty.

@@ -1,6 +1,6 @@
 //! What a host may do to a disk's file, one test a lie: each is noticed, and the guest never gets other bytes than its own.
 
-use stockade_storage::disk::check::{CheckError, Problem, check};
+use stockade_storage::disk::check::{CheckError, Problem, check, forgotten};
 use stockade_storage::disk::format::Header;
 use stockade_storage::disk::geometry::Geometry;
 use stockade_storage::{
@@ -160,6 +160,35 @@ fn an_older_disk_is_refused() {
     assert_eq!(fault(host, Some(anchor)), rolled_back);
     // Without an anchor it is told that there was one.
     assert_eq!(fault(old, None), Fault::Forgotten);
+}
+
+/// Its store is lost, and who has its key says that this is the disk to go on with. Once more there is nothing to say.
+#[test]
+fn the_holder_of_its_key_can_have_a_disk_taken_without_its_store() {
+    let (mut host, anchor) = newest();
+    host.settle();
+    assert_eq!(fault(host.clone(), None), Fault::Forgotten);
+    let blocks = Geometry::try_new(LOGICAL).unwrap().total_blocks();
+    let other = DiskKey::new([99; 32]);
+    assert!(forgotten(&mut File(&host), &other, blocks).is_err());
+    let superblock = forgotten(&mut File(&host), &key(), blocks).unwrap();
+    let superblock = superblock.unwrap();
+    assert_eq!(superblock.generation.get(), anchor.generation + 1);
+    let mut block = [0; BLOCK_BYTES];
+    superblock.write(&mut block);
+    host.blocks.insert(superblock.place().0, block);
+    let mut before = open(newest().0, Some(anchor));
+    let mut after = open(host.clone(), None);
+    assert_eq!(after.disk.state(), State::Open(Freshness::Unknown));
+    assert_eq!(after.read(0, 8), before.read(0, 8));
+    assert!(after.read(0, 8).is_ok());
+    assert_eq!(forgotten(&mut File(&host), &key(), blocks), Ok(None));
+    // It is remembered from now on.
+    after.write(0, &[5; 4096]).unwrap().unwrap();
+    after.flush().unwrap().unwrap();
+    after.flush().unwrap().unwrap();
+    after.host.settle();
+    assert_eq!(fault(after.host, None), Fault::Forgotten);
 }
 
 /// A disk no store has ever remembered is taken as it is, and its age said to be unknown.
