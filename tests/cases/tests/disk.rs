@@ -244,3 +244,57 @@ fn ranges_the_guest_gives_up_are_zeros_and_the_plain_file_gives_them_back() {
     }
     assert!(room(&plain) + (8 << 20) <= before, "{}", room(&plain));
 }
+
+/// What a file system has no use for any more is given up when the guest says so, and the host's file shrinks while the guest runs.
+#[test]
+fn fstrim_gives_the_host_back_what_a_deleted_file_had_on_a_plain_disk() {
+    use std::os::unix::fs::MetadataExt as _;
+    const FILE_MIB: u64 = 48;
+    let folder = tempfile::tempdir().unwrap();
+    let disk = disk_file(folder.path());
+    let room_mib = || disk.metadata().unwrap().blocks() / 2048;
+    let script = format!(
+        "modprobe -a virtio_pci virtio_blk
+        sleep 1
+        /sbin/mke2fs -q -t ext4 /dev/vda
+        mkdir -p /m
+        mount -t ext4 /dev/vda /m
+        echo nobody-but-the-guest-wrote-this-line >/m/secret
+        dd if=/dev/urandom of=/m/large bs=1M count={FILE_MIB} conv=fsync 2>/dev/null
+        sync
+        say \"wrote $?\"
+        read line
+        rm /m/large
+        sync
+        fstrim /m
+        say \"trimmed $?\"
+        read line
+        umount /m
+        /sbin/e2fsck -fn /dev/vda >/tmp/fsck.log 2>&1
+        say \"fsck $?\"
+        mount -t ext4 -o ro /dev/vda /m
+        say \"secret $(cat /m/secret)\""
+    );
+    let initrd = Initrd::new(&script)
+        .modules(&["virtio_pci", "virtio_blk", "ext4", "crc32c_generic"])
+        .ext4();
+    let mut machine = Stockade::guest("")
+        .arg("--initrd")
+        .arg(initrd.write(folder.path()))
+        .arg("--disk")
+        .arg(&disk)
+        .limit(LIMIT)
+        .start();
+    machine.expect("wrote 0");
+    let full = room_mib();
+    assert!(full >= FILE_MIB, "{full} MiB");
+    machine.send_line("go on");
+    machine.expect("trimmed 0");
+    let left = room_mib();
+    assert!(left + FILE_MIB * 9 / 10 <= full, "{left} of {full} MiB");
+    machine.send_line("go on");
+    let run = machine.finish();
+    run.assert_code(0);
+    assert_eq!(finding(&run.stdout, "fsck"), Some("0"));
+    assert_eq!(finding(&run.stdout, "secret"), Some(SECRET));
+}

@@ -6,13 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use stockade_rig::guest::finding;
-use stockade_rig::{Finished, Initrd, Stockade};
+use stockade_rig::{Finished, ID_KEYS, Initrd, Stockade};
 
-/// Two keys for tests, of nobody.
-const KEYS: [&str; 2] = [
-    "-----BEGIN PRIVATE KEY-----\nMIG2AgEAMBAGByqGSM49AgEGBSuBBAAiBIGeMIGbAgEBBDCm3a8qM/LWW1WfPUnA\naxA2GcUZdeUymDGME/QiLwAzBngNxGs/vSmSxRmDT4NYQXKhZANiAATytbGcUEi1\npuUrqx2r0ngRFLpU3qjAqo/CEbiVOJEArmyy/F0SCEhc9qVm5ZW6ctPP8GKB5QJH\nfmAwvoOd3Cxq69BqqlBrs4vFV1Nki0V1aFKFTiiaJT47fA147iux38I=\n-----END PRIVATE KEY-----\n",
-    "-----BEGIN PRIVATE KEY-----\nMIG2AgEAMBAGByqGSM49AgEGBSuBBAAiBIGeMIGbAgEBBDAO2azgndWDJL3Cglyk\nkW+BVUe3xmb/HGOMsFeAwAV6GKKgiBT5VBePXqgCVB+bJHihZANiAAR2NhixWk/i\nlIN3lRJtL4UZIrDnfdmFY6uf+wofch6MNXbVqTEDuLRHEZ38cYKR0FHtSk/VsHk3\nKHyqDeQTEt8Pf1CZ+vXoUHefxpr3BWQT0aulENgj8bzIBNHwdLP1Zl0=\n-----END PRIVATE KEY-----\n",
-];
 /// Says what is at the start of the disk, and writes a word there.
 const SCRIPT: &str = "modprobe -a virtio_pci virtio_blk
     sleep 1
@@ -32,7 +27,7 @@ impl Place {
             .modules(&["virtio_pci", "virtio_blk"])
             .write(folder.path());
         let place = Self { folder, initrd };
-        for (index, key) in KEYS.iter().enumerate() {
+        for (index, key) in ID_KEYS.iter().enumerate() {
             fs::write(place.key(index), key).unwrap();
         }
         let disk = place.folder.path().join("disk.img");

@@ -17,6 +17,7 @@ mod finished;
 pub mod firmware;
 pub mod guest;
 pub mod host_view;
+mod id_keys;
 mod initrd;
 mod running;
 pub mod shell;
@@ -31,6 +32,7 @@ mod workshop;
 
 pub use command::{Stockade, appended, command_line};
 pub use finished::Finished;
+pub use id_keys::ID_KEYS;
 pub use initrd::{Initrd, package_file};
 pub use running::Running;
 pub use slot::Slot;

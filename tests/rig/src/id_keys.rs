@@ -1,0 +1,7 @@
+//! Keys that sign images, for tests.
+
+/// Two of them, of nobody.
+pub const ID_KEYS: [&str; 2] = [
+    "-----BEGIN PRIVATE KEY-----\nMIG2AgEAMBAGByqGSM49AgEGBSuBBAAiBIGeMIGbAgEBBDCm3a8qM/LWW1WfPUnA\naxA2GcUZdeUymDGME/QiLwAzBngNxGs/vSmSxRmDT4NYQXKhZANiAATytbGcUEi1\npuUrqx2r0ngRFLpU3qjAqo/CEbiVOJEArmyy/F0SCEhc9qVm5ZW6ctPP8GKB5QJH\nfmAwvoOd3Cxq69BqqlBrs4vFV1Nki0V1aFKFTiiaJT47fA147iux38I=\n-----END PRIVATE KEY-----\n",
+    "-----BEGIN PRIVATE KEY-----\nMIG2AgEAMBAGByqGSM49AgEGBSuBBAAiBIGeMIGbAgEBBDAO2azgndWDJL3Cglyk\nkW+BVUe3xmb/HGOMsFeAwAV6GKKgiBT5VBePXqgCVB+bJHihZANiAAR2NhixWk/i\nlIN3lRJtL4UZIrDnfdmFY6uf+wofch6MNXbVqTEDuLRHEZ38cYKR0FHtSk/VsHk3\nKHyqDeQTEt8Pf1CZ+vXoUHefxpr3BWQT0aulENgj8bzIBNHwdLP1Zl0=\n-----END PRIVATE KEY-----\n",
+];
