@@ -110,9 +110,22 @@ impl Link {
         queues: &mut [Option<Queue>],
         memory: &dyn GuestMemory,
     ) -> Interrupts {
+        self.take_interrupts_but(0, queues, memory)
+    }
+
+    /// The same, but for some queues, a bit each: what the driver is to be told of those stays for a later call.
+    pub(super) fn take_interrupts_but(
+        &mut self,
+        put_off: u64,
+        queues: &mut [Option<Queue>],
+        memory: &dyn GuestMemory,
+    ) -> Interrupts {
         let mut interrupts = Interrupts::default();
         if self.is_running() {
             for (index, queue) in (0..64).zip(queues) {
+                if put_off >> index & 1 != 0 {
+                    continue;
+                }
                 let signal = queue.as_mut().map(|queue| queue.take_signal(memory));
                 if self.check(signal.unwrap_or(Ok(false))) {
                     interrupts.queues |= 1 << index;

@@ -55,6 +55,16 @@ pub enum Taken {
     Later,
 }
 
+/// When the driver is told of what it waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Telling {
+    /// As soon as it is there.
+    #[default]
+    Now,
+    /// Later, when it is said so.
+    Later,
+}
+
 /// A virtio network card.
 #[derive(Debug)]
 pub struct Net {
@@ -69,6 +79,10 @@ pub struct Net {
     /// What of the work on received frames the driver wants left undone now.
     offloads: Features,
 
+    /// When the driver is told that frames were sent.
+    telling: Telling,
+    /// Queues of whose buffers the driver is to be told, a bit each, whatever is put off.
+    told: u64,
     /// Frames that were not passed on because something was wrong with them.
     dropped: u64,
     chain: Chain,
@@ -85,6 +99,8 @@ impl Net {
             is_connected: true,
             filter: Filter::new(),
             offloads: Features::empty(),
+            telling: Telling::Now,
+            told: 0,
             dropped: 0,
             chain: Chain::new(QUEUE_SIZE.into()),
             options,
@@ -138,6 +154,19 @@ impl Net {
         let outcome = queue.listen(memory);
         let listening = self.link.check(outcome.map(Some));
         listening.unwrap_or(Listening::Already)
+    }
+
+    /// Tells the driver that frames were sent, if it still waits for that, and of those from now on as soon as they are, or at the next
+    /// call. What it is not told of it sees all the same if it looks.
+    pub fn tell_of_sent<M: GuestMemory + ?Sized>(&mut self, memory: &M, telling: Telling) {
+        self.telling = telling;
+        if let Some(queue) = self.queues[TRANSMIT]
+            .as_mut()
+            .filter(|_| self.link.is_running())
+            && self.link.check(queue.take_signal(memory))
+        {
+            self.told = 1 << TRANSMIT;
+        }
     }
 
     fn take<M: GuestMemory + ?Sized>(
@@ -245,6 +274,8 @@ impl VirtioDevice for Net {
         self.address = self.options.address;
         self.filter = Filter::new();
         self.offloads = Features::empty();
+        self.telling = Telling::Now;
+        self.told = 0;
     }
 
     fn notify(&mut self, queue: u16, memory: &dyn GuestMemory) -> Work {
@@ -265,7 +296,14 @@ impl VirtioDevice for Net {
     }
 
     fn take_interrupts(&mut self, memory: &dyn GuestMemory) -> Interrupts {
-        self.link.take_interrupts(&mut self.queues, memory)
+        let put_off = match self.telling {
+            Telling::Now => 0,
+            Telling::Later => 1 << TRANSMIT,
+        };
+        let queues = &mut self.queues;
+        let mut interrupts = self.link.take_interrupts_but(put_off, queues, memory);
+        interrupts.queues |= core::mem::take(&mut self.told);
+        interrupts
     }
 
     fn needs_reset(&self) -> bool {

@@ -14,7 +14,7 @@ use stockade_backend::shared::AnyShared;
 use stockade_bus::GuestMemory;
 use stockade_devices::virtio::Features;
 use stockade_devices::virtio::net::{
-    Address, Given, Header, Listening, Net, NetOptions, Taken, features,
+    Address, Given, Header, Listening, Net, NetOptions, Taken, Telling, features,
 };
 
 use super::{Engine, Turn};
@@ -25,6 +25,26 @@ const BUDGET: usize = 64;
 /// Bytes after which a direction's turn is over, too.
 const BYTES_BUDGET: usize = 256 << 10;
 
+/// What a look at a ring found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Looked {
+    /// Nothing, or nothing that can be passed on; somebody will call.
+    Nothing,
+    /// All there was.
+    Found,
+    /// As much as a turn may take.
+    Enough,
+}
+
+impl Looked {
+    fn turn(self) -> Turn {
+        match self {
+            Self::Nothing | Self::Found => Turn::Done,
+            Self::Enough => Turn::More,
+        }
+    }
+}
+
 /// What lies between a card and the host's.
 pub struct Frames {
     wire: Wire<AnyShared>,
@@ -34,6 +54,10 @@ pub struct Frames {
     outgoing: Frame,
     /// The frame on its way in.
     incoming: Frame,
+    /// The last look at the guest's ring found frames, and the driver is not asked to notify.
+    gathers_sent: bool,
+    /// The same of the host's ring.
+    gathers_received: bool,
     is_plugged: bool,
     /// Frames of the host's, or of the guest's, that are not what their headers say.
     dropped: u64,
@@ -55,6 +79,8 @@ impl Frames {
             agreed,
             outgoing: Frame::new(MAX_LARGE_FRAME, MAX_FRAME),
             incoming: Frame::new(MAX_LARGE_FRAME, MAX_FRAME),
+            gathers_sent: false,
+            gathers_received: false,
             is_plugged: true,
             dropped: 0,
         };
@@ -69,23 +95,34 @@ impl Frames {
 
     /// Passes on what the guest sends. Without room at the host's card it stays in the guest's ring.
     ///
-    /// Where there were frames there may soon be more: the next turn finds them, without an exit for each. Only a turn that finds none asks
-    /// the driver to notify.
+    /// Where there were frames there may soon be more: the next look finds them, without an exit for each, and without an interrupt for
+    /// what the driver sees by itself until then. Only a look that finds none asks the driver to notify.
     fn send(&mut self, net: &mut Net, memory: &dyn GuestMemory) -> Turn {
+        // Of what the last look gave back, and the driver has not seen.
+        net.tell_of_sent(memory, Telling::Later);
+        let looked = self.send_some(net, memory);
+        self.gathers_sent = looked == Looked::Found;
+        if !self.gathers_sent {
+            net.tell_of_sent(memory, Telling::Now);
+        }
+        looked.turn()
+    }
+
+    fn send_some(&mut self, net: &mut Net, memory: &dyn GuestMemory) -> Looked {
         let (mut bytes, mut is_found) = (0, false);
         for _ in 0..BUDGET {
             if bytes >= BYTES_BUDGET {
-                return Turn::More;
+                return Looked::Enough;
             }
             if self.outgoing.piece().is_none() {
                 match net.take_frame(memory, self.outgoing.place()) {
                     Taken::Frame { header, len } => self.begin_out(header, len),
-                    Taken::Nothing if is_found => return Turn::More,
+                    Taken::Nothing if is_found => return Looked::Found,
                     Taken::Nothing => match net.listen(memory) {
-                        Listening::Already => return Turn::Done,
+                        Listening::Already => return Looked::Nothing,
                         Listening::FromNow => continue,
                     },
-                    Taken::Later => return Turn::More,
+                    Taken::Later => return Looked::Enough,
                 }
                 is_found = true;
             }
@@ -102,13 +139,17 @@ impl Frames {
                     continue;
                 }
                 // The host's next interrupt says when there is room.
-                let came = self.wire.listen_for_room(piece.len());
-                return if came { Turn::More } else { Turn::Done };
+                let has_room = self.wire.listen_for_room(piece.len());
+                return if has_room {
+                    Looked::Enough
+                } else {
+                    Looked::Nothing
+                };
             }
             bytes += piece.len();
             self.outgoing.advance();
         }
-        Turn::More
+        Looked::Enough
     }
 
     /// Has a frame of the guest's sent: as it is if the host's card does the rest, else in pieces. The front-end has checked its header.
@@ -123,16 +164,26 @@ impl Frames {
         }
     }
 
-    /// Gives the guest what came in.
+    /// Gives the guest what came in. Only a look that finds nothing asks the host to signal.
     fn receive(&mut self, net: &mut Net, memory: &dyn GuestMemory) -> Turn {
-        let mut bytes = 0;
+        let looked = self.receive_some(net, memory);
+        self.gathers_received = looked == Looked::Found;
+        looked.turn()
+    }
+
+    fn receive_some(&mut self, net: &mut Net, memory: &dyn GuestMemory) -> Looked {
+        let (mut bytes, mut is_found) = (0, false);
         for _ in 0..BUDGET {
             if bytes >= BYTES_BUDGET {
-                return Turn::More;
+                return Looked::Enough;
             }
             if self.incoming.piece().is_none() {
                 let Some(received) = self.wire.receive(self.incoming.place()) else {
-                    return Turn::Done;
+                    return if is_found {
+                        Looked::Found
+                    } else {
+                        Looked::Nothing
+                    };
                 };
                 self.begin_in(net, received);
             }
@@ -145,12 +196,17 @@ impl Frames {
             };
             bytes += piece.len();
             match net.give_frame(memory, header, piece) {
-                Given::Delivered | Given::Dropped => self.incoming.advance(),
+                Given::Delivered => {
+                    is_found = true;
+                    self.incoming.advance();
+                }
+                // Nobody hears of it: it is no reason to leave the host unasked.
+                Given::Dropped => self.incoming.advance(),
                 // The driver notifies when it has room.
-                Given::NoRoom => return Turn::Done,
+                Given::NoRoom => return Looked::Nothing,
             }
         }
-        Turn::More
+        Looked::Enough
     }
 
     /// Has a frame of the host's given: as it is if the guest does the rest, else in pieces.
@@ -172,6 +228,10 @@ impl Frames {
 impl Engine for Frames {
     type Front = Net;
 
+    fn gathers(&self, _: &Net) -> bool {
+        self.gathers_sent || self.gathers_received
+    }
+
     fn turn(&mut self, net: &mut Net, memory: &dyn GuestMemory, mut bus: &mut dyn HostBus) -> Turn {
         let sent = self.send(net, memory);
         let received = self.receive(net, memory);
@@ -180,7 +240,8 @@ impl Engine for Frames {
             self.is_plugged = false;
             net.set_connected(false);
         }
-        let has_more = self.incoming.piece().is_none() && self.wire.listen();
+        let listens = !self.gathers_received && self.incoming.piece().is_none();
+        let has_more = listens && self.wire.listen();
         if sent == Turn::More || received == Turn::More || has_more {
             return Turn::More;
         }

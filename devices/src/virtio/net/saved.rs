@@ -4,7 +4,7 @@ use stockade_bus::GuestMemory;
 
 use super::config::{Address, features};
 use super::filter::{Filter, FilterState, TABLE_SIZE};
-use super::{Net, QUEUE_SIZE};
+use super::{Net, QUEUE_SIZE, TRANSMIT, Telling};
 use crate::RestoreError;
 use crate::state::check_version;
 use crate::virtio::link::{Link, LinkState};
@@ -42,6 +42,9 @@ impl Net {
             is_connected,
             filter: Filter(filter),
             offloads,
+            // Who restores the card tells the driver at once.
+            telling: _,
+            told: _,
             dropped: _,
             chain: _,
         } = self;
@@ -78,6 +81,8 @@ impl Net {
         (self.link, self.queues) = (link, queues);
         (self.address, self.is_connected) = (state.address, state.is_connected);
         (self.filter, self.offloads) = (Filter(state.filter), state.offloads);
+        self.telling = Telling::Now;
+        self.told = u64::from(self.link.is_running()) << TRANSMIT;
         Ok(())
     }
 }
