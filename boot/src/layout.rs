@@ -43,6 +43,8 @@ pub const IOAPIC_BASE: u64 = 0xFEC0_0000;
 pub const HPET_BASE: u64 = 0xFED0_0000;
 /// The TPM's command-response buffer, locality 0.
 pub const TPM_CRB_BASE: u64 = 0xFED4_0000;
+/// Where requests of physical presence are kept for firmware, behind the TPM's localities, as QEMU has it.
+pub const TPM_PPI_BASE: u64 = TPM_CRB_BASE + 5 * PAGE_SIZE;
 /// The local APIC's registers after reset.
 pub const LAPIC_BASE: u64 = 0xFEE0_0000;
 
@@ -183,6 +185,7 @@ const _: () = assert_ascending(&[
     (IOAPIC_BASE, IOAPIC_BASE + PAGE_SIZE),
     (HPET_BASE, HPET_BASE + PAGE_SIZE),
     (TPM_CRB_BASE, TPM_CRB_BASE + 5 * PAGE_SIZE),
+    (TPM_PPI_BASE, TPM_PPI_BASE + PAGE_SIZE),
     (LAPIC_BASE, LAPIC_BASE + PAGE_SIZE),
     (HIGH_RAM_START - FIRMWARE_MAX_SIZE, HIGH_RAM_START),
     (HIGH_RAM_START, HIGH_RAM_END),

@@ -1,4 +1,7 @@
-//! Measured boot of a kernel that no firmware starts: what is measured, into which PCR, and the log that tells a verifier.
+//! Measured boot: what the paravisor measures before the guest, into which PCR, and the log that tells a verifier.
+//!
+//! Of a kernel that no firmware starts, that is everything. Firmware measures what it starts, into a log of its own; what comes before it,
+//! itself included, is measured here.
 //!
 //! The launch digest of the secure processor covers the paravisor and the manifest, and the manifest has a digest of each file. The
 //! TPM's PCRs say the same to software that knows TPMs: each event's data is a line of text with the SHA-384 digest that the
@@ -7,6 +10,7 @@
 
 use alloc::format;
 use alloc::string::String;
+use alloc::vec;
 use alloc::vec::Vec;
 
 use sha2::{Digest, Sha256, Sha384};
@@ -23,6 +27,8 @@ const FIRMWARE_PCRS: u32 = 8;
 pub struct EventType(pub u32);
 
 impl EventType {
+    /// A part of the firmware.
+    pub const POST_CODE: Self = Self(0x01);
     /// Informs, and extends nothing.
     pub const NO_ACTION: Self = Self(0x03);
     /// Ends what firmware does.
@@ -68,45 +74,60 @@ impl Measurement {
     }
 }
 
-/// Returns what is measured of a guest that is started as its manifest says, in order. Firmware measures everything itself, and its log
-/// could not explain what was there before: with it, this is nothing.
+/// Returns what is measured of a guest that is started as its manifest says, in order.
 #[must_use]
 pub fn measurements(manifest: &Manifest) -> Vec<Measurement> {
-    if manifest.start() == Start::Firmware {
-        return Vec::new();
+    let mut all = vec![version()];
+    match manifest.start() {
+        Start::Kernel => {
+            all.push(Measurement::text(
+                1,
+                EventType::PLATFORM_CONFIG_FLAGS,
+                line("manifest", &manifest.digest()),
+            ));
+            all.extend((0..FIRMWARE_PCRS).map(separator));
+            all.extend(files(manifest));
+        }
+        // Firmware's own log begins with nothing extended, and separators are its own.
+        Start::Firmware => all.extend(files(manifest).filter(|file| file.pcr == 0)),
     }
+    all
+}
+
+fn version() -> Measurement {
     let version = concat!("Stockade ", env!("CARGO_PKG_VERSION"), "\0");
-    let mut all = Vec::new();
-    all.push(Measurement {
+    Measurement {
         pcr: 0,
         kind: EventType::S_CRTM_VERSION,
         data: version.encode_utf16().flat_map(u16::to_le_bytes).collect(),
-    });
-    let manifest_digest = manifest.digest();
-    all.push(Measurement::text(
-        1,
-        EventType::PLATFORM_CONFIG_FLAGS,
-        line("manifest", &manifest_digest),
-    ));
-    all.extend((0..FIRMWARE_PCRS).map(|pcr| Measurement {
+    }
+}
+
+fn separator(pcr: u32) -> Measurement {
+    Measurement {
         pcr,
         kind: EventType::SEPARATOR,
         data: [0; 4].to_vec(),
-    }));
-    let mut pcr = 0;
-    for payload in manifest.payloads() {
-        pcr = pcr_of(payload.kind, pcr);
-        let text = line(payload.kind.name(), &payload.sha384);
-        all.push(Measurement::text(pcr, EventType::IPL, text));
     }
-    all
+}
+
+fn files(manifest: &Manifest) -> impl Iterator<Item = Measurement> {
+    let mut pcr = 0;
+    manifest.payloads().map(move |payload| {
+        pcr = pcr_of(payload.kind, pcr);
+        let kind = match payload.kind {
+            PayloadKind::FIRMWARE => EventType::POST_CODE,
+            _ => EventType::IPL,
+        };
+        Measurement::text(pcr, kind, line(payload.kind.name(), &payload.sha384))
+    })
 }
 
 /// Where firmware and boot loaders measure the same: parts of firmware to 0, code to 4, command lines to 8, other files to 9. The words
 /// of a part of firmware, which `before` was, go with it.
 fn pcr_of(kind: PayloadKind, before: u32) -> u32 {
     match kind {
-        PayloadKind::PARAVISOR_MODULE => 0,
+        PayloadKind::PARAVISOR_MODULE | PayloadKind::FIRMWARE => 0,
         PayloadKind::MODULE_COMMAND_LINE if before == 0 => 0,
         PayloadKind::KERNEL => 4,
         PayloadKind::COMMAND_LINE | PayloadKind::MODULE_COMMAND_LINE => 8,
@@ -222,6 +243,23 @@ mod tests {
         }
         assert_eq!(replay(&log(&measurements)), extended);
         assert!(extended.keys().copied().eq(0..10));
+    }
+
+    #[test]
+    fn firmware_is_measured_into_the_first_pcr_alone_and_closes_none() {
+        let payload =
+            |kind, at: u64, len, fill| Payload::new(kind, STAGING_BASE + at, len, [fill; 48]);
+        let pcrs = |fill| {
+            let payloads = [
+                payload(PayloadKind::FIRMWARE, 0, 0x37_C000, fill),
+                payload(PayloadKind::VARIABLES, 0x40_0000, 0x8_4000, 9),
+            ];
+            let manifest = Manifest::new(C_BIT, 1, GuestFlags::TPM, &payloads).unwrap();
+            replay(&log(&measurements(&manifest)))
+        };
+        let (one, other) = (pcrs(1), pcrs(2));
+        assert!(one.keys().eq(&[0]));
+        assert_ne!(one, other);
     }
 
     #[test]

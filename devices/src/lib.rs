@@ -27,6 +27,7 @@ pub mod serial;
 pub mod test_devices;
 pub mod tpm;
 pub mod tpm_crb;
+pub mod tpm_ppi;
 pub mod virtio;
 
 mod state;

@@ -5,7 +5,8 @@
 use alloc::vec::Vec;
 
 use stockade_boot::acpi::{self, AcpiError, Devices};
-use stockade_boot::manifest::Manifest;
+use stockade_boot::manifest::{GuestFlags, Manifest};
+use stockade_boot::measured;
 use stockade_boot::memory_map::{E820Entry, E820Kind};
 use stockade_boot::ram::RamMap;
 use stockade_boot::smbios;
@@ -16,6 +17,9 @@ use crate::boot_order::BootOrder;
 
 /// QEMU's `etc/system-states`, a byte a state: bit 7 says that there is it, the rest is its sleep type. S0 and S5 there are.
 const SYSTEM_STATES: [u8; 6] = [1 << 7, 0, 0, 1, 2, 1 << 7];
+
+/// The log of what was measured before the firmware, which its own log does not know.
+const EARLY_LOG: &str = "etc/tpm/early-log";
 
 /// Why there are no files.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,6 +74,10 @@ pub fn files(facts: &Facts<'_>) -> Result<Vec<File>, FilesError> {
     }
     files.push(File::try_new("etc/e820", memory_map(&facts.ram))?);
     files.push(File::try_new("etc/system-states", SYSTEM_STATES.to_vec())?);
+    if facts.manifest.flags().contains(GuestFlags::TPM) {
+        let log = measured::log(&measured::measurements(facts.manifest));
+        files.push(File::try_new(EARLY_LOG, log)?);
+    }
     Ok(files)
 }
 
@@ -123,6 +131,8 @@ mod tests {
             "etc/smbios/smbios-tables",
             "etc/system-states",
             "etc/table-loader",
+            "etc/tpm/config",
+            "etc/tpm/early-log",
             "etc/tpm/log",
         ] {
             assert!(names.iter().any(|found| found == name), "{name}");

@@ -11,7 +11,7 @@ use stockade_boot::firmware::{LEGACY_BASE, LEGACY_BYTES};
 use stockade_boot::launch::{LaunchState, SegmentState, TableState};
 use stockade_boot::layout;
 use stockade_boot::load::{LoadError, load_guest};
-use stockade_boot::manifest::{GuestFlags, Manifest, PayloadKind};
+use stockade_boot::manifest::{Manifest, PayloadKind};
 use stockade_boot::measured;
 use stockade_boot::payload::{self, PayloadError, PayloadSource};
 use stockade_boot::ram::RamMap;
@@ -77,9 +77,6 @@ pub fn prepare<S: PayloadSource + ?Sized, M: GuestMemory + ?Sized>(
     memory: &M,
 ) -> Result<Option<LaunchState>, StartError> {
     if let Some(rom) = plan.manifest.firmware_range() {
-        if plan.manifest.flags().contains(GuestFlags::TPM) {
-            honour_clear_request(&plan.ram, memory)?;
-        }
         show_firmware_below_1_mib(rom.end, memory)?;
         return Ok(None);
     }
@@ -141,9 +138,14 @@ fn honour_clear_request<M: GuestMemory + ?Sized>(
 ) -> Result<(), MemoryError> {
     let mut request = [0];
     memory.read(Gpa(ram.memory_clear_request()), &mut request)?;
-    if request[0] & 1 == 0 {
-        return Ok(());
+    match request[0] & 1 {
+        0 => Ok(()),
+        _ => clear_memory(ram, memory),
     }
+}
+
+/// Clears all of the guest's memory.
+pub fn clear_memory<M: GuestMemory + ?Sized>(ram: &RamMap, memory: &M) -> Result<(), MemoryError> {
     log::info!("clearing the guest's memory, as it asked");
     let zeros = vec![0; CLEARED_AT_A_TIME];
     for range in ram.ranges() {
@@ -210,7 +212,7 @@ mod tests {
     use alloc::vec::Vec;
 
     use sha2::{Digest, Sha384};
-    use stockade_boot::manifest::Payload;
+    use stockade_boot::manifest::{GuestFlags, Payload};
     use stockade_boot::payload::Unreadable;
     use stockade_bus::fake::FakeMemory;
 

@@ -265,6 +265,11 @@ impl<C: Clock + Clone> Machine<C> {
         self.tpm.as_ref().map_or(Ok(()), |tpm| tpm.start(serve))
     }
 
+    /// Returns whether the guest asked, by its firmware's memory, for its own to be cleared at the next reset; forgets it.
+    pub fn take_clear_request(&self) -> bool {
+        self.tpm.as_ref().is_some_and(Tpm::take_clear_request)
+    }
+
     /// Returns the programs that run beside the guest.
     #[must_use]
     pub fn modules(&self) -> &Modules {
@@ -311,8 +316,8 @@ impl<C: Clock + Clone> Machine<C> {
         if let Some(place) = self.slots.find(gpa) {
             return self.look_at(self.slots.read(place, data));
         }
-        if let (Some(tpm), Some(offset)) = (&self.tpm, Tpm::place(gpa)) {
-            return tpm.read(offset, data);
+        if let (Some(tpm), Some(place)) = (&self.tpm, Tpm::place(gpa)) {
+            return tpm.read(place, data);
         }
         if let Some((variables, offset)) = self.variables_at(gpa) {
             return variables.read(offset, data);
@@ -338,8 +343,8 @@ impl<C: Clock + Clone> Machine<C> {
         if let Some(place) = self.slots.find(gpa) {
             return self.look_at(self.slots.write(place, data));
         }
-        if let (Some(tpm), Some(offset)) = (&self.tpm, Tpm::place(gpa)) {
-            return tpm.write(offset, data);
+        if let (Some(tpm), Some(place)) = (&self.tpm, Tpm::place(gpa)) {
+            return tpm.write(place, data);
         }
         if let Some((variables, offset)) = self.variables_at(gpa) {
             return variables.write(offset, data);

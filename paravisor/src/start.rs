@@ -2,7 +2,6 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
 use spin::{Mutex, Once};
 use stockade_abi::terminate::StopReason;
@@ -18,7 +17,7 @@ use stockade_paravisor::guest::{self, Plan};
 use stockade_paravisor::life::{self, Post};
 use stockade_paravisor::machine::{FirmwareFittings, Fittings, Functions, Machine, TestFittings};
 use stockade_paravisor::module::Modules;
-use stockade_paravisor::tpm::{self, Lasting, TpmFitting};
+use stockade_paravisor::tpm::{self, Lasting, Presence, TpmFitting};
 use stockade_paravisor::vcpu::Vcpu;
 use stockade_paravisor::virtio::Bays;
 use stockade_platform::boot::heap;
@@ -148,6 +147,10 @@ fn lead(shared: &'static Shared, plan: &Plan, cpu: Cpu) -> ! {
     let (mut host, mut processor) = shared.sides(cpu);
     let post = shared.post(&mut vcpu, &mut processor, &mut host);
     let end = life::lead(post, &mut |vmsa| {
+        if shared.machine.take_clear_request() {
+            guest::clear_memory(&plan.ram, shared.ram)
+                .map_err(|_| StopReason::HOST_WITHDREW_MEMORY)?;
+        }
         let prepared = guest::prepare(plan, &mut Staging(shared.ram), shared.ram);
         let state = prepared.map_err(|error| {
             log::error!("{error}");
@@ -255,10 +258,10 @@ fn tpm(manifest: &Manifest, modules: &Modules) -> Option<TpmFitting> {
     Some(TpmFitting {
         channel: channel?,
         lasting,
-        measurements: match manifest.start() {
-            Start::Kernel => measured::measurements(manifest),
-            // Firmware measures itself and what it starts, into a log of its own.
-            Start::Firmware => Vec::new(),
+        measurements: measured::measurements(manifest),
+        presence: match manifest.start() {
+            Start::Kernel => Presence::Absent,
+            Start::Firmware => Presence::Firmware,
         },
     })
 }

@@ -10,9 +10,9 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use spin::Mutex;
-use stockade_boot::layout::TPM_CRB_BASE;
+use stockade_boot::layout::{TPM_CRB_BASE, TPM_PPI_BASE};
 use stockade_boot::measured::{BANKS, Measurement};
-use stockade_bus::{Gpa, Mmio};
+use stockade_bus::{AccessError, Gpa, Mmio};
 use stockade_devices::tpm::command::{
     self, HashAlgorithm, Locality, MAX_BYTES, ResponseCode, pcr_extend, self_test, startup_clear,
 };
@@ -20,6 +20,7 @@ use stockade_devices::tpm::message::{
     MAKE_RSA_ENDORSEMENT_KEY, MAX_MESSAGE_BYTES, Request, Status, read_response,
 };
 use stockade_devices::tpm_crb::{Progress, Reach, TPM_CRB_BYTES, TpmCrb, TpmPort};
+use stockade_devices::tpm_ppi::{TPM_PPI_BYTES, TpmPpi};
 
 use crate::module::{Channel, ChannelError};
 
@@ -70,11 +71,30 @@ pub struct TpmFitting {
     pub lasting: Lasting,
     /// What its PCRs are extended by before each start of the guest.
     pub measurements: Vec<Measurement>,
+    /// Who takes requests that need somebody present.
+    pub presence: Presence,
 }
 
-/// The front-end, behind a lock of its own.
+/// Who takes requests that need somebody present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// Nobody.
+    Absent,
+    /// The guest's firmware.
+    Firmware,
+}
+
+/// Where an access goes, and to which place there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Crb(u64),
+    Ppi(u64),
+}
+
+/// The front-end and the memory of requests, each behind a lock of its own.
 pub(crate) struct Tpm {
     crb: Mutex<TpmCrb<EnginePort>>,
+    ppi: Option<Mutex<TpmPpi>>,
     fitting: TpmFitting,
 }
 
@@ -83,25 +103,44 @@ impl Tpm {
         let port = EnginePort::new(Arc::clone(&fitting.channel));
         Self {
             crb: Mutex::new(TpmCrb::new(port, Reach::Software)),
+            ppi: (fitting.presence == Presence::Firmware).then(Mutex::default),
             fitting,
         }
     }
 
-    /// Returns where in the interface `gpa` is.
-    pub(crate) fn place(gpa: Gpa) -> Option<u64> {
+    /// Returns where in the TPM's memory `gpa` is.
+    pub(crate) fn place(gpa: Gpa) -> Option<Place> {
         let offset = gpa.0.checked_sub(TPM_CRB_BASE)?;
-        (offset < TPM_CRB_BYTES).then_some(offset)
+        match gpa.0.checked_sub(TPM_PPI_BASE) {
+            None => (offset < TPM_CRB_BYTES).then_some(Place::Crb(offset)),
+            Some(offset) => (offset < TPM_PPI_BYTES).then_some(Place::Ppi(offset)),
+        }
     }
 
-    pub(crate) fn read(&self, offset: u64, data: &mut [u8]) {
-        if self.crb.lock().mmio_read(offset, data).is_err() {
+    pub(crate) fn read(&self, place: Place, data: &mut [u8]) {
+        let outcome = match (place, &self.ppi) {
+            (Place::Crb(offset), _) => self.crb.lock().mmio_read(offset, data),
+            (Place::Ppi(offset), Some(ppi)) => ppi.lock().mmio_read(offset, data),
+            (Place::Ppi(_), None) => Err(AccessError::NoRegister),
+        };
+        if outcome.is_err() {
             data.fill(0xFF);
         }
     }
 
-    pub(crate) fn write(&self, offset: u64, data: &[u8]) {
+    pub(crate) fn write(&self, place: Place, data: &[u8]) {
         // A write nobody takes is lost, as on a PC.
-        let _ = self.crb.lock().mmio_write(offset, data);
+        let _ = match (place, &self.ppi) {
+            (Place::Crb(offset), _) => self.crb.lock().mmio_write(offset, data),
+            (Place::Ppi(offset), Some(ppi)) => ppi.lock().mmio_write(offset, data),
+            (Place::Ppi(_), None) => Err(AccessError::NoRegister),
+        };
+    }
+
+    /// Returns whether the system asked, where firmware's memory keeps it, for its memory to be cleared; forgets it.
+    pub(crate) fn take_clear_request(&self) -> bool {
+        let ppi = self.ppi.as_ref();
+        ppi.is_some_and(|ppi| ppi.lock().take_clear_request())
     }
 
     pub(crate) fn reset(&self) {
@@ -280,6 +319,10 @@ mod tests {
     }
 
     fn tpm(answers: &[Vec<u8>]) -> (Tpm, Engine) {
+        tpm_with(Presence::Absent, answers)
+    }
+
+    fn tpm_with(presence: Presence, answers: &[Vec<u8>]) -> (Tpm, Engine) {
         let channel = Arc::new(Channel::new(Bell::default()));
         let engine = Engine {
             channel: Arc::clone(&channel),
@@ -290,6 +333,7 @@ mod tests {
             channel,
             lasting: Lasting::Kept,
             measurements: vec![measurement()],
+            presence,
         };
         (Tpm::new(fitting), engine)
     }
@@ -310,16 +354,16 @@ mod tests {
 
     fn registers(tpm: &Tpm, offset: u64) -> u32 {
         let mut word = [0; 4];
-        tpm.read(offset, &mut word);
+        tpm.read(Place::Crb(offset), &mut word);
         u32::from_le_bytes(word)
     }
 
     /// Requests locality 0, and starts `TPM2_Startup`.
     fn command(tpm: &Tpm) {
-        tpm.write(0x08, &[1, 0, 0, 0]);
-        tpm.write(0x40, &[1, 0, 0, 0]);
-        tpm.write(0x80, &startup_clear());
-        tpm.write(0x4C, &[1, 0, 0, 0]);
+        tpm.write(Place::Crb(0x08), &[1, 0, 0, 0]);
+        tpm.write(Place::Crb(0x40), &[1, 0, 0, 0]);
+        tpm.write(Place::Crb(0x80), &startup_clear());
+        tpm.write(Place::Crb(0x4C), &[1, 0, 0, 0]);
     }
 
     #[test]
@@ -349,7 +393,7 @@ mod tests {
             assert_eq!(registers(&tpm, 0x44) & 1, 1);
             command(&tpm);
             let mut response = [0; 10];
-            tpm.read(0x80, &mut response);
+            tpm.read(Place::Crb(0x80), &mut response);
             assert_eq!(response, command::failed(ResponseCode::FAILURE));
         }
     }
@@ -363,7 +407,7 @@ mod tests {
         assert_eq!(registers(&tpm, 0x4C), 0);
         assert_eq!(engine.asked[0][4..], startup_clear());
         let mut response = [0; 10];
-        tpm.read(0x80, &mut response);
+        tpm.read(Place::Crb(0x80), &mut response);
         assert_eq!(response, command::failed(ResponseCode::SUCCESS));
     }
 
@@ -391,7 +435,7 @@ mod tests {
             command(&tpm);
             engine.turn();
             let mut response = [0; 10];
-            tpm.read(0x80, &mut response);
+            tpm.read(Place::Crb(0x80), &mut response);
             assert_eq!(response, command::failed(ResponseCode::FAILURE));
         }
     }
@@ -399,8 +443,25 @@ mod tests {
     #[test]
     fn interface_is_five_pages() {
         assert_eq!(Tpm::place(Gpa(0xFED3_FFFF)), None);
-        assert_eq!(Tpm::place(Gpa(0xFED4_0000)), Some(0));
-        assert_eq!(Tpm::place(Gpa(0xFED4_4FFF)), Some(0x4FFF));
-        assert_eq!(Tpm::place(Gpa(0xFED4_5000)), None);
+        assert_eq!(Tpm::place(Gpa(0xFED4_0000)), Some(Place::Crb(0)));
+        assert_eq!(Tpm::place(Gpa(0xFED4_4FFF)), Some(Place::Crb(0x4FFF)));
+        assert_eq!(Tpm::place(Gpa(0xFED4_5000)), Some(Place::Ppi(0)));
+        assert_eq!(Tpm::place(Gpa(0xFED4_53FF)), Some(Place::Ppi(0x3FF)));
+        assert_eq!(Tpm::place(Gpa(0xFED4_5400)), None);
+    }
+
+    #[test]
+    fn requests_to_firmware_outlast_a_reset_and_are_not_there_without_firmware() {
+        for (presence, kept) in [(Presence::Firmware, 5), (Presence::Absent, 0xFF)] {
+            let (tpm, _) = tpm_with(presence, &[]);
+            tpm.write(Place::Ppi(0x109), &[5]);
+            tpm.write(Place::Ppi(0x15A), &[1]);
+            tpm.reset();
+            let mut byte = [0];
+            tpm.read(Place::Ppi(0x109), &mut byte);
+            assert_eq!(byte, [kept]);
+            assert_eq!(tpm.take_clear_request(), presence == Presence::Firmware);
+            assert!(!tpm.take_clear_request());
+        }
     }
 }

@@ -11,10 +11,11 @@ use acpi_tables::aml::{
 };
 use acpi_tables::sdt::Sdt;
 
-use super::{Devices, Machine, OEM_ID, OEM_REVISION, OEM_TABLE_ID, ports};
+use super::{Devices, Machine, OEM_ID, OEM_REVISION, OEM_TABLE_ID, Presence, ports};
 use crate::layout::{ECAM_BASE, ECAM_SIZE, HPET_BASE, IOAPIC_BASE, LAPIC_BASE};
 
 mod pci;
+mod presence;
 mod tpm;
 
 /// Revision 2: integers have 64 bits.
@@ -26,7 +27,7 @@ const ISA_BRIDGE: u32 = 0x001F_0000;
 type Object = Box<dyn Aml>;
 
 /// Returns the table.
-pub(super) fn dsdt(machine: &Machine, memory_clear_request: Option<u64>) -> Vec<u8> {
+pub(super) fn dsdt(machine: &Machine, presence: Presence) -> Vec<u8> {
     let mut aml = Vec::new();
     let mut devices = processors(machine);
     devices.push(motherboard());
@@ -38,7 +39,7 @@ pub(super) fn dsdt(machine: &Machine, memory_clear_request: Option<u64>) -> Vec<
         ));
     }
     if machine.devices.contains(Devices::TPM) {
-        devices.push(tpm::tpm(memory_clear_request));
+        devices.push(tpm::tpm(presence));
     }
     if machine.devices.contains(Devices::FW_CFG) {
         devices.push(firmware_configuration());

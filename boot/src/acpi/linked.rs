@@ -7,9 +7,10 @@ use acpi_tables::facs::FACS;
 use acpi_tables::rsdp::Rsdp;
 
 use super::{
-    ALIGNMENT, AcpiError, Devices, Linked, Machine, OEM_ID, Places, Region, Target, bytes_of,
+    ALIGNMENT, AcpiError, Devices, Linked, Machine, OEM_ID, Places, Presence, Region, Target,
+    bytes_of,
 };
-use crate::layout::guest;
+use crate::layout::{TPM_PPI_BASE, guest};
 use crate::loader_script::{LoaderScript, Zone};
 
 /// The name of the tables' file.
@@ -18,6 +19,8 @@ pub(super) const TABLES: &str = "etc/acpi/tables";
 pub(super) const RSDP: &str = "etc/acpi/rsdp";
 /// The name of the TPM's log.
 pub(super) const LOG: &str = "etc/tpm/log";
+/// The name of what tells firmware where requests of physical presence are.
+pub(super) const TPM_CONFIGURATION: &str = "etc/tpm/config";
 /// The name of the script.
 pub(super) const SCRIPT: &str = "etc/table-loader";
 
@@ -37,7 +40,7 @@ pub fn for_firmware(machine: &Machine) -> Result<Vec<(&'static str, Vec<u8>)>, A
     let facs = region.add(&bytes_of(&FACS::new()));
     let places = Places {
         facs,
-        memory_clear_request: None,
+        presence: Presence::Firmware,
         log: 0..guest::TPM_LOG_SIZE,
     };
     let xsdt = region.assemble(machine, &places)?;
@@ -55,8 +58,15 @@ pub fn for_firmware(machine: &Machine) -> Result<Vec<(&'static str, Vec<u8>)>, A
     if machine.devices.contains(Devices::TPM) {
         let bytes = usize::try_from(guest::TPM_LOG_SIZE).unwrap_or(0);
         files.push((LOG, vec![0; bytes]));
+        files.push((TPM_CONFIGURATION, tpm_configuration()));
     }
     Ok(files)
+}
+
+/// Where the requests are, that the TPM is one of version 2.0, and that the interface is of version 1.30 (QEMU `docs/specs/tpm.rst`).
+fn tpm_configuration() -> Vec<u8> {
+    let [a, b, c, d, ..] = TPM_PPI_BASE.to_le_bytes();
+    vec![a, b, c, d, 2, 1]
 }
 
 fn script(machine: &Machine, linked: &[Linked]) -> LoaderScript {

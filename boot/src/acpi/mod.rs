@@ -92,7 +92,9 @@ pub fn build(machine: &Machine, ram: &RamMap) -> Result<Vec<Write>, AcpiError> {
     let facs = ram.acpi_nvs().start;
     let places = Places {
         facs,
-        memory_clear_request: Some(ram.memory_clear_request()),
+        presence: Presence::Absent {
+            memory_clear_request: ram.memory_clear_request(),
+        },
         log: ram.tpm_log(),
     };
     let mut region = Region::new(ram.acpi_tables().start);
@@ -104,12 +106,20 @@ pub fn build(machine: &Machine, ram: &RamMap) -> Result<Vec<Write>, AcpiError> {
     ])
 }
 
+/// Who takes the requests that need somebody present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Presence {
+    /// Nobody. Memory is cleared by whoever starts the guest, who is asked by this byte.
+    Absent { memory_clear_request: u64 },
+    /// Firmware, in its own way.
+    Firmware,
+}
+
 /// Where things lie that tables point to.
 #[derive(Clone, Debug)]
 struct Places {
     facs: u64,
-    /// The byte by which memory is asked to be cleared, if our firmware is who does it.
-    memory_clear_request: Option<u64>,
+    presence: Presence,
     log: Range<u64>,
 }
 
@@ -194,7 +204,7 @@ impl Region {
         if machine.vcpu_count > MAX_PROCESSORS {
             return Err(AcpiError::TooManyProcessors(machine.vcpu_count));
         }
-        let dsdt = self.add(&dsdt::dsdt(machine, places.memory_clear_request));
+        let dsdt = self.add(&dsdt::dsdt(machine, places.presence));
         let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
         let mut entries = Vec::new();
         for (table, pointers) in tables(machine, places, dsdt) {

@@ -303,6 +303,59 @@ fn interpreter_answers_for_the_tpm() {
     }
 }
 
+/// Tables of a machine whose firmware places them, as if it had placed them at zero.
+fn execute_for_firmware(command: &str) -> Option<String> {
+    let mut region = Region::new(0);
+    let places = Places {
+        facs: 0,
+        presence: Presence::Firmware,
+        log: 0..1,
+    };
+    region.assemble(&ALL, &places).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let len = u32::from_le_bytes(region.bytes[4..8].try_into().unwrap());
+    let dsdt = &region.bytes[..usize::try_from(len).unwrap()];
+    assert_eq!(&dsdt[..4], b"DSDT");
+    std::fs::write(directory.path().join("DSDT.aml"), dsdt).unwrap();
+    let text = tool("iasl", directory.path(), &["-d", "DSDT.aml"])?;
+    assert!(!text.contains("Error"), "{text}");
+    let text = tool("iasl", directory.path(), &["-we", "DSDT.dsl"]).unwrap();
+    assert!(text.contains("0 Errors, 0 Warnings"), "{text}");
+    tool("acpiexec", directory.path(), &["-b", command, "DSDT.aml"])
+}
+
+/// The interpreter's memory is zero where a machine has the requests: firmware that has said of no operation that there is it.
+#[test]
+fn interpreter_takes_requests_to_firmware_that_firmware_knows() {
+    let presence = "(A6 FA DD 3D 1B 36 B4 4E A4 24 8D 10 08 9D 16 53)";
+    let clear = "(ED 54 60 37 13 CC 75 46 90 1C 47 56 D7 F2 D4 5D)";
+    for (uuid, function, answers) in [
+        (presence, "1 0 (00)", &["FF 01"][..]),
+        (presence, "1 1 (00)", &["\"1.3\""]),
+        (presence, "1 2 [5]", &["0000000000000001"]),
+        (presence, "2 7 [5 0]", &["0000000000000001"]),
+        (presence, "1 7 [300]", &["0000000000000001"]),
+        (presence, "1 3 (00)", &["Contains 2 Elements"]),
+        (presence, "2 3 (00)", &["Contains 3 Elements"]),
+        (presence, "1 4 (00)", &["0000000000000002"]),
+        (presence, "1 5 (00)", &["Contains 3 Elements"]),
+        (presence, "1 8 [5]", &["0000000000000000"]),
+        (presence, "1 9 (00)", &["00"]),
+        (clear, "1 0 (00)", &["03"]),
+        (clear, "1 1 [1]", &["0000000000000000"]),
+    ] {
+        let evaluate = format!("evaluate \\_SB.TPM0._DSM {uuid} {function}");
+        let Some(text) = execute_for_firmware(&evaluate) else {
+            return;
+        };
+        assert!(text.contains("returned object"), "{function}: {text}");
+        let value = text.split_once("returned object").unwrap().1;
+        for answer in answers {
+            assert!(value.contains(answer), "{function}: {text}");
+        }
+    }
+}
+
 #[test]
 fn tpm_table_says_where_control_area_and_log_are() {
     let (_, table) = walk(&writes(&ALL))
@@ -458,14 +511,17 @@ fn firmware_links_the_same_tables_wherever_it_puts_them() {
     }
 }
 
-/// The log is a file of its own, and clearing memory is for the firmware to do.
+/// The log is a file of its own, and the firmware is told of the requests that are put to it.
 #[test]
-fn firmware_has_a_place_for_the_log_and_clears_memory_itself() {
+fn firmware_has_a_place_for_the_log_and_is_told_where_requests_are() {
     let loaded = load(&ALL, 0x10_0000);
     let tables = walk(&loaded);
     let (_, tpm2) = tables.iter().find(|it| it.0 == "TPM2").unwrap();
     let log = loaded.iter().find(|(start, _)| *start == u64_at(tpm2, 68));
     assert_eq!(log.unwrap().1.len(), 0x8000);
     let (_, dsdt) = tables.iter().find(|it| it.0 == "DSDT").unwrap();
-    assert!(!dsdt.windows(4).any(|name| name == b"MCRQ"));
+    let files = for_firmware(&ALL).unwrap();
+    let (_, told) = files.iter().find(|it| it.0 == "etc/tpm/config").unwrap();
+    assert_eq!(told[..], [0, 0x50, 0xD4, 0xFE, 2, 1]);
+    assert!(dsdt.windows(4).any(|name| name == b"PPRQ"));
 }

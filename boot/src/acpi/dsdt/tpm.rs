@@ -1,8 +1,9 @@
 //! The TPM in AML: where it is, and what systems ask it about physical presence and about clearing memory.
 //!
-//! There is no firmware to ask a person at a console, so no physical presence operation is offered, in the words of the
-//! interface: every request is answered "not supported". The request to clear memory at the next reset is kept in one byte of memory,
-//! which whoever resets the guest reads ([`crate::ram::RamMap::memory_clear_request`]).
+//! Where there is no firmware to ask a person at a console no physical presence operation is offered, in the words of the
+//! interface: every request is answered "not supported". Firmware is asked by way of [`presence`]. The request to clear memory at the
+//! next reset is kept in one byte, `MCRQ`, which whoever resets the guest reads: of memory
+//! ([`crate::ram::RamMap::memory_clear_request`]), or beside the requests to firmware.
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -14,7 +15,7 @@ use acpi_tables::aml::{
     Store, Uuid, ZERO,
 };
 
-use super::{Object, device, dword, encoded, memory_resource};
+use super::{Object, Presence, device, dword, encoded, memory_resource, presence};
 use crate::layout::{PAGE_SIZE, TPM_CRB_BASE};
 
 /// Localities, a page each.
@@ -24,15 +25,26 @@ const PHYSICAL_PRESENCE: &str = "3DDDFAA6-361B-4EB4-A424-8D10089D1653";
 /// Platform Reset Attack Mitigation (TCG PRAM 1.10, 6).
 const MEMORY_CLEAR: &str = "376054ED-CC13-4675-901C-4756D7F2D45D";
 
-/// Returns the device. Without a byte for it no memory is cleared by request: firmware of the guest's does that by a variable.
-pub(super) fn tpm(memory_clear_request: Option<u64>) -> Object {
+/// Returns the device.
+pub(super) fn tpm(presence: Presence) -> Object {
     let mut objects: vec::Vec<Object> = vec![
         Box::new(Name::new("_HID".into(), &"MSFT0101")),
         Box::new(Name::new("_STA".into(), &0x0F_u8)),
         memory_resource(TPM_CRB_BASE, PAGES * PAGE_SIZE),
     ];
-    objects.extend(memory_clear_request.into_iter().flat_map(request_byte));
-    objects.push(device_specific_method(memory_clear_request.is_some()));
+    let functions = match presence {
+        Presence::Absent {
+            memory_clear_request,
+        } => {
+            objects.extend(request_byte(memory_clear_request));
+            physical_presence()
+        }
+        Presence::Firmware => {
+            objects.extend(presence::objects());
+            presence::functions()
+        }
+    };
+    objects.push(device_specific_method(&functions));
     device("TPM0", &objects)
 }
 
@@ -50,21 +62,21 @@ fn request_byte(address: u64) -> [Object; 2] {
 }
 
 /// `_DSM` (ACPI 6.5, 9.1.1): what is not asked by a name known here has no functions.
-fn device_specific_method(has_request: bool) -> Object {
+fn device_specific_method(presence_functions: &[Object]) -> Object {
     let (presence, clear) = (Uuid::new(PHYSICAL_PRESENCE), Uuid::new(MEMORY_CLEAR));
-    let (presence_functions, clear_functions) = (physical_presence(), memory_clear());
+    let clear_functions = memory_clear();
     let none = BufferData::new(vec![0]);
     let is_presence = Equal::new(&Arg(0), &presence);
     let is_clear = Equal::new(&Arg(0), &clear);
-    let presence = If::new(&is_presence, super::borrow(&presence_functions));
+    let presence = If::new(&is_presence, super::borrow(presence_functions));
     let clear = If::new(&is_clear, super::borrow(&clear_functions));
     let rest = Return::new(&none);
-    let mut body: vec::Vec<&dyn Aml> = vec![&presence];
-    if has_request {
-        body.push(&clear);
-    }
-    body.push(&rest);
-    encoded(&Method::new("_DSM".into(), 4, true, body))
+    encoded(&Method::new(
+        "_DSM".into(),
+        4,
+        true,
+        vec![&presence, &clear, &rest],
+    ))
 }
 
 /// Returns the answer to one function.
