@@ -10,13 +10,13 @@ use stockade_intercept::debug;
 
 const EFER_LMA: u64 = 1 << 10;
 const CR4_LA57: u64 = 1 << 12;
-const RFLAGS_RF: u64 = 1 << 16;
+pub(crate) const RFLAGS_RF: u64 = 1 << 16;
 const ENTRY_PRESENT: u64 = 1 << 0;
 const ENTRY_LARGE: u64 = 1 << 7;
 /// Bits 51:12: where a page or a table is.
 const ENTRY_FRAME: u64 = 0xF_FFFF_FFFF_F000;
 /// As many bytes as the longest form has, in two words.
-const WINDOW: usize = 16;
+pub(crate) const WINDOW: usize = 16;
 
 /// A write to a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,10 +43,21 @@ pub(crate) fn decode(
     gpa: Gpa,
     info: NpfInfo,
 ) -> Option<ApicWrite> {
-    let is_data_write = info.contains(NpfInfo::FINAL_GPA.union(NpfInfo::WRITE))
+    let is_write = info.contains(NpfInfo::WRITE);
+    let bytes = is_write.then(|| instruction(vmsa, memory, info))??;
+    parse(&bytes, vmsa, gpa)
+}
+
+/// Returns the bytes of an instruction of 64-bit kernel code that nobody watches, if the fault is for its data.
+pub(crate) fn instruction(
+    vmsa: &Vmsa,
+    memory: &dyn GuestMemory,
+    info: NpfInfo,
+) -> Option<[u8; WINDOW]> {
+    let is_data = info.contains(NpfInfo::FINAL_GPA)
         && !info.intersects(NpfInfo::PAGE_TABLE_WALK.union(NpfInfo::FETCH));
     let is_long_mode = vmsa.efer & EFER_LMA != 0 && vmsa.cs.attributes.long();
-    if !is_data_write
+    if !is_data
         || !is_long_mode
         || vmsa.cpl != 0
         || debug::is_watched(vmsa)
@@ -54,8 +65,7 @@ pub(crate) fn decode(
     {
         return None;
     }
-    let bytes = fetch(vmsa, memory)?;
-    parse(&bytes, vmsa, gpa)
+    fetch(vmsa, memory)
 }
 
 /// Reads the bytes at RIP, unless they end on another page.
@@ -93,6 +103,37 @@ fn walk(vmsa: &Vmsa, memory: &dyn GuestMemory) -> Option<Gpa> {
 
 /// Takes MOV r/m32, r32 and MOV r/m32, imm32 with a base and perhaps a displacement, to `gpa` within its page.
 fn parse(bytes: &[u8; WINDOW], vmsa: &Vmsa, gpa: Gpa) -> Option<ApicWrite> {
+    let Operands {
+        opcode,
+        number,
+        mut end,
+    } = operands(bytes, vmsa, gpa)?;
+    let value = match (opcode, number) {
+        (0x89, _) => {
+            let [a, b, c, d, ..] = register(vmsa, number).to_le_bytes();
+            u32::from_le_bytes([a, b, c, d])
+        }
+        (0xC7, 0) => {
+            end += 4;
+            u32::from_le_bytes(four(bytes, end - 4))
+        }
+        _ => return None,
+    };
+    let len = u8::try_from(end).ok()?;
+    Some(ApicWrite { value, len })
+}
+
+/// What an instruction with a memory operand begins with.
+pub(crate) struct Operands {
+    pub(crate) opcode: u8,
+    /// Of a register, or what extends the opcode.
+    pub(crate) number: u8,
+    /// Bytes up to an immediate.
+    pub(crate) end: usize,
+}
+
+/// Returns that of an instruction of 32 bits whose operand is at `gpa` within its page.
+pub(crate) fn operands(bytes: &[u8; WINDOW], vmsa: &Vmsa, gpa: Gpa) -> Option<Operands> {
     const REX: u8 = 0x40;
     const REX_W: u8 = 1 << 3;
     const REX_R: u8 = 1 << 2;
@@ -110,31 +151,20 @@ fn parse(bytes: &[u8; WINDOW], vmsa: &Vmsa, gpa: Gpa) -> Option<ApicWrite> {
     if mode == 3 || base == 4 || (mode == 0 && base == 5) {
         return None;
     }
-    let mut at = at + 2;
+    let mut end = at + 2;
     let displacement = match mode {
         0 => 0,
-        1 => i64::from(i8::from_le_bytes([bytes[at]])),
-        _ => i64::from(i32::from_le_bytes(four(bytes, at))),
+        1 => i64::from(i8::from_le_bytes([bytes[end]])),
+        _ => i64::from(i32::from_le_bytes(four(bytes, end))),
     };
-    at += [0, 1, 4][usize::from(mode)];
+    end += [0, 1, 4][usize::from(mode)];
     let address = register(vmsa, base | (rex & 1) << 3).wrapping_add_signed(displacement);
-    if address & 0xFFF != gpa.page_offset() {
-        return None;
-    }
-    let number = modrm >> 3 & 7;
-    let value = match (opcode, number) {
-        (0x89, _) => {
-            let [a, b, c, d, ..] = register(vmsa, number | (rex & REX_R) << 1).to_le_bytes();
-            u32::from_le_bytes([a, b, c, d])
-        }
-        (0xC7, 0) => {
-            at += 4;
-            u32::from_le_bytes(four(bytes, at - 4))
-        }
-        _ => return None,
-    };
-    let len = u8::try_from(at).ok()?;
-    Some(ApicWrite { value, len })
+    let number = modrm >> 3 & 7 | (rex & REX_R) << 1;
+    (address & 0xFFF == gpa.page_offset()).then_some(Operands {
+        opcode,
+        number,
+        end,
+    })
 }
 
 /// The longest form has 11 bytes, so the window has them all.
@@ -164,4 +194,4 @@ fn register(vmsa: &Vmsa, number: u8) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

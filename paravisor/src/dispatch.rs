@@ -11,7 +11,9 @@ use stockade_intercept::exit::{Advance, Exit, IoAccess};
 use crate::apic_write;
 use crate::host::Timekeeper;
 use crate::machine::Machine;
+use crate::register_read;
 use crate::registers;
+use crate::stats::Work;
 use crate::vcpu::{Bus, Vcpu};
 
 /// How often in a row the guest may fault on one page of its own RAM before the host is taken to have withdrawn it.
@@ -174,6 +176,10 @@ fn nested_page_fault<C: Timekeeper + Clone>(
         write.complete(vmsa);
         return Next::Resume;
     }
+    if machine.is_tpm_register(gpa) && tpm_register(vcpu, machine, vmsa, memory, gpa, info) {
+        vcpu.faults_in_a_row = 0;
+        return Next::Resume;
+    }
     // Of read-only memory a write is the guest's fault, and lost; all else is served without an exit.
     let is_write = info.contains(NpfInfo::WRITE) && !info.contains(NpfInfo::PAGE_TABLE_WALK);
     if memory.is_ram(gpa) || memory.is_rom(gpa) && !is_write {
@@ -188,6 +194,29 @@ fn nested_page_fault<C: Timekeeper + Clone>(
     emulate(vcpu, machine, |emulator, bus| {
         emulator.emulate(vmsa, memory, bus, hint)
     })
+}
+
+/// Answers a driver's access to a register of the TPM, if it is of the short kind. No chip is touched by it.
+fn tpm_register<C: Timekeeper + Clone>(
+    vcpu: &mut Vcpu,
+    machine: &Machine<C>,
+    vmsa: &mut Vmsa,
+    memory: &dyn GuestMemory,
+    gpa: Gpa,
+    info: NpfInfo,
+) -> bool {
+    if let Some(write) = apic_write::decode(vmsa, memory, gpa, info) {
+        machine.mmio_write(gpa, &write.value.to_le_bytes());
+        write.complete(vmsa);
+    } else if let Some(read) = register_read::decode(vmsa, memory, gpa, info) {
+        let mut word = [0; 4];
+        machine.mmio_read(gpa, &mut word);
+        read.complete(u32::from_le_bytes(word), vmsa);
+    } else {
+        return false;
+    }
+    vcpu.work = Work::Tpm;
+    true
 }
 
 /// A fault in guest RAM is the host's doing. Once is an accident of its paging; again and again it withholds the page.

@@ -23,6 +23,7 @@ mod console;
 mod dispatch;
 mod inject;
 mod quick;
+mod register_read;
 mod registers;
 mod share;
 mod startup;

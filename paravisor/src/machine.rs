@@ -42,7 +42,7 @@ use slots::{PciSlots, Wires};
 use crate::crew::Crew;
 use crate::module::Modules;
 use crate::stats::Stats;
-use crate::tpm::{Tpm, TpmError};
+use crate::tpm::{Place, Tpm, TpmError};
 use crate::variables::Variables;
 use crate::virtio::{Bays, Gathering, Moment};
 
@@ -358,6 +358,11 @@ impl<C: Clock + Clone> Machine<C> {
                 }
             }
         });
+    }
+
+    /// Returns whether `gpa` is where the TPM has its registers.
+    pub(crate) fn is_tpm_register(&self, gpa: Gpa) -> bool {
+        self.tpm.is_some() && matches!(Tpm::place(gpa), Some(Place::Crb(_)))
     }
 
     /// Returns firmware's variables and where in them `gpa` is, if it is.

@@ -104,7 +104,9 @@ fn turn<P: Processor, H: Host, C: Timekeeper + Clone>(
 
 /// Returns whether the last look at time and devices still holds after the exit that was just answered.
 fn still_holds<C: Timekeeper + Clone>(vcpu: &Vcpu, machine: &Machine<C>) -> bool {
-    vcpu.work.leaves_deadlines() && !machine.bays().want_attention()
+    // A command the guest has started is its engine's at once.
+    let is_posted = vcpu.work == Work::Tpm && machine.modules().due_ns() != u64::MAX;
+    vcpu.work.leaves_deadlines() && !is_posted && !machine.bays().want_attention()
 }
 
 /// How a visit of the guest ended.

@@ -47,6 +47,8 @@ pub enum Work {
     Port,
     /// A memory-mapped register that is not the local APIC's.
     Mmio,
+    /// A register of the TPM, taken short.
+    Tpm,
     /// The local APIC: end of interrupt.
     Eoi,
     /// The local APIC: interrupt command.
@@ -66,7 +68,7 @@ pub enum Work {
 }
 
 impl Work {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Other,
         Self::Cpuid,
         Self::Msr,
@@ -74,6 +76,7 @@ impl Work {
         Self::PmTimer,
         Self::Port,
         Self::Mmio,
+        Self::Tpm,
         Self::Eoi,
         Self::Ipi,
         Self::TimerCount,
@@ -132,7 +135,7 @@ impl Work {
     /// Returns whether no deadline is another one after it, and no chip was touched but by messages.
     #[must_use]
     pub const fn leaves_deadlines(self) -> bool {
-        matches!(self, Self::Cpuid | Self::Eoi | Self::Ipi)
+        matches!(self, Self::Cpuid | Self::Eoi | Self::Ipi | Self::Tpm)
     }
 
     const fn name(self) -> &'static str {
@@ -144,6 +147,7 @@ impl Work {
             Self::PmTimer => "pm-timer",
             Self::Port => "port",
             Self::Mmio => "mmio",
+            Self::Tpm => "tpm",
             Self::Eoi => "eoi",
             Self::Ipi => "ipi",
             Self::TimerCount => "timer-count",

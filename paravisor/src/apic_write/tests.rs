@@ -8,16 +8,18 @@ use stockade_intercept::emulate::{Emulator, Hint, MmioBus};
 
 use super::decode;
 
-const EOI: Gpa = Gpa(0xFEE0_00B0);
+pub(crate) const EOI: Gpa = Gpa(0xFEE0_00B0);
+/// Where the code of [`guest`] lies.
+pub(crate) const CODE_AT: u64 = 0x23_4000;
 const CODE: u64 = 0xFFFF_8000_0123_4000;
 const APIC: u64 = 0xFFFF_FFFF_FF5F_D000;
 
-fn write() -> NpfInfo {
+pub(crate) fn write() -> NpfInfo {
     NpfInfo::FINAL_GPA | NpfInfo::WRITE
 }
 
 /// A kernel at [`CODE`], in a large page, with its APIC at [`APIC`] in small ones.
-fn guest(code: &[u8]) -> (Vmsa, FakeMemory) {
+pub(crate) fn guest(code: &[u8]) -> (Vmsa, FakeMemory) {
     let memory = FakeMemory::new(0x23_5000);
     let put = |at: u64, value: u64| memory.write(Gpa(at), &value.to_le_bytes()).unwrap();
     // CODE: PML4 256, PDPT 0, PD 9 → 2 MiB page at 20_0000.
