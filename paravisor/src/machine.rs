@@ -42,7 +42,7 @@ use slots::{PciSlots, Wires};
 use crate::crew::Crew;
 use crate::module::Modules;
 use crate::stats::Stats;
-use crate::tpm::{Place, Tpm, TpmError};
+use crate::tpm::{Place, StartTimes, Tpm, TpmError};
 use crate::variables::Variables;
 use crate::virtio::{Bays, Gathering, Moment};
 
@@ -261,8 +261,12 @@ impl<C: Clock + Clone> Machine<C> {
     }
 
     /// Powers the TPM on and tells it what was measured, if there is one.
-    pub fn start_tpm(&self, serve: &mut dyn FnMut() -> bool) -> Result<(), TpmError> {
-        self.tpm.as_ref().map_or(Ok(()), |tpm| tpm.start(serve))
+    pub fn start_tpm(
+        &self,
+        serve: &mut dyn FnMut() -> bool,
+    ) -> Option<Result<StartTimes, TpmError>> {
+        let tpm = self.tpm.as_ref()?;
+        Some(tpm.start(serve, &|| self.clock.now_ns()))
     }
 
     /// Returns whether the guest asked, by its firmware's memory, for its own to be cleared at the next reset; forgets it.

@@ -18,6 +18,8 @@ const START_NS: u64 = 20_000_000_000;
 /// How long for its TPM: a new one makes keys, an emulated processor takes its time, and without one the guest has failed already.
 const TPM_START_NS: u64 = 120_000_000_000;
 
+const NS_A_MS: u64 = 1_000_000;
+
 /// How long the machine's end waits for its host to write what is kept.
 const KEEP_NS: u64 = 5_000_000_000;
 
@@ -121,8 +123,15 @@ pub(crate) fn start_tpm<H: Host, C: Timekeeper + Clone>(
         stopped.is_ok() && now < end
     });
     stopped?;
-    if let Err(error) = outcome {
-        log::error!("the TPM fails: {error}");
+    match outcome {
+        None => {}
+        Some(Ok(times)) => log::info!(
+            "the TPM is on: {} ms for power, {} for measurements, {} for its self-test",
+            times.power_ns / NS_A_MS,
+            times.measure_ns / NS_A_MS,
+            times.test_ns / NS_A_MS,
+        ),
+        Some(Err(error)) => log::error!("the TPM fails: {error}"),
     }
     Ok(())
 }

@@ -24,6 +24,7 @@ use stockade_platform::boot::heap;
 use stockade_platform::cpuid::CpuidTable;
 use stockade_platform::ghcb::IoWidth;
 use stockade_platform::memory::GuestRam;
+use stockade_platform::module::ModuleMemory;
 use stockade_platform::{Cpu, Ghcb, Platform, console, stop};
 
 use crate::adapters::{GuestProcessor, PlatformHost, Staging, Time, open_console};
@@ -40,6 +41,7 @@ struct Shared {
     cpuid: &'static CpuidTable,
     machine: Machine<Time>,
     ram: &'static GuestRam,
+    modules: Option<ModuleMemory>,
 }
 
 static RAM: Once<GuestRam> = Once::new();
@@ -84,7 +86,7 @@ pub(crate) fn run(platform: Platform) -> ! {
     let firmware = firmware.unwrap_or_else(|reason| stop(reason));
     let unix_seconds = wall_clock(&cpu.ghcb);
     let means = modules::Means {
-        memory: modules,
+        memory: modules.clone(),
         ram,
         clock,
         unix_seconds,
@@ -92,8 +94,8 @@ pub(crate) fn run(platform: Platform) -> ! {
         records: Kept::new(&launch.manifest, devices.bays.records()),
         psp: Arc::new(Mutex::new(psp)),
     };
-    let modules = Arc::new(modules::modules(&launch.manifest, &means));
-    devices.bays.ring_for_records(modules.bell());
+    let tenants = Arc::new(modules::modules(&launch.manifest, &means));
+    devices.bays.ring_for_records(tenants.bell());
     let shared = SHARED.call_once(|| Shared {
         start: launch.manifest.start(),
         policy: identity::policy(&launch, clock.0.frequency_hz()),
@@ -104,12 +106,13 @@ pub(crate) fn run(platform: Platform) -> ! {
             clock,
             unix_seconds,
             fitted(
-                fittings(&launch.manifest, vcpus, ram, modules),
+                fittings(&launch.manifest, vcpus, ram, tenants),
                 devices,
                 firmware,
             ),
         ),
         ram,
+        modules,
     });
     if let Err(error) = open_console(&cpu.ghcb) {
         log::warn!("console input does not come in: {error}");
@@ -163,6 +166,8 @@ fn lead(shared: &'static Shared, plan: &Plan, cpu: Cpu) -> ! {
         log::info!("heap: {} bytes in use", heap::used_bytes());
         Ok(())
     });
+    let modules = shared.modules.as_ref();
+    vcpu.stats.module_bytes = modules.map_or(0, ModuleMemory::most_bytes);
     console::print_line(format_args!("stockade-stats: {}", vcpu.stats.to_json()));
     finish((end, ghcb))
 }

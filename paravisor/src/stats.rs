@@ -204,6 +204,8 @@ pub struct Stats {
     pub kicks: u64,
     /// Bytes of guest memory the paravisor has for itself.
     pub paravisor_bytes: u64,
+    /// Bytes its modules have had at once, at most.
+    pub module_bytes: u64,
 }
 
 impl Stats {
@@ -246,6 +248,7 @@ impl Stats {
         self.unsupported_instructions += other.unsupported_instructions;
         self.kicks += other.kicks;
         self.paravisor_bytes += other.paravisor_bytes;
+        self.module_bytes = self.module_bytes.max(other.module_bytes);
     }
 
     /// Returns the line for the tool, JSON without line breaks.
@@ -273,6 +276,7 @@ impl Stats {
             ("unsupported_instructions", self.unsupported_instructions),
             ("kicks", self.kicks),
             ("paravisor_bytes", self.paravisor_bytes),
+            ("module_bytes", self.module_bytes),
         ] {
             let _ = write!(text, ",\"{name}\":{count}");
         }

@@ -84,6 +84,17 @@ pub enum Presence {
     Firmware,
 }
 
+/// What a start took, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StartTimes {
+    /// Until the engine had power: a new TPM is made then.
+    pub power_ns: u64,
+    /// Until it had started up and its PCRs were extended.
+    pub measure_ns: u64,
+    /// For the test of its algorithms.
+    pub test_ns: u64,
+}
+
 /// Where an access goes, and to which place there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -147,8 +158,13 @@ impl Tpm {
         self.crb.lock().reset();
     }
 
-    /// Powers the engine on, has the TPM start up and extends its PCRs. `serve` lets the engine work, and says whether there is time left.
-    pub(crate) fn start(&self, serve: &mut dyn FnMut() -> bool) -> Result<(), TpmError> {
+    /// Powers the engine on, has the TPM start up and extends its PCRs. `serve` lets the engine work, and says whether there is time left;
+    /// `now_ns` is the time.
+    pub(crate) fn start(
+        &self,
+        serve: &mut dyn FnMut() -> bool,
+        now_ns: &dyn Fn() -> u64,
+    ) -> Result<StartTimes, TpmError> {
         let channel = &self.fitting.channel;
         // What the system before this one has left is over first.
         while !self.is_free() {
@@ -157,7 +173,7 @@ impl Tpm {
                 return Err(TpmError::Silent);
             }
         }
-        let outcome = Session::new(channel, serve).start(&self.fitting);
+        let outcome = Session::new(channel, serve).start(&self.fitting, now_ns);
         if outcome.is_err() {
             self.crb.lock().fail();
         }
@@ -245,9 +261,15 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn start(&mut self, fitting: &TpmFitting) -> Result<(), TpmError> {
+    fn start(
+        &mut self,
+        fitting: &TpmFitting,
+        now_ns: &dyn Fn() -> u64,
+    ) -> Result<StartTimes, TpmError> {
+        let begun = now_ns();
         let flags = fitting.lasting.flags();
         self.ask(&Request::PowerOn { flags })?;
+        let on = now_ns();
         self.execute(&startup_clear())?;
         for measurement in &fitting.measurements {
             let (short, long) = (measurement.sha256(), measurement.sha384());
@@ -255,8 +277,14 @@ impl<'a> Session<'a> {
             let pcr = u8::try_from(measurement.pcr).unwrap_or(u8::MAX);
             self.execute(&pcr_extend(pcr, &[(first, &short), (second, &long)]))?;
         }
+        let measured = now_ns();
         // A driver has two seconds of patience for this, which an emulated processor may not keep.
-        self.execute(&self_test())
+        self.execute(&self_test())?;
+        Ok(StartTimes {
+            power_ns: on.saturating_sub(begun),
+            measure_ns: measured.saturating_sub(on),
+            test_ns: now_ns().saturating_sub(measured),
+        })
     }
 
     fn execute(&mut self, command: &[u8]) -> Result<(), TpmError> {
@@ -369,7 +397,7 @@ mod tests {
     #[test]
     fn start_powers_on_starts_up_and_extends() {
         let (tpm, mut engine) = tpm(&[vec![0], success(), success(), success()]);
-        tpm.start(&mut || engine.turn()).unwrap();
+        tpm.start(&mut || engine.turn(), &|| 0).unwrap();
         assert_eq!(engine.asked[0], [2, 0, 1, 0]);
         assert_eq!(engine.asked[1][4..], startup_clear());
         assert_eq!(
@@ -389,7 +417,7 @@ mod tests {
             vec![vec![0], vec![]],
         ] {
             let (tpm, mut engine) = tpm(&answers);
-            assert!(tpm.start(&mut || engine.turn()).is_err());
+            assert!(tpm.start(&mut || engine.turn(), &|| 0).is_err());
             assert_eq!(registers(&tpm, 0x44) & 1, 1);
             command(&tpm);
             let mut response = [0; 10];
@@ -417,7 +445,7 @@ mod tests {
         command(&tpm);
         assert!(engine.channel.receive(|_| None::<()>).is_none());
         tpm.reset();
-        tpm.start(&mut || engine.turn()).unwrap();
+        tpm.start(&mut || engine.turn(), &|| 0).unwrap();
         assert_eq!(engine.asked.len(), 5);
         assert_eq!(engine.asked[1][0], 2);
         assert_eq!(registers(&tpm, 0x44), 2);

@@ -51,6 +51,11 @@ impl Frames {
         Some(frame)
     }
 
+    /// Returns how many bytes were taken at once at most: a fresh frame is taken only when no used one is left.
+    pub(super) fn most_bytes(&self) -> u64 {
+        self.fresh.start - self.start
+    }
+
     /// Takes a frame back.
     pub(super) fn give_back(&mut self, frame: Frame) {
         let number = (frame.0 - self.start) / PAGE_SIZE;

@@ -92,6 +92,12 @@ impl ModuleMemory {
         }
     }
 
+    /// Returns how many bytes modules have had at once, tables included, at most.
+    #[must_use]
+    pub fn most_bytes(&self) -> u64 {
+        self.frames.lock().most_bytes()
+    }
+
     /// Returns a new, empty address space.
     pub fn space(&self) -> Result<ModuleSpace, NoFrames> {
         let tables = Tables::new(Arc::clone(&self.frames), self.gate_entry)?;

@@ -40,6 +40,25 @@ fn walk(space: &ModuleSpace, address: u64) -> Option<(u64, u64)> {
 }
 
 #[test]
+fn most_bytes_are_what_was_taken_at_once() {
+    let memory = memory(20);
+    let mut space = memory.space().unwrap();
+    let map = |space: &mut ModuleSpace, index: u64| {
+        space.map(BASE + index * 0x1000, PageAccess::Write).unwrap();
+    };
+    map(&mut space, 0);
+    map(&mut space, 1);
+    let most = memory.most_bytes();
+    assert_eq!(most, 4096 * space.frames() as u64);
+    space.unmap(BASE..BASE + 0x2000);
+    map(&mut space, 0);
+    assert_eq!(memory.most_bytes(), most);
+    map(&mut space, 1);
+    map(&mut space, 2);
+    assert!(memory.most_bytes() > most);
+}
+
+#[test]
 fn pages_have_the_access_they_were_given_and_no_other() {
     let mut space = space(20);
     for (index, (access, expected)) in (0..).zip([
