@@ -14,6 +14,7 @@ mod notes;
 mod router;
 mod shared;
 mod slots;
+mod tpm;
 
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -42,7 +43,7 @@ use slots::{PciSlots, Wires};
 use crate::crew::Crew;
 use crate::module::Modules;
 use crate::stats::Stats;
-use crate::tpm::{Place, StartTimes, Tpm, TpmError};
+use crate::tpm::Tpm;
 use crate::variables::Variables;
 use crate::virtio::{Bays, Gathering, Moment};
 
@@ -260,20 +261,6 @@ impl<C: Clock + Clone> Machine<C> {
         result
     }
 
-    /// Powers the TPM on and tells it what was measured, if there is one.
-    pub fn start_tpm(
-        &self,
-        serve: &mut dyn FnMut() -> bool,
-    ) -> Option<Result<StartTimes, TpmError>> {
-        let tpm = self.tpm.as_ref()?;
-        Some(tpm.start(serve, &|| self.clock.now_ns()))
-    }
-
-    /// Returns whether the guest asked, by its firmware's memory, for its own to be cleared at the next reset; forgets it.
-    pub fn take_clear_request(&self) -> bool {
-        self.tpm.as_ref().is_some_and(Tpm::take_clear_request)
-    }
-
     /// Returns the programs that run beside the guest.
     #[must_use]
     pub fn modules(&self) -> &Modules {
@@ -362,11 +349,6 @@ impl<C: Clock + Clone> Machine<C> {
                 }
             }
         });
-    }
-
-    /// Returns whether `gpa` is where the TPM has its registers.
-    pub(crate) fn is_tpm_register(&self, gpa: Gpa) -> bool {
-        self.tpm.is_some() && matches!(Tpm::place(gpa), Some(Place::Crb(_)))
     }
 
     /// Returns firmware's variables and where in them `gpa` is, if it is.
