@@ -1,13 +1,16 @@
 //! A stock Debian 12 disk, which nothing of ours is in, boots by the distribution's OVMF, shim, GRUB and kernel to its login; what it
 //! finds in the firmware, a reboot from inside, and power-off.
 //!
-//! The default run has the one most telling case. With `-- --ignored` the other goes through processors, memory and Secure Boot.
+//! The default run has the one most telling case. With `-- --ignored` another goes through processors, memory and Secure Boot, and one
+//! moves the disk into a sealed one first.
 
 use std::path::Path;
 use std::time::Duration;
 
 use stockade_rig::firmware::{FirmwarePc, SecureBoot};
+use stockade_rig::guest::finding;
 use stockade_rig::stock_disk::{KernelFlavour, Session, StockDisk};
+use stockade_rig::{ID_KEYS, Initrd, Stockade};
 
 /// What the kernel says where firmware is at fault, and what it says of itself.
 const COMPLAINTS: &str =
@@ -134,6 +137,70 @@ fn processors_memory_and_secure_boot_make_no_difference() {
         let mut machine = pc(folder.path(), configuration).confidentially().start();
         let mut session = Session::log_in(&mut machine);
         look_around(&mut session, configuration);
+        session.leave("systemctl poweroff");
+        machine.finish().assert_code(0);
+    }
+}
+
+/// Copies a disk to a sealed one. What is zero stays a hole.
+const MOVE_IN: &str = "modprobe -a virtio_pci virtio_blk
+    sleep 1
+    /bin/dd if=/dev/vdb of=/dev/vda bs=256k conv=sparse,fsync 2>/dev/null
+    say \"copied $?\"";
+
+/// The way `docs/sealed-disk.md` gives for an installation that is already there: an image of the same family moves it in.
+#[test]
+#[ignore = "copies a disk, minutes; .ci/long has it"]
+fn a_debian_disk_moves_into_a_sealed_one_and_boots_from_there() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = |name: &str| folder.path().join(name);
+    let raw = StockDisk::of(KernelFlavour::Cloud).copy_to(folder.path());
+    let bytes = raw.metadata().expect("it was just copied").len();
+    let sealed = at("sealed.img");
+    Stockade::new("disk")
+        .args(["create", "--size", &bytes.to_string()])
+        .arg(&sealed)
+        .finish()
+        .assert_code(0);
+    std::fs::write(at("key.pem"), ID_KEYS[0]).expect("the folder is writable");
+    let family = |call: Stockade| {
+        call.args(["--seal", "family", "--id-key"])
+            .arg(at("key.pem"))
+    };
+    let disk = format!("{},mode=sealed", sealed.display());
+    let mover = Initrd::new(MOVE_IN)
+        .modules(&["virtio_pci", "virtio_blk"])
+        .program("coreutils", "bin/dd", &[]);
+    let moved = family(Stockade::guest(""))
+        .arg("--initrd")
+        .arg(mover.write(folder.path()))
+        .args(["--disk", &disk])
+        .args(["--disk", &format!("{},readonly", raw.display())])
+        .arg("--state")
+        .arg(at("state"))
+        .limit(Duration::from_secs(400))
+        .finish();
+    moved.assert_code(0);
+    assert_eq!(finding(&moved.stdout, "copied"), Some("0"));
+    std::fs::remove_file(&raw).expect("nobody needs it any more");
+
+    let configuration = Configuration {
+        cpus: 2,
+        memory_mib: 1024,
+        secure_boot: SecureBoot::On,
+    };
+    let pc = FirmwarePc::new(folder.path(), configuration.secure_boot)
+        .disk(Path::new(&disk))
+        .cpus(configuration.cpus)
+        .memory_mib(configuration.memory_mib)
+        .limit(Duration::from_secs(900));
+    for expected in ["new", "kept"] {
+        let mut machine = family(pc.confidentially()).start();
+        let mut session = Session::log_in(&mut machine);
+        look_around(&mut session, &configuration);
+        let found = session.run("cat /root/kept 2>/dev/null || echo new");
+        assert_eq!(found, expected);
+        let _ = session.run("echo kept > /root/kept && sync");
         session.leave("systemctl poweroff");
         machine.finish().assert_code(0);
     }
