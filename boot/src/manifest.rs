@@ -10,6 +10,7 @@ mod error;
 mod firmware;
 mod paravisor_modules;
 mod payload;
+pub mod screen;
 mod sealing;
 
 use bitflags::bitflags;
@@ -63,6 +64,8 @@ bitflags! {
         const CONSOLE = 1 << 8;
         /// CPUID and MSRs have the least of Hyper-V's interface.
         const HYPERV_IDENTITY = 1 << 9;
+        /// What the guest shows is copied to the host, to its disk at [`screen::HOST_DEVICE`].
+        const SCREEN = 1 << 10;
     }
 }
 

@@ -5,6 +5,7 @@
 //! access ends; it moves at most [`MAX_TRANSFER_BYTES`], so that no vCPU is held for long.
 
 use alloc::vec;
+use alloc::vec::Vec;
 
 use bitflags::bitflags;
 use stockade_bus::{AccessError, Gpa, GuestMemory, PortIo};
@@ -13,6 +14,7 @@ use crate::RestoreError;
 use crate::state::check_version;
 
 mod items;
+pub mod ramfb;
 
 use items::Items;
 pub use items::{Facts, File, FileError};
@@ -64,6 +66,9 @@ pub struct FwCfg<M> {
     key: u16,
     offset: u32,
     dma_high: u32,
+
+    /// The key of a file that was written and not taken yet.
+    written: Option<u16>,
 }
 
 impl<M: GuestMemory> FwCfg<M> {
@@ -79,19 +84,27 @@ impl<M: GuestMemory> FwCfg<M> {
             key: 0,
             offset: 0,
             dma_high: 0,
+            written: None,
         })
     }
 
-    /// Puts the device back to power-on. The items stay.
+    /// Puts the device back to power-on. The items stay, but for what a guest wrote.
     pub fn reset(&mut self) {
         let Self {
             memory: _,
-            items: _,
+            items,
             key,
             offset,
             dma_high,
+            written,
         } = self;
         (*key, *offset, *dma_high) = (0, 0, 0);
+        *written = items.clear();
+    }
+
+    /// Returns the file a guest wrote since the last call, as it is now.
+    pub fn take_written(&mut self) -> Option<&[u8]> {
+        Some(self.items.get(self.written.take()?))
     }
 
     fn select(&mut self, key: u16) {
@@ -143,14 +156,26 @@ impl<M: GuestMemory> FwCfg<M> {
         if wanted.contains(Control::READ) {
             self.read_into_memory(gpa, len)
         } else if wanted.contains(Control::WRITE) {
-            // No item can be written.
-            Err(TransferError)
+            self.write_from_memory(gpa, len)
         } else {
             if wanted.contains(Control::SKIP) {
                 self.skip(len);
             }
             Ok(())
         }
+    }
+
+    /// Writes a part of the selected item, if that is one for guests to write.
+    fn write_from_memory(&mut self, gpa: Gpa, len: u32) -> Result<(), TransferError> {
+        let start = usize::try_from(self.offset).map_err(|_| TransferError)?;
+        let len_bytes = usize::try_from(len).map_err(|_| TransferError)?;
+        let end = start.checked_add(len_bytes).ok_or(TransferError)?;
+        let item = self.items.writable(self.key).ok_or(TransferError)?;
+        let bytes = item.get_mut(start..end).ok_or(TransferError)?;
+        let outcome = self.memory.read(gpa, bytes);
+        self.written = Some(self.key);
+        self.skip(len);
+        outcome.map_err(|_| TransferError)
     }
 
     fn read_into_memory(&mut self, gpa: Gpa, len: u32) -> Result<(), TransferError> {
@@ -208,10 +233,10 @@ impl<M: GuestMemory> PortIo for FwCfg<M> {
     }
 }
 
-/// The device's state, version 1. The items come from the machine's description.
+/// The device's state, version 2. The items come from the machine's description, but for what a guest wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FwCfgState {
-    /// Format version: 1.
+    /// Format version: 2.
     pub version: u32,
     /// The selected key.
     pub key: u16,
@@ -219,6 +244,8 @@ pub struct FwCfgState {
     pub offset: u32,
     /// The high half of a command's address.
     pub dma_high: u32,
+    /// The files a guest may write, one behind the other in the order of their names.
+    pub writable: Vec<u8>,
 }
 
 impl<M: GuestMemory> FwCfg<M> {
@@ -227,25 +254,28 @@ impl<M: GuestMemory> FwCfg<M> {
     pub fn save(&self) -> FwCfgState {
         let Self {
             memory: _,
-            items: _,
+            items,
             key,
             offset,
             dma_high,
+            written: _,
         } = self;
         FwCfgState {
-            version: 1,
+            version: 2,
             key: *key,
             offset: *offset,
             dma_high: *dma_high,
+            writable: items.save(),
         }
     }
 
     /// Takes a saved state.
     pub fn restore(&mut self, state: &FwCfgState) -> Result<(), RestoreError> {
-        check_version(state.version, 1)?;
+        check_version(state.version, 2)?;
         if state.key & WRITE_CHANNEL != 0 {
             return Err(RestoreError::Impossible("fw_cfg key"));
         }
+        self.written = self.items.restore(&state.writable)?;
         self.key = state.key;
         self.offset = state.offset;
         self.dma_high = state.dma_high;

@@ -1,13 +1,14 @@
 //! A virtio console, as an argument: what QEMU connects it to, and what of it is measured.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
 use stockade::image::{BuildOptions, Image};
 use stockade::run::devices::ConsolePeer;
+use stockade::run::framebuffer::Framebuffer;
 use stockade_boot::layout::LARGE_PAGE_SIZE;
-use stockade_boot::manifest::{CONSOLE_BYTES, Devices, GuestFlags};
+use stockade_boot::manifest::{CONSOLE_BYTES, Devices, GuestFlags, screen};
 
 use crate::failure::Failure;
 
@@ -17,6 +18,10 @@ pub(crate) struct ConsoleArguments {
     /// A virtio console (hvc0 in Linux) besides the serial one: file=FILE, or socket=FILE for a Unix socket to be made
     #[arg(long, value_name = "PEER")]
     virtio_console: Option<Peer>,
+    /// Write what a guest of firmware shows on its screen to this file, as PPM, twice a second; the host then sees it, which it otherwise
+    /// does not
+    #[arg(long, value_name = "FILE")]
+    framebuffer: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,18 +44,22 @@ impl FromStr for Peer {
 impl ConsoleArguments {
     /// Returns how much of the devices' shared memory it takes.
     pub(crate) fn shared_bytes(&self) -> u64 {
-        match self.virtio_console {
-            Some(_) => CONSOLE_BYTES,
-            None => 0,
-        }
+        let console = self.virtio_console.iter().map(|_| CONSOLE_BYTES);
+        let screen = self.framebuffer.iter().map(|_| screen::SHARED_BYTES);
+        console.chain(screen).sum()
     }
 
     /// Notes the console in what an image is built of.
     pub(crate) fn measure(&self, options: &mut BuildOptions) -> Result<(), Failure> {
-        if self.virtio_console.is_none() {
+        if self.virtio_console.is_none() && self.framebuffer.is_none() {
             return Ok(());
         }
-        options.flags |= GuestFlags::CONSOLE;
+        let (has_console, has_screen) = (self.virtio_console.is_some(), self.framebuffer.is_some());
+        if has_screen && options.firmware.is_none() {
+            return Err(Failure::ScreenWithoutFirmware);
+        }
+        options.flags.set(GuestFlags::CONSOLE, has_console);
+        options.flags.set(GuestFlags::SCREEN, has_screen);
         // Without disks and cards there is no memory to share yet; a console takes the least there can be.
         if options.devices == Devices::default() {
             let least = u32::try_from(LARGE_PAGE_SIZE).unwrap_or(u32::MAX);
@@ -63,7 +72,21 @@ impl ConsoleArguments {
     /// Sees whether an image that is there already was built with a console if there is one, and without if there is none.
     pub(crate) fn check(&self, image: &Image) -> Result<(), Failure> {
         let manifest = image.manifest();
-        let wanted = manifest.map(|m| m.flags().contains(GuestFlags::CONSOLE));
+        let wanted = manifest
+            .as_ref()
+            .map(|m| m.flags().contains(GuestFlags::CONSOLE));
+        let shown = manifest.map(|m| m.flags().contains(GuestFlags::SCREEN));
+        match (shown, self.framebuffer.is_some()) {
+            (Some(true), false) => {
+                let words = "the image was built with --framebuffer; say where the picture goes";
+                return Err(Failure::OtherDevices(words.to_owned()));
+            }
+            (Some(false), true) => {
+                let words = "the image was built without --framebuffer";
+                return Err(Failure::OtherDevices(words.to_owned()));
+            }
+            _ => {}
+        }
         let words = match (wanted, self.virtio_console.is_some()) {
             (Some(true), false) => "the image was built with --virtio-console; say where it goes",
             (Some(false), true) => "the image was built without --virtio-console",
@@ -78,18 +101,38 @@ impl ConsoleArguments {
             return Ok(None);
         };
         let (ConsolePeer::File(path) | ConsolePeer::Socket(path)) = peer;
-        let folder = path
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new("."));
-        if !folder.is_dir() {
-            return Err(Failure::File {
-                path: path.clone(),
-                source: std::io::ErrorKind::NotFound.into(),
-            });
-        }
+        check_folder(path)?;
         Ok(Some(peer.clone()))
     }
+
+    /// Returns where what the guest shows goes, if its folder is there; `disk` is the name of a file to be made.
+    pub(crate) fn framebuffer(&self, disk: &Path) -> Result<Option<Framebuffer>, Failure> {
+        let Some(output) = &self.framebuffer else {
+            return Ok(None);
+        };
+        check_folder(output)?;
+        let (disk, output) = (disk.to_owned(), output.clone());
+        let framebuffer = Framebuffer { disk, output };
+        framebuffer.make().map_err(|source| Failure::File {
+            path: framebuffer.disk.clone(),
+            source,
+        })?;
+        Ok(Some(framebuffer))
+    }
+}
+
+/// Sees that there is a folder for a file.
+fn check_folder(path: &Path) -> Result<(), Failure> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    if folder.unwrap_or(Path::new(".")).is_dir() {
+        return Ok(());
+    }
+    Err(Failure::File {
+        path: path.to_owned(),
+        source: std::io::ErrorKind::NotFound.into(),
+    })
 }
 
 #[cfg(test)]
@@ -112,6 +155,7 @@ mod tests {
     fn a_console_in_a_folder_that_is_not_there_is_named() {
         let console = |text: &str| ConsoleArguments {
             virtio_console: Some(text.parse().unwrap()),
+            ..ConsoleArguments::default()
         };
         assert!(console("file=/nonexistent/a").host().is_err());
         assert!(console("file=a").host().unwrap().is_some());
@@ -125,6 +169,7 @@ mod tests {
         assert_eq!(options.devices, Devices::default());
         let console = ConsoleArguments {
             virtio_console: Some("file=a".parse().unwrap()),
+            ..ConsoleArguments::default()
         };
         console.measure(&mut options).unwrap();
         assert!(options.flags.contains(GuestFlags::CONSOLE));

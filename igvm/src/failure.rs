@@ -108,6 +108,11 @@ pub(crate) enum Failure {
     /// Its own data would be beyond the image.
     #[error("--seal asks for a newer security version than the image has; raise --svn")]
     SealingVersion,
+    /// Nobody would draw.
+    #[error(
+        "--framebuffer shows what firmware and its guests draw; give --firmware or --disk, and no kernel"
+    )]
+    ScreenWithoutFirmware,
     /// Two disks in one place of the boot order.
     #[error("two disks have bootindex={0}; give each another")]
     BootIndex(u8),

@@ -8,6 +8,7 @@ mod certificates;
 mod command;
 pub mod devices;
 mod follow;
+pub mod framebuffer;
 mod keys;
 mod outcome;
 mod refusal;
@@ -31,6 +32,7 @@ use crate::keys::Address;
 use crate::setup::Qemu;
 use button::Ending;
 use follow::{Follower, Sink};
+use framebuffer::{Framebuffer, Painter};
 use keys::KeyDesk;
 
 /// How often the running machine is looked at.
@@ -61,6 +63,8 @@ pub struct RunOptions {
     pub host_view: Option<PathBuf>,
     /// Where the certificates of the host's chip go, a directory.
     pub certificates: Option<PathBuf>,
+    /// Where what the guest shows goes, if the image shows it.
+    pub framebuffer: Option<Framebuffer>,
     /// Count instructions, so that runs repeat exactly.
     pub icount: bool,
     /// Disks and network cards of the host.
@@ -205,10 +209,12 @@ fn watch(
     begun: Instant,
 ) -> Result<Ended, RunError> {
     let (stop, mut ending) = (stop_flag(), Ending::new(options.grace));
+    let mut painter = options.framebuffer.as_ref().map(Painter::new);
     let mut has_started = false;
     let ended = loop {
         let status = child.try_wait().map_err(RunError::io(&options.model))?;
         logs.pump();
+        painter.iter_mut().for_each(Painter::look);
         if !has_started && (logs.paravisor.saw("entering the guest") || status.is_some()) {
             has_started = true;
             started();
@@ -228,6 +234,7 @@ fn watch(
         }
         std::thread::sleep(POLL);
     };
+    painter.iter_mut().for_each(Painter::paint);
     logs.pump();
     Ok(ended)
 }

@@ -102,6 +102,20 @@ pub(crate) fn run(arguments: &Run) -> Result<u8, Failure> {
     // The locks go with the run.
     let (mut devices, _locks) = arguments.devices.host()?;
     devices.console = arguments.console.host()?;
+    let scratch = tempfile::tempdir().map_err(|source| Failure::File {
+        path: std::env::temp_dir(),
+        source,
+    })?;
+    let framebuffer = arguments
+        .console
+        .framebuffer(&scratch.path().join("screen"))?;
+    devices.screen = framebuffer.as_ref().map(|it| it.disk.clone());
+    if let Some(framebuffer) = &framebuffer {
+        voice.say(&format!(
+            "the host sees the guest's screen: {}",
+            framebuffer.output.display()
+        ));
+    }
     let mut state = arguments.devices.state()?;
     let cache = Cache::open()?;
     let qemu = Qemu::find(arguments.qemu.as_deref(), &mut |text| voice.say(text))?;
@@ -141,6 +155,7 @@ pub(crate) fn run(arguments: &Run) -> Result<u8, Failure> {
     let options = RunOptions {
         devices,
         keys,
+        framebuffer,
         ..options(arguments, path, model, paravisor)
     };
     voice.say(&format!("starting the SNP model on QEMU {}", qemu.version));
@@ -234,6 +249,7 @@ fn options(arguments: &Run, image: PathBuf, model: PathBuf, paravisor: PathBuf) 
         stats: arguments.stats.clone(),
         host_view: arguments.host_view.clone(),
         certificates: arguments.certificates.clone(),
+        framebuffer: None,
         icount: arguments.icount,
         devices: run::devices::HostDevices::default(),
         keys: None,

@@ -7,19 +7,19 @@ use stockade_abi::terminate::StopReason;
 use stockade_boot::manifest::{Manifest, Start};
 use stockade_boot::payload::{self, PayloadError};
 use stockade_devices::fw_cfg::{File, FileError};
-use stockade_paravisor::boot_order::BootOrder;
 use stockade_paravisor::firmware_files::{self, Facts};
 use stockade_paravisor::machine::FirmwareFittings;
 use stockade_platform::Launch;
 use stockade_platform::memory::GuestRam;
 
 use crate::adapters::Staging;
+use crate::fit::Fit;
 
 /// Returns what firmware finds in its machine, if firmware starts the guest.
 pub(crate) fn fittings(
     launch: &Launch,
     ram: &'static GuestRam,
-    boot_order: &BootOrder,
+    fit: &Fit,
 ) -> Result<Option<FirmwareFittings>, StopReason> {
     if launch.manifest.start() == Start::Kernel {
         return Ok(None);
@@ -31,7 +31,7 @@ pub(crate) fn fittings(
         vcpus,
         ram: *ram.map(),
         processor_id: [signature, features],
-        boot_order,
+        boot_order: &fit.boot_order,
     });
     let mut files = files.map_err(|error| {
         log::error!("{error}");
@@ -43,6 +43,7 @@ pub(crate) fn fittings(
         vcpus: u16::try_from(vcpus).unwrap_or(u16::MAX),
         ram: *ram.map(),
         files,
+        surface: fit.bays.screen().map(|screen| screen.surface().clone()),
     }))
 }
 

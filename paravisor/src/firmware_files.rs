@@ -10,7 +10,7 @@ use stockade_boot::measured;
 use stockade_boot::memory_map::{E820Entry, E820Kind};
 use stockade_boot::ram::RamMap;
 use stockade_boot::smbios;
-use stockade_devices::fw_cfg::{File, FileError};
+use stockade_devices::fw_cfg::{File, FileError, ramfb};
 use zerocopy::IntoBytes;
 
 use crate::boot_order::BootOrder;
@@ -72,6 +72,9 @@ pub fn files(facts: &Facts<'_>) -> Result<Vec<File>, FilesError> {
     if let Some(order) = facts.boot_order.file() {
         files.push(File::try_new("bootorder", order)?);
     }
+    if facts.manifest.flags().contains(GuestFlags::SCREEN) {
+        files.push(File::try_writable(ramfb::NAME, ramfb::BYTES)?);
+    }
     files.push(File::try_new("etc/e820", memory_map(&facts.ram))?);
     files.push(File::try_new("etc/system-states", SYSTEM_STATES.to_vec())?);
     if facts.manifest.flags().contains(GuestFlags::TPM) {
@@ -98,7 +101,7 @@ fn memory_map(ram: &RamMap) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use stockade_boot::layout::STAGING_BASE;
-    use stockade_boot::manifest::{GuestFlags, Payload, PayloadKind};
+    use stockade_boot::manifest::{Payload, PayloadKind};
 
     use super::*;
 

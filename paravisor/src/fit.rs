@@ -14,12 +14,13 @@ use stockade_backend::transport::Doorbell;
 use stockade_backend::{BackendError, Function};
 use stockade_boot::manifest::{
     CONSOLE_BYTES, CONSOLE_HOST_DEVICE, DiskEntry, DiskMode, GuestFlags, KEYS_BYTES,
-    KEYS_HOST_DEVICE, LEAST_DISK_BYTES, Manifest, NET_BYTES, NetEntry,
+    KEYS_HOST_DEVICE, LEAST_DISK_BYTES, Manifest, NET_BYTES, NetEntry, screen,
 };
 use stockade_devices::virtio::rng::{Entropy, NoEntropy};
 use stockade_paravisor::boot_order::BootOrder;
 use stockade_paravisor::machine::{Functions, SlotNumber};
 use stockade_paravisor::records::Records;
+use stockade_paravisor::screen::{Screen, Surface};
 use stockade_paravisor::virtio::{Bays, Card, Characters, Fitted, Frames, OwnEntropy, Plain};
 use stockade_platform::ghcb::{DEVICE_VECTOR, LAST_DEVICE_VECTOR};
 use stockade_platform::memory::GuestRam;
@@ -117,6 +118,17 @@ fn fit_host_devices(
         match fitter.console(bounce.split_off(console::MEMORY), place) {
             Ok(card) => _ = all.take(card),
             Err(error) => report("console", 0, place, &error),
+        }
+    }
+    if manifest.flags().contains(GuestFlags::SCREEN) {
+        let place = Place::new(screen::HOST_DEVICE, Bays::VECTOR_OF_RECORDS, 0);
+        match fitter.screen(
+            bounce.split_off(bytes(screen::SHARED_BYTES)),
+            place,
+            &all.bays,
+        ) {
+            Ok(screen) => all.bays.show(screen),
+            Err(error) => report("screen", 0, place, &error),
         }
     }
     let mut keys = fitter.keys(manifest, &mut bounce);
@@ -230,6 +242,19 @@ impl Fitter<'_> {
         let wire = Net::open(self.host, place.function, memory, place.doorbell)?;
         log::info!("network card: host device {}", place.function);
         Ok(Box::new(Card::new(Frames::new(wire, net.mac()), self.ram)))
+    }
+
+    fn screen(
+        &mut self,
+        region: Option<SharedRegion>,
+        place: Place,
+        bays: &Bays,
+    ) -> Result<Screen, Missing> {
+        let memory = self.memory(region)?;
+        let block = Block::open(self.host, place.function, memory, place.doorbell)?;
+        log::warn!("screen: the host sees what the guest shows");
+        let surface = Surface::new(bays.attention_of_screen());
+        Ok(Screen::new(block, self.ram, surface))
     }
 
     fn console(

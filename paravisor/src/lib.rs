@@ -36,6 +36,7 @@ pub mod machine;
 pub mod module;
 pub mod patience;
 pub mod records;
+pub mod screen;
 pub mod stats;
 pub mod tpm;
 pub mod variables;

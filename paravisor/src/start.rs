@@ -82,7 +82,7 @@ pub(crate) fn run(platform: Platform) -> ! {
     };
     let devices = fit::devices(&launch.manifest, bounce, &mut fitter);
     let mut devices = devices.unwrap_or_else(|reason| stop(reason));
-    let firmware = firmware::fittings(&launch, ram, &devices.boot_order);
+    let firmware = firmware::fittings(&launch, ram, &devices);
     let firmware = firmware.unwrap_or_else(|reason| stop(reason));
     let unix_seconds = wall_clock(&cpu.ghcb);
     let means = modules::Means {

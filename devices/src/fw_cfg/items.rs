@@ -1,7 +1,10 @@
 //! What can be read: a few facts under fixed keys, files under keys that the directory names.
 
 use alloc::string::String;
+use alloc::vec;
 use alloc::vec::Vec;
+
+use crate::RestoreError;
 
 /// Says who answers.
 const SIGNATURE: u16 = 0x00;
@@ -39,6 +42,14 @@ pub struct Facts {
 pub struct File {
     name: String,
     content: Vec<u8>,
+    access: Access,
+}
+
+/// Who may do what with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    Read,
+    ReadAndWrite,
 }
 
 /// Why something is no file, or too much.
@@ -70,6 +81,15 @@ impl File {
         Ok(Self {
             name: name.into(),
             content,
+            access: Access::Read,
+        })
+    }
+
+    /// Returns a file of so many zeros that guests may write.
+    pub fn try_writable(name: &str, len_bytes: usize) -> Result<Self, FileError> {
+        Ok(Self {
+            access: Access::ReadAndWrite,
+            ..Self::try_new(name, vec![0; len_bytes])?
         })
     }
 
@@ -109,6 +129,51 @@ impl Items {
             directory: directory(&files),
             files,
         })
+    }
+
+    /// Returns the file of this key, if guests may write it.
+    pub(super) fn writable(&mut self, key: u16) -> Option<&mut [u8]> {
+        let index = key.checked_sub(FIRST_FILE)?;
+        let file = self.files.get_mut(usize::from(index))?;
+        (file.access == Access::ReadAndWrite).then_some(&mut file.content)
+    }
+
+    /// Puts zeros where guests wrote, and returns the key of a file where they could.
+    pub(super) fn clear(&mut self) -> Option<u16> {
+        let mut last = None;
+        for (file, key) in self.files.iter_mut().zip(FIRST_FILE..) {
+            if file.access == Access::ReadAndWrite {
+                file.content.fill(0);
+                last = Some(key);
+            }
+        }
+        last
+    }
+
+    /// Returns all that guests could write.
+    pub(super) fn save(&self) -> Vec<u8> {
+        let files = self.files.iter();
+        let files = files.filter(|file| file.access == Access::ReadAndWrite);
+        files
+            .flat_map(|file| file.content.iter().copied())
+            .collect()
+    }
+
+    /// Takes what [`Self::save`] returned, and returns the key of a file where guests could write.
+    pub(super) fn restore(&mut self, saved: &[u8]) -> Result<Option<u16>, RestoreError> {
+        if saved.len() != self.save().len() {
+            return Err(RestoreError::Impossible("fw_cfg files"));
+        }
+        let last = self.clear();
+        let mut bytes = saved.iter();
+        for file in &mut self.files {
+            if file.access == Access::ReadAndWrite {
+                for (to, from) in file.content.iter_mut().zip(&mut bytes) {
+                    *to = *from;
+                }
+            }
+        }
+        Ok(last)
     }
 
     /// Returns the item of this key; empty if there is none.

@@ -208,3 +208,52 @@ proptest! {
         prop_assert_eq!(read(&mut restored, 20), read(&mut device, 20));
     }
 }
+
+/// A guest writes one file and no other, whole or in part, and a reset makes it empty.
+#[test]
+fn writable_file_is_written_by_dma_and_empty_after_a_reset() {
+    let memory = FakeMemory::new(0x4000);
+    let files = [
+        file("etc/first", b"one!"),
+        File::try_writable("etc/ramfb", 8).unwrap(),
+    ];
+    let mut device = FwCfg::try_new(&memory, FACTS, files).unwrap();
+    memory.write(Gpa(0x2000), b"ABCDEFGHIJ").unwrap();
+    let write = |key: u32| (key << 16) | (Control::SELECT | Control::WRITE).bits();
+    let refused = Control::ERROR.bits();
+    assert_eq!(
+        run(&mut device, &memory, command(write(0x20), 4, 0x2000)),
+        refused
+    );
+    assert_eq!(
+        run(&mut device, &memory, command(write(0x21), 9, 0x2000)),
+        refused
+    );
+    assert_eq!(
+        run(&mut device, &memory, command(write(0x21), 4, 0x9000)),
+        refused
+    );
+    let _ = device.take_written();
+    assert_eq!(
+        run(&mut device, &memory, command(write(0x21), 4, 0x2000)),
+        0
+    );
+    assert_eq!(device.take_written(), Some(b"ABCD\0\0\0\0".as_slice()));
+    assert_eq!(device.take_written(), None);
+    // Goes on where it ended.
+    let more = Control::WRITE.bits();
+    assert_eq!(run(&mut device, &memory, command(more, 4, 0x2004)), 0);
+    let saved = device.save();
+    assert_eq!(saved.writable, b"ABCDEFGH");
+
+    device.reset();
+    assert_eq!(device.take_written(), Some([0; 8].as_slice()));
+    device.restore(&saved).unwrap();
+    assert_eq!(device.save(), saved);
+    assert_eq!(device.take_written(), Some(b"ABCDEFGH".as_slice()));
+    let short = FwCfgState {
+        writable: vec![0; 7],
+        ..saved
+    };
+    assert!(device.restore(&short).is_err());
+}

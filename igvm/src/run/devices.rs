@@ -22,6 +22,8 @@ pub const FIRST_NET_SLOT: u8 = 16;
 pub const MAX_NETS: usize = 8;
 /// Device number of the sealed store on the host's PCI bus 0.
 pub const STORE_SLOT: u8 = 24;
+/// Device number of the disk that takes what the guest shows.
+pub const SCREEN_SLOT: u8 = stockade_boot::manifest::screen::HOST_DEVICE;
 /// What virtio keeps of a serial number. Virtio 1.2, 5.2.6.
 pub const MAX_SERIAL_BYTES: usize = 20;
 
@@ -39,6 +41,8 @@ pub struct HostDevices {
     pub store: Option<PathBuf>,
     /// What a virtio console is connected to, if there is one.
     pub console: Option<ConsolePeer>,
+    /// The file that holds what the guest shows.
+    pub screen: Option<PathBuf>,
 }
 
 /// A disk.
@@ -138,6 +142,7 @@ impl HostDevices {
             && self.nets.is_empty()
             && self.store.is_none()
             && self.console.is_none()
+            && self.screen.is_none()
     }
 
     /// Returns QEMU's arguments. What is beyond [`MAX_DISKS`] and [`MAX_NETS`] has no place and is left out.
@@ -156,10 +161,12 @@ impl HostDevices {
             push("-blockdev", disk.backend(slot).to_string());
             push("-device", disk.frontend(slot).to_string());
         }
-        if let Some(store) = &self.store {
-            let store = Disk::new(store);
-            push("-blockdev", store.backend(STORE_SLOT).to_string());
-            push("-device", store.frontend(STORE_SLOT).to_string());
+        let own = [(STORE_SLOT, &self.store), (SCREEN_SLOT, &self.screen)];
+        for (slot, file) in own {
+            if let Some(disk) = file.as_ref().map(Disk::new) {
+                push("-blockdev", disk.backend(slot).to_string());
+                push("-device", disk.frontend(slot).to_string());
+            }
         }
         for (slot, net) in (FIRST_NET_SLOT..).zip(self.nets.iter().take(MAX_NETS)) {
             push("-netdev", net.backend(slot));

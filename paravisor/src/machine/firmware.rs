@@ -8,6 +8,7 @@ use stockade_devices::debug_console::{self, DebugConsole};
 use stockade_devices::fw_cfg::{self, FwCfg};
 
 use super::fittings::{FirmwareFittings, Memory};
+use crate::screen::Surface;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -16,6 +17,7 @@ const MIB: u64 = 1 << 20;
 pub(super) struct FirmwareDevices {
     fw_cfg: FwCfg<Memory>,
     debug: DebugConsole,
+    surface: Option<Surface>,
 }
 
 impl FirmwareDevices {
@@ -24,12 +26,14 @@ impl FirmwareDevices {
         Some(Self {
             fw_cfg: fittings.device()?,
             debug: DebugConsole::new(),
+            surface: fittings.surface.clone(),
         })
     }
 
     pub(super) fn reset(&mut self) {
         self.fw_cfg.reset();
         self.debug.reset();
+        self.show();
     }
 
     /// Returns whether a port is theirs.
@@ -47,13 +51,24 @@ impl FirmwareDevices {
         access: impl FnOnce(&mut dyn PortIo, u16) -> Result<(), AccessError>,
     ) -> Result<(), AccessError> {
         if port != debug_console::PORT {
-            return access(&mut self.fw_cfg, port.wrapping_sub(fw_cfg::FIRST_PORT));
+            let outcome = access(&mut self.fw_cfg, port.wrapping_sub(fw_cfg::FIRST_PORT));
+            self.show();
+            return outcome;
         }
         let outcome = access(&mut self.debug, 0);
         if let Some(line) = self.debug.take_line() {
             log::info!("firmware: {}", line.as_str());
         }
         outcome
+    }
+}
+
+impl FirmwareDevices {
+    /// Passes on what the guest wrote: the only file for that says what it shows.
+    fn show(&mut self) {
+        if let (Some(file), Some(surface)) = (self.fw_cfg.take_written(), &self.surface) {
+            surface.set(file);
+        }
     }
 }
 

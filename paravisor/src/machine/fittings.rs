@@ -13,6 +13,7 @@ use stockade_devices::test_devices::{DebugExit, LATCH_PORT, LINES, PcTestdev};
 use super::module_port::ModulePort;
 use super::slots::Functions;
 use crate::module::Modules;
+use crate::screen::Surface;
 use crate::tpm::TpmFitting;
 use crate::virtio::Bays;
 use crate::wires::Wire;
@@ -52,6 +53,8 @@ pub struct FirmwareFittings {
     pub ram: RamMap,
     /// The files of its configuration device.
     pub files: Vec<File>,
+    /// Where it says what it shows, if the host is to see that.
+    pub surface: Option<Surface>,
 }
 
 impl fmt::Debug for FirmwareFittings {

@@ -4,6 +4,8 @@
 //! turns that left something over; whoever serves a bay takes its bit first, so that what comes meanwhile raises it again. A bay
 //! that is being served elsewhere keeps its bit and is left alone: nobody waits for it.
 
+mod hidden;
+
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -18,6 +20,7 @@ use super::{Attention, Doubt, Fitted, Turn};
 use crate::machine::{Functions, SlotFunction, SlotNumber};
 use crate::module::channel::Bell;
 use crate::records::Records;
+use crate::screen::Screen;
 use crate::variables::Variables;
 
 /// How many doorbell vectors devices have for their queues; further devices share them. The one after is for changes of any.
@@ -26,6 +29,8 @@ pub const DEVICE_VECTORS: u8 = 12;
 const RECORDS_BIT: u32 = 1 << 31;
 /// That of firmware's variables.
 const VARIABLES_BIT: u32 = 1 << 30;
+/// That of the screen.
+const SCREEN_BIT: u32 = 1 << 29;
 
 /// One device.
 pub struct Bay {
@@ -90,6 +95,8 @@ pub struct Bays {
     records: Option<Records>,
     /// No device of the bus, but it keeps records.
     variables: Option<Arc<Variables>>,
+    /// No device of the guest's either.
+    screen: Option<Arc<Screen>>,
     /// Rung when records have become durable: modules keep some, too.
     bell: Option<Bell>,
 }
@@ -105,7 +112,7 @@ impl Bays {
     /// [`Self::vector_of_next`].
     pub fn fit(&mut self, card: Box<dyn Fitted>, functions: &mut Functions) -> Option<SlotNumber> {
         let bit = 1_u32.checked_shl(u32::try_from(self.bays.len()).ok()?)?;
-        if bit >= VARIABLES_BIT {
+        if bit >= SCREEN_BIT {
             return None;
         }
         let bay = Arc::new(Bay {
@@ -148,6 +155,23 @@ impl Bays {
     #[must_use]
     pub fn variables(&self) -> Option<&Variables> {
         self.variables.as_deref()
+    }
+
+    /// Returns how the screen asks for its turn.
+    #[must_use]
+    pub fn attention_of_screen(&self) -> Attention {
+        Attention::new(&self.attention, SCREEN_BIT)
+    }
+
+    /// Gives this screen its turns from now on. Its host's interrupts come by [`Self::VECTOR_OF_RECORDS`].
+    pub fn show(&mut self, screen: Screen) {
+        self.screen = Some(Arc::new(screen));
+    }
+
+    /// Returns the screen, if the host is to see one.
+    #[must_use]
+    pub fn screen(&self) -> Option<&Screen> {
+        self.screen.as_deref()
     }
 
     /// Returns the records, if there is a store of them.
@@ -194,13 +218,22 @@ impl Bays {
                 bay.accessed();
             }
         }
+        let is_shared = vectors >> Self::VECTOR_OF_RECORDS & 1 != 0;
+        if let Some(screen) = &self.screen {
+            if is_change {
+                screen.doubted();
+            }
+            if is_shared {
+                screen.accessed();
+            }
+        }
         let Some(records) = &self.records else {
             return;
         };
         if is_change {
             records.doubted();
         }
-        if vectors >> Self::VECTOR_OF_RECORDS & 1 != 0 {
+        if is_shared {
             records.accessed();
         }
     }
@@ -256,6 +289,13 @@ impl Bays {
                 self.due.0.fetch_min(due, Ordering::SeqCst);
             }
         }
+        if let Some(screen) = &self.screen {
+            if screen.due_ns() <= now_ns {
+                screen.accessed();
+            } else {
+                self.due.0.fetch_min(screen.due_ns(), Ordering::SeqCst);
+            }
+        }
         if let Some(records) = &self.records {
             if records.due_ns() <= now_ns {
                 records.accessed();
@@ -299,6 +339,9 @@ impl Bays {
         if due & VARIABLES_BIT != 0 {
             self.serve_variables();
         }
+        if due & SCREEN_BIT != 0 {
+            self.serve_screen(bus, moment.now_ns);
+        }
         // After the devices: what they have just queued goes with it.
         let queued = self.attention.fetch_and(!RECORDS_BIT, Ordering::SeqCst);
         if (due | queued) & RECORDS_BIT != 0 {
@@ -335,33 +378,6 @@ impl Bays {
         bay.look_ns.store(look, Ordering::SeqCst);
         self.look.0.fetch_min(look, Ordering::SeqCst);
         turn
-    }
-
-    fn serve_variables(&self) {
-        if let Some(variables) = &self.variables
-            && variables.turn() == Turn::More
-        {
-            variables.accessed();
-        }
-    }
-
-    fn serve_records(&self, bus: &mut dyn HostBus, now_ns: u64) {
-        let Some(records) = &self.records else {
-            return;
-        };
-        let progress = records.turn(bus, Some(now_ns));
-        self.due.0.fetch_min(records.due_ns(), Ordering::SeqCst);
-        if progress.turn == Turn::More {
-            records.accessed();
-        }
-        if progress.has_news {
-            let clients = self.bays.iter().filter(|(_, bay)| bay.keeps_records);
-            clients.for_each(|(_, bay)| bay.accessed());
-            self.variables.iter().for_each(|it| it.accessed());
-            if let Some(bell) = &self.bell {
-                bell.ring();
-            }
-        }
     }
 }
 

@@ -11,7 +11,7 @@ use stockade_apic::pic::SavedPic;
 use stockade_apic::{Config, IoApic, LocalApic, Message, MessageSink, Pic, Role, Time, pic::Ports};
 use stockade_bus::fake::{FakeIrqLine, FakeMemory};
 use stockade_bus::{Deadline, Mmio, PortIo};
-use stockade_devices::fw_cfg::{Facts, FwCfg, FwCfgState};
+use stockade_devices::fw_cfg::{Facts, File, FwCfg, FwCfgState};
 use stockade_devices::hpet::{ComparatorState, Hpet, HpetState, Lines};
 use stockade_devices::i8042::{Keyboard8042, KeyboardState};
 use stockade_devices::pci::{PciRoot, PciState};
@@ -267,13 +267,15 @@ fn fw_cfg(input: &mut Input<'_>) {
         cpu_count: 1,
         ram_bytes: 1 << 30,
     };
+    let files = File::try_writable("etc/ramfb", 4);
     let state = FwCfgState {
-        version: 1,
+        version: 2,
         key: input.u16(),
         offset: input.u32(),
         dma_high: input.u32(),
+        writable: input.u32().to_le_bytes().to_vec(),
     };
-    if let Ok(mut device) = FwCfg::try_new(&memory, facts, [])
+    if let Ok(mut device) = FwCfg::try_new(&memory, facts, files)
         && device.restore(&state).is_ok()
     {
         assert_eq!(device.save(), state);
