@@ -115,3 +115,6 @@ impl Engine for Characters {
 fn size(Size { columns, rows }: Size) -> ConsoleSize {
     ConsoleSize { columns, rows }
 }
+
+#[cfg(test)]
+mod tests;
