@@ -3,16 +3,14 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-mod hostile_sealed {
-    pub(crate) mod forger;
-}
+mod forger;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hostile_sealed::forger::Forger;
+use forger::Forger;
 use stockade_rig::guest::{finding, findings};
 use stockade_rig::{Finished, Initrd, Stockade};
 

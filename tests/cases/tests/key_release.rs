@@ -3,15 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-mod key_release {
-    pub(crate) mod holders;
-}
+mod holders;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use key_release::holders::{Holders, Way};
+use holders::{Holders, Way};
 use nix::sys::signal::Signal;
 use stockade::attest::hex;
 use stockade_rig::guest::finding;
