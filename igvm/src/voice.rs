@@ -19,7 +19,7 @@ impl Voice {
     pub(crate) fn new(log: Option<&Path>) -> Result<Self, Failure> {
         let log = log
             .map(|path| {
-                File::create(path).map_err(|error| Failure::File {
+                open_log(path).map_err(|error| Failure::File {
                     path: path.into(),
                     source: error,
                 })
@@ -58,4 +58,10 @@ impl Voice {
             bar.finish_and_clear();
         }
     }
+}
+
+/// Opens an empty log. Those of the running machine go to the same file, so each word goes behind whatever is last in it.
+fn open_log(path: &Path) -> std::io::Result<File> {
+    File::create(path)?;
+    File::options().append(true).open(path)
 }

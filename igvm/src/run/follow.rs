@@ -15,7 +15,11 @@ pub(super) enum Sink {
 impl Sink {
     pub(super) fn open(path: Option<&Path>) -> Result<Self, RunError> {
         match path {
-            Some(path) => Ok(Self::File(File::create(path).map_err(RunError::io(path))?)),
+            // The command has said something there before, and will again.
+            Some(path) => {
+                let log = File::options().create(true).append(true).open(path);
+                Ok(Self::File(log.map_err(RunError::io(path))?))
+            }
             // QEMU puts a terminal on stdin into raw mode, where a line feed alone does not return the carriage.
             None => Ok(Self::Stderr {
                 is_raw: std::io::stdin().is_terminal(),

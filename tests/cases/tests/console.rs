@@ -61,3 +61,31 @@ fn a_console_nobody_types_at_does_not_end_the_guest() {
     guest.assert_code(13).assert_says(&["--timeout"]);
     assert!(guest.stdout.contains(BANNER), "{}", guest.transcript());
 }
+
+/// The command and the logs of its machine write to one file.
+#[test]
+fn our_words_go_to_the_host_log_and_none_is_lost() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let log = folder.path().join("log");
+    std::fs::write(&log, "what an earlier run had to say\n").expect("it is writable");
+    let finished = Stockade::guest("stockade.mode=check")
+        .arg("--host-log")
+        .arg(&log)
+        .finish();
+    finished.assert_code(0);
+    let text = std::fs::read_to_string(&log).expect("it is text");
+    let at = |words: &str| {
+        text.find(words)
+            .unwrap_or_else(|| unreachable!("no {words}\n{text}"))
+    };
+    assert!(at("stockade: launch digest") < at("paravisor: info: entering the guest"));
+    assert!(at("paravisor: info: entering the guest") < at("stockade: summary"));
+    for line in text.lines() {
+        let source = line.split(": ").next().unwrap_or_default();
+        assert!(
+            ["stockade", "paravisor", "model"].contains(&source),
+            "{line}"
+        );
+    }
+    assert!(!finished.stderr.contains("entering the guest"));
+}
