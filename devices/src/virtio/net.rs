@@ -302,7 +302,11 @@ impl VirtioDevice for Net {
         };
         let queues = &mut self.queues;
         let mut interrupts = self.link.take_interrupts_but(put_off, queues, memory);
-        interrupts.queues |= core::mem::take(&mut self.told);
+        let told = core::mem::take(&mut self.told);
+        // A card that broke since then has nothing more to say.
+        if self.link.is_running() {
+            interrupts.queues |= told;
+        }
         interrupts
     }
 

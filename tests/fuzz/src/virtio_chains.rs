@@ -6,7 +6,9 @@ use stockade_devices::virtio::blk::{
     Blk, BlkOptions, Kind, Next, RangeLimits, Status, Token, ZeroLimits,
 };
 use stockade_devices::virtio::console::{Console, ConsoleSize};
-use stockade_devices::virtio::net::{self, Address, Given, Header, Net, NetOptions, Taken};
+use stockade_devices::virtio::net::{
+    self, Address, Given, Header, Net, NetOptions, Taken, Telling,
+};
 use stockade_devices::virtio::queue::total;
 use stockade_devices::virtio::rng::{Entropy, NoEntropy, Rng};
 use stockade_devices::virtio::{Features, QueueConfig, VirtioDevice};
@@ -264,6 +266,10 @@ fn net(mut driver: Driver<'_>) {
             let len = usize::from(driver.input.u16()) % frame.len();
             let given = net.give_frame(&driver.memory, header, &frame[..len]);
             assert!(given != Given::Delivered || len >= 14);
+        }
+        if kind & 0x0C == 0x0C {
+            let telling = [Telling::Now, Telling::Later][usize::from(kind & 1)];
+            net.tell_of_sent(&driver.memory, telling);
         }
         if kind & 0xC0 == 0xC0 {
             let state = net.save();

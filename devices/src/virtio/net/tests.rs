@@ -173,6 +173,23 @@ fn a_frame_without_header_breaks_the_rules() {
     assert_eq!(rig.give(&frame_to(OWN, 60)), Given::Dropped);
 }
 
+/// Restored, it has to tell of all that may have been sent; broken before it could, of nothing.
+#[test]
+fn a_card_that_broke_interrupts_for_no_queue() {
+    let memory = FakeMemory::new(RAM);
+    let mut rig = Rig::new(&memory, Features::empty());
+    let state = rig.net.save();
+    rig.net.restore(&state, &memory).unwrap();
+    rig.drivers[TRANSMIT]
+        .add(&[segment(SEND, 11)], &[], None)
+        .unwrap();
+    assert_eq!(rig.take(), None);
+    assert!(rig.net.needs_reset());
+    assert_eq!(rig.net.take_interrupts(&memory).queues, 0);
+    rig.net.restore(&state, &memory).unwrap();
+    assert_eq!(rig.net.take_interrupts(&memory).queues, 1 << TRANSMIT);
+}
+
 const CHECKSUM: Header = Header {
     flags: 1,
     gso_type: 0,
