@@ -14,8 +14,8 @@ const BUDGETS: [(&str, u64, u64); 11] = [
     ("x2apic-timer-count", 405, 102),
     ("xapic-timer-count", 885, 102),
     ("tsc-deadline", 300, 102),
-    ("timer-interrupt", 805, 102),
-    ("hlt-wake", 1345, 202),
+    ("timer-interrupt", 910, 102),
+    ("hlt-wake", 1540, 202),
     ("pm-timer", 210, 100),
     ("cpuid", 210, 100),
 ];
