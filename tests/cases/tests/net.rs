@@ -37,7 +37,7 @@ say "answer $(cat /tmp/answer)"
 "#;
 
 /// Bytes in no order a fault of copying would keep.
-fn content() -> Vec<u8> {
+pub(crate) fn content(bytes: usize) -> Vec<u8> {
     let mut state = 1_u64;
     let mut next = || {
         state = state
@@ -45,13 +45,11 @@ fn content() -> Vec<u8> {
             .wrapping_add(1);
         state
     };
-    (0..TRANSFER / 8)
-        .flat_map(|_| next().to_le_bytes())
-        .collect()
+    (0..bytes / 8).flat_map(|_| next().to_le_bytes()).collect()
 }
 
 /// Serves two connections: sends the content, then takes it back and answers whether it is the same.
-fn serve(listener: &TcpListener, content: &[u8]) {
+pub(crate) fn serve(listener: &TcpListener, content: &[u8]) {
     let (mut stream, _) = listener.accept().unwrap();
     stream.write_all(content).unwrap();
     drop(stream);
@@ -68,7 +66,7 @@ fn a_card_gets_an_address_pings_and_carries_32_mib_both_ways() {
     let folder = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let content = content();
+    let content = content(TRANSFER);
     let expected = folder.path().join("content");
     std::fs::write(&expected, &content).unwrap();
     let sum = std::process::Command::new("md5sum").arg(&expected).output();

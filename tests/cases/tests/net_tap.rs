@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::fs::{self, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use stockade_rig::guest::finding;
 use stockade_rig::{Initrd, Stockade, package_file};
+
+use crate::net::{content, serve};
 
 const TRANSFER: usize = 8 << 20;
 /// The longest packet that is not split.
@@ -95,34 +97,6 @@ fn ip(arguments: &[&str]) -> bool {
     status.is_ok_and(|status| status.success())
 }
 
-/// Bytes in no order a fault of copying would keep.
-fn content() -> Vec<u8> {
-    let mut state = 3_u64;
-    let mut next = || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        state
-    };
-    (0..TRANSFER / 8)
-        .flat_map(|_| next().to_le_bytes())
-        .collect()
-}
-
-/// Serves two connections: sends the content, then takes it back and answers whether it is the same.
-fn serve(listener: &TcpListener) {
-    let content = content();
-    let (mut stream, _) = listener.accept().unwrap();
-    stream.write_all(&content).unwrap();
-    drop(stream);
-    let (mut stream, _) = listener.accept().unwrap();
-    let mut back = vec![0; content.len()];
-    let same = stream.read_exact(&mut back).is_ok() && back == content;
-    stream
-        .write_all(if same { b"same" } else { b"other" })
-        .unwrap();
-}
-
 #[test]
 fn a_tap_interface_carries_pings_and_large_packets_both_ways() {
     let Some(interface) = Interface::try_new() else {
@@ -131,7 +105,7 @@ fn a_tap_interface_carries_pings_and_large_packets_both_ways() {
     let folder = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind((HOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
-    thread::spawn(move || serve(&listener));
+    thread::spawn(move || serve(&listener, &content(TRANSFER)));
 
     let mut running = Stockade::guest(&format!("stockade.port={port}"))
         .arg("--initrd")
