@@ -1,8 +1,9 @@
 //! A disk under the same `fio` in the same QEMU TCG: directly, below us plain and sealed, and what a guest can do for itself.
 //!
-//! Each [`Way`] is one boot that does all the [`WORK`], each between two marks: QEMU's processor time is read at both, and the model
-//! sums up the exits between them. What `fio` costs to start is measured first and taken off. The file lies in memory where the machine has
-//! such a place, so that no drive of the host's is measured; all ways have the same cache.
+//! Each [`Way`] is one boot that does all the [`WORK`]. Two marks lie in the middle of each, when `fio` has long begun: clock and QEMU's
+//! processor time are read at both, the guest counts what its disk carried between them, the model the exits. So nothing has to be
+//! taken off for `fio`'s own start. The file lies in memory where the machine has such a place, so that no drive of the host's is
+//! measured; all ways have the same cache.
 
 mod script;
 mod way;
@@ -21,9 +22,11 @@ pub(crate) use way::Way;
 /// What a piece of work cost, by the guest's number for it.
 #[derive(Clone, Debug, Default)]
 struct Figures {
-    kib_per_second: f64,
+    window: Window,
+    /// Requests between the marks.
+    requests: f64,
+    mib: f64,
     mean_latency_us: f64,
-    cpu: Duration,
     /// Exits of the guest by cause, if anybody counts them.
     exits: Vec<Exits>,
 }
@@ -37,10 +40,17 @@ pub(crate) struct Exits {
     pub(crate) entries: f64,
 }
 
+/// What passed between the marks.
+#[derive(Clone, Copy, Debug, Default)]
+struct Window {
+    wall: Duration,
+    cpu: Duration,
+}
+
 /// What a run left.
 struct Ran {
-    /// Processor time between the marks, by the number of the work.
-    cpu: Vec<Duration>,
+    /// By the number of the work.
+    windows: Vec<Window>,
     console: String,
     stats: Value,
 }
@@ -56,10 +66,9 @@ pub(crate) fn table(ways: &[Way]) -> String {
     let mut text = String::from(
         "| work | way | MiB/s | mean latency, ms | CPU ms a request | exits | entries of VMPL0 |\n|---|---|---|---|---|---|---|\n",
     );
-    for (index, work) in WORK.iter().enumerate().skip(1) {
+    for (index, work) in WORK.iter().enumerate() {
         for (way, figures) in &runs {
-            let requests = count(work.requests(way.effort()));
-            let (Some(start), Some(own)) = (figures.first(), figures.get(index)) else {
+            let Some(own) = figures.get(index) else {
                 continue;
             };
             // Writing to a string cannot fail.
@@ -68,10 +77,10 @@ pub(crate) fn table(ways: &[Way]) -> String {
                 "| {} | {} | {:.1} | {:.2} | {:.3} | {} |",
                 work.title,
                 way.words(),
-                own.kib_per_second / 1024.0,
+                own.mib / own.window.wall.as_secs_f64(),
                 own.mean_latency_us / 1000.0,
-                own.cpu.saturating_sub(start.cpu).as_secs_f64() * 1000.0 / requests,
-                exits(own, start, requests),
+                own.window.cpu.as_secs_f64() * 1000.0 / own.requests,
+                exits(own),
             );
         }
     }
@@ -79,13 +88,12 @@ pub(crate) fn table(ways: &[Way]) -> String {
     text + &causes(&runs)
 }
 
-fn exits(own: &Figures, start: &Figures, requests: f64) -> String {
+fn exits(own: &Figures) -> String {
     if own.exits.is_empty() {
         return "– | –".to_owned();
     }
-    let (own, start) = (total(&own.exits), total(&start.exits));
-    let each = |index: usize| (own[index] - start[index]) / requests;
-    format!("{:.2} | {:.2}", each(0), each(1))
+    let [exits, entries] = total(&own.exits).map(|count| count / own.requests);
+    format!("{exits:.2} | {entries:.2}")
 }
 
 /// Returns exits, and entries of VMPL0 for them, of all causes.
@@ -101,23 +109,18 @@ fn causes(runs: &[(Way, Vec<Figures>)]) -> String {
         "| work | way | cause | exits a request | entries of VMPL0 |\n|---|---|---|---|---|\n",
     );
     for (way, figures) in runs {
-        for (work, own) in WORK.iter().zip(figures).skip(1) {
-            let requests = count(work.requests(way.effort()));
+        for (work, own) in WORK.iter().zip(figures) {
             for exits in &own.exits {
-                let start = figures.first().into_iter().flat_map(|start| &start.exits);
-                let mut start = start.filter(|start| start.cause == exits.cause);
-                let start = start.next().cloned().unwrap_or_default();
-                let each = (exits.count - start.count) / requests;
+                let [each, entries] = [exits.count, exits.entries].map(|it| it / own.requests);
                 if each < 0.01 {
                     continue;
                 }
                 let _ = writeln!(
                     text,
-                    "| {} | {} | {} | {each:.2} | {:.2} |",
+                    "| {} | {} | {} | {each:.2} | {entries:.2} |",
                     work.title,
                     way.words(),
                     exits.cause,
-                    (exits.entries - start.entries) / requests
                 );
             }
         }
@@ -144,11 +147,18 @@ fn all(ran: &Ran) -> Vec<Figures> {
             .find_map(|line| line.strip_prefix(&prefix)?.trim().parse().ok())
             .expect("the guest says it once fio has run")
     };
-    let figures = ran.cpu.iter().enumerate().map(|(index, cpu)| Figures {
-        kib_per_second: number("bandwidth-kib", index),
-        mean_latency_us: number("latency-us", index),
-        cpu: *cpu,
-        exits: exits_of_phase(&ran.stats, index + 1),
+    let is_late = said.iter().any(|line| line.starts_with("too late"));
+    assert!(!is_late, "fio ended before the last mark");
+    let windows = ran.windows.iter().zip(&WORK).enumerate();
+    let figures = windows.map(|(index, (window, work))| {
+        let sectors = number("sectors", index);
+        Figures {
+            window: *window,
+            requests: sectors / count(work.sectors()),
+            mib: sectors / 2048.0,
+            mean_latency_us: number("latency-us", index),
+            exits: exits_of_phase(&ran.stats, index + 1),
+        }
     });
     figures.collect()
 }

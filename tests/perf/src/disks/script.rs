@@ -4,15 +4,6 @@ use std::fmt::Write;
 
 use stockade_rig::Initrd;
 
-/// How much of it is done: what is slow does less.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Effort {
-    /// As many requests as it takes to be sure.
-    Full,
-    /// A quarter of them.
-    Quarter,
-}
-
 /// A kind of work.
 pub(super) struct Work {
     /// Its name in the table.
@@ -23,44 +14,37 @@ pub(super) struct Work {
     block_kib: u64,
     /// Requests in flight.
     depth: u32,
-    requests: u64,
 }
 
 impl Work {
-    const fn new(
-        title: &'static str,
-        kind: &'static str,
-        block_kib: u64,
-        depth: u32,
-        requests: u64,
-    ) -> Self {
+    const fn new(title: &'static str, kind: &'static str, block_kib: u64, depth: u32) -> Self {
         Self {
             title,
             kind,
             block_kib,
             depth,
-            requests,
         }
     }
 
-    /// Returns how many requests there are.
-    pub(super) fn requests(&self, effort: Effort) -> u64 {
-        match effort {
-            Effort::Full => self.requests,
-            Effort::Quarter => self.requests / 4,
-        }
+    /// Returns how many sectors a request has.
+    pub(super) fn sectors(&self) -> u64 {
+        self.block_kib * 2
     }
 }
 
-/// The kinds of work; the first is what it costs to start `fio`.
-pub(super) const WORK: [Work; 6] = [
-    Work::new("start of fio", "read", 4, 1, 4),
-    Work::new("read 128 KiB in order, 4 in flight", "read", 128, 4, 4096),
-    Work::new("write 128 KiB in order, 4 in flight", "write", 128, 4, 2048),
-    Work::new("read 4 KiB anywhere, 4 in flight", "randread", 4, 4, 8192),
-    Work::new("write 4 KiB anywhere, 4 in flight", "randwrite", 4, 4, 4096),
-    Work::new("read 4 KiB anywhere, 1 in flight", "randread", 4, 1, 4096),
+/// The kinds of work.
+pub(super) const WORK: [Work; 5] = [
+    Work::new("read 128 KiB in order, 4 in flight", "read", 128, 4),
+    Work::new("write 128 KiB in order, 4 in flight", "write", 128, 4),
+    Work::new("read 4 KiB anywhere, 4 in flight", "randread", 4, 4),
+    Work::new("write 4 KiB anywhere, 4 in flight", "randwrite", 4, 4),
+    Work::new("read 4 KiB anywhere, 1 in flight", "randread", 4, 1),
 ];
+
+/// Seconds between the marks: processor time is told in hundredths.
+const WINDOW_S: u32 = 4;
+/// Seconds `fio` works: some before the first mark and some after the last.
+const RUNTIME_S: u32 = WINDOW_S + 2;
 
 /// Where the model counts exits by phase: leaf of CPUID (`stockade-model`, `snp::work`).
 const MARK: u32 = 0x5354_4B00;
@@ -103,20 +87,25 @@ pub(super) enum Mapping {
 }
 
 /// Returns the initramfs that does all the work.
-pub(super) fn initrd(mapping: Mapping, effort: Effort) -> Initrd {
-    let initrd = Initrd::new(&script(mapping, effort))
-        .modules(&MODULES)
-        .fio();
+pub(super) fn initrd(mapping: Mapping) -> Initrd {
+    let initrd = Initrd::new(&script(mapping)).modules(&MODULES).fio();
     match mapping {
         Mapping::None => initrd,
         Mapping::Sealing => initrd.cryptsetup(),
     }
 }
 
-fn script(mapping: Mapping, effort: Effort) -> String {
+/// Functions: `mark` tells the model, `carried` counts the sectors the disk has carried.
+const FUNCTIONS: &str = "\
+carried() { read -r _ _ read _ _ _ written _ <$stat; sectors=$((read + written)); }
+settle() { carried; local least=$((sectors + $1)); while carried; [ $sectors -lt $least ]; do sleep 0.1; done; }
+";
+
+fn script(mapping: Mapping) -> String {
     let mut text = format!(
         "for module in {}; do modprobe $module; done\ndisk=/dev/vda\n\
-         mark() {{ dd if=/dev/cpu/0/cpuid of=/dev/null bs=16 count=1 iflag=skip_bytes skip=$(({MARK} + $1)) 2>/dev/null; }}\n",
+         mark() {{ dd if=/dev/cpu/0/cpuid of=/dev/null bs=16 count=1 iflag=skip_bytes skip=$(({MARK} + $1)) 2>/dev/null; }}\n\
+         {FUNCTIONS}",
         MODULES.join(" ")
     );
     if mapping == Mapping::Sealing {
@@ -128,34 +117,36 @@ fn script(mapping: Mapping, effort: Effort) -> String {
         "dd if=/dev/zero of=$disk bs=1M count={} oflag=direct 2>/dev/null; sync",
         AREA_KIB >> 10
     );
+    text.push_str(
+        "stat=/sys/dev/block/$((0x$(stat -L -c %t $disk))):$((0x$(stat -L -c %T $disk)))/stat\n",
+    );
     for (index, work) in WORK.iter().enumerate() {
-        text.push_str(&steps(index, work, effort));
+        text.push_str(&steps(index, work));
     }
     text.push_str("say done\n");
     text
 }
 
-/// `fio`'s terse line has bandwidth (KiB/s) and mean latency (µs) of reads in fields 7 and 40, of writes in 48 and 81 (version 3).
-fn steps(index: usize, work: &Work, effort: Effort) -> String {
-    let (bandwidth, latency) = if work.kind.ends_with("read") {
-        (7, 40)
-    } else {
-        (48, 81)
-    };
+/// Work between marks in the middle of it, so that neither the start of `fio` nor its end counts.
+///
+/// `fio`'s terse line has mean latency (µs) of reads in field 40, of writes in 81 (version 3).
+fn steps(index: usize, work: &Work) -> String {
+    let latency = if work.kind.ends_with("read") { 40 } else { 81 };
     let Work {
         kind,
         block_kib,
         depth,
         ..
     } = work;
-    let io_kib = block_kib * work.requests(effort).max(4);
-    let phase = index + 1;
+    let (phase, few) = (index + 1, 32 * work.sectors());
     format!(
-        "say \"begin {index}\"; sleep 0.1; mark {phase}\n\
-         line=$(fio --name=work --filename=$disk --rw={kind} --bs={block_kib}k --size={AREA_KIB}k --io_size={io_kib}k --direct=1 \
-         --ioengine=libaio --iodepth={depth} --norandommap --minimal --output-format=terse --terse-version=3 | tail -n 1)\n\
-         mark 0; say \"end {index}\"\n\
-         say \"bandwidth-kib {index} $(echo \"$line\" | cut -d';' -f{bandwidth})\"\n\
-         say \"latency-us {index} $(echo \"$line\" | cut -d';' -f{latency})\"\n"
+        "fio --name=work --filename=$disk --rw={kind} --bs={block_kib}k --size={AREA_KIB}k --time_based --runtime={RUNTIME_S} --direct=1 \
+         --ioengine=libaio --iodepth={depth} --norandommap --minimal --output-format=terse --terse-version=3 >/line &\n\
+         settle {few}; mark {phase}; say \"begin {index}\"; carried; before=$sectors\n\
+         sleep {WINDOW_S}\n\
+         carried; say \"end {index}\"; mark 0\n\
+         kill -0 $! || say \"too late {index}\"\n\
+         say \"sectors {index} $((sectors - before))\"\n\
+         wait; say \"latency-us {index} $(tail -n 1 /line | cut -d';' -f{latency})\"\n"
     )
 }

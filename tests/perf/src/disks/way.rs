@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -10,8 +10,8 @@ use stockade::image::{self, EnlightenedOptions, enlightened};
 use stockade::run::devices::{Disk, HostDevices};
 use stockade_rig::{Running, Stockade, workshop};
 
-use super::Ran;
-use super::script::{Effort, Mapping, WORK, initrd};
+use super::script::{Mapping, WORK, initrd};
+use super::{Ran, Window};
 use crate::directly;
 
 /// Guest memory of all: the initramfs alone is 75 MiB.
@@ -55,20 +55,13 @@ impl Way {
         }
     }
 
-    pub(super) fn effort(self) -> Effort {
-        match self {
-            Self::Direct | Self::Plain | Self::Enlightened => Effort::Full,
-            Self::Sealed | Self::Mapped => Effort::Quarter,
-        }
-    }
-
     /// Boots and works.
     pub(super) fn run(self, folder: &Path) -> Ran {
         let mapping = match self {
             Self::Mapped => Mapping::Sealing,
             _ => Mapping::None,
         };
-        let initrd = initrd(mapping, self.effort()).write(folder);
+        let initrd = initrd(mapping).write(folder);
         let disk = folder.join("disk");
         let stats = folder.join("stats.json");
         // Whatever was there is nothing to the next run.
@@ -80,7 +73,7 @@ impl Way {
             Self::Sealed => below_us(&initrd, &disk, "sealed", &stats),
             Self::Enlightened => enlightened_guest(&initrd, &disk, folder),
         };
-        let (cpu, mut console) = follow(&mut running);
+        let (windows, mut console) = follow(&mut running);
         console += &running.expect("guest-check: done");
         if self == Self::Enlightened {
             // Without ACPI the kernel cannot switch the machine off.
@@ -89,24 +82,27 @@ impl Way {
         let finished = running.finish();
         let text = fs::read_to_string(&stats).unwrap_or_default();
         Ran {
-            cpu,
+            windows,
             console: console + &finished.stdout,
             stats: serde_json::from_str(&text).unwrap_or(Value::Null),
         }
     }
 }
 
-/// Reads the processor time at both ends of each piece of work.
-fn follow(running: &mut Running) -> (Vec<Duration>, String) {
+/// Reads clock and processor time at both ends of each piece of work.
+fn follow(running: &mut Running) -> (Vec<Window>, String) {
     let mut console = String::new();
-    let times = WORK.iter().enumerate().map(|(index, _)| {
+    let windows = WORK.iter().enumerate().map(|(index, _)| {
         console += &running.expect(&format!("begin {index}"));
-        let before = running.cpu();
+        let (begun, before) = (Instant::now(), running.cpu());
         console += &running.expect(&format!("end {index}"));
-        running.cpu() - before
+        Window {
+            wall: begun.elapsed(),
+            cpu: running.cpu() - before,
+        }
     });
-    let times = times.collect();
-    (times, console)
+    let windows = windows.collect();
+    (windows, console)
 }
 
 fn directly(initrd: &Path, disk: &Path) -> Running {
