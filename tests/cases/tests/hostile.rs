@@ -39,7 +39,6 @@ impl Attacked {
         self.finished.assert_code(0);
         assert_eq!(number(&self.figures, "/model/ram_host_readable_bytes"), 0);
         let found = findings(&self.finished.stdout);
-        let transcript = self.finished.transcript();
         for finding in [
             "cpus 1",
             "clocksource tsc",
@@ -48,7 +47,8 @@ impl Attacked {
             "log clean",
             "done",
         ] {
-            assert!(found.contains(&finding), "no {finding:?}\n{transcript}");
+            let transcript = || self.finished.transcript();
+            assert!(found.contains(&finding), "no {finding:?}\n{}", transcript());
         }
     }
 
@@ -56,10 +56,10 @@ impl Attacked {
     #[track_caller]
     fn assert_stopped(&self, reason: &str) {
         self.finished.assert_code(12).assert_says(&[reason]);
-        let transcript = self.finished.transcript();
         assert!(
             !findings(&self.finished.stdout).contains(&"done"),
-            "{transcript}"
+            "{}",
+            self.finished.transcript()
         );
     }
 }

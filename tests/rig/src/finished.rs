@@ -3,6 +3,8 @@
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use crate::transcript;
+
 /// What it said and how it ended.
 #[derive(Clone, Debug)]
 pub struct Finished {
@@ -62,16 +64,11 @@ impl Finished {
         self
     }
 
-    /// Returns everything that was said, for a failing test.
+    /// Returns the end of what was said, for a failing test, and the name of a file with everything.
     #[must_use]
     pub fn transcript(&self) -> String {
-        format!(
-            "`{}` ended with {} after {:.1} s\n--- console\n{}\n--- stderr\n{}",
-            self.name,
-            self.status,
-            self.wall.as_secs_f64(),
-            self.stdout,
-            self.stderr
-        )
+        let seconds = self.wall.as_secs_f64();
+        let ended = format!("ended with {} after {seconds:.1} s", self.status);
+        transcript::of(&self.name, &ended, &self.stdout, &self.stderr)
     }
 }

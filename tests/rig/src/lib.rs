@@ -28,6 +28,7 @@ pub mod suites;
 pub mod tamper;
 mod tools;
 pub mod tpm;
+mod transcript;
 mod workshop;
 
 pub use command::{Stockade, appended, command_line};

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use crate::stream::Stream;
-use crate::{Finished, Slot};
+use crate::{Finished, Slot, transcript};
 
 const POLL: Duration = Duration::from_millis(20);
 /// How long the command may take to end QEMU when it is asked to.
@@ -165,12 +165,9 @@ impl Running {
         self.end();
         let (stdout, stderr) = self.output.take().expect("failed once");
         let after = self.begun.elapsed().as_secs();
-        panic!(
-            "`{}` {what} (after {after} s)\n--- console\n{}\n--- stderr\n{}",
-            self.name,
-            stdout.finish(),
-            stderr.finish()
-        );
+        let ended = format!("{what} (after {after} s)");
+        let (stdout, stderr) = (stdout.finish(), stderr.finish());
+        panic!("{}", transcript::of(&self.name, &ended, &stdout, &stderr));
     }
 
     /// Asks the command to end QEMU and itself, then ends the whole group.
