@@ -131,6 +131,18 @@ fn optional_tables_follow_the_devices() {
     assert!(all.contains(&"HPET".into()) && all.contains(&"TPM2".into()));
 }
 
+/// What Windows looks for: clocks that need no second look, and no system management mode that could be misled.
+#[test]
+fn windows_tables_promise_good_clocks_and_nothing_to_mitigate() {
+    for tables in [walk(&writes(&LEAST)), walk(&load(&ALL, 0x10_0000))] {
+        for (name, flags) in [("WAET", 0b11_u32), ("WSMT", 0b111)] {
+            let (_, table) = tables.iter().find(|it| it.0 == name).unwrap();
+            assert_eq!((table.len(), table[8]), (40, 1), "{name}");
+            assert_eq!(table[36..], flags.to_le_bytes(), "{name}");
+        }
+    }
+}
+
 #[test]
 fn more_processors_than_names_are_refused() {
     let ram = RamMap::of_size(RAM).unwrap();

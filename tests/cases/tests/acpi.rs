@@ -23,7 +23,9 @@ fn the_tables_the_guest_sees_disassemble_and_compile_without_errors() {
     let finished = Stockade::guest("stockade.mode=acpi").finish();
     finished.assert_code(0);
     let folder = tempfile::tempdir().expect("a temporary folder");
-    for name in ["APIC", "DSDT", "FACP", "FACS", "MCFG"] {
+    for name in [
+        "APIC", "DSDT", "FACP", "FACS", "MCFG", "SPCR", "WAET", "WSMT",
+    ] {
         let table = guest::dump(&finished.stdout, name)
             .unwrap_or_else(|| unreachable!("no {name}\n{}", finished.transcript()));
         assert_eq!(&table[..4], name.as_bytes());
