@@ -16,6 +16,7 @@ mod enlightened;
 mod firmware;
 mod firmware_clients;
 mod firmware_configuration;
+mod firmware_resets;
 mod framebuffer;
 mod hostile;
 mod hostile_sealed;
