@@ -272,3 +272,6 @@ fn write(offset: u64, len: u32) -> Option<Request> {
         len_bytes: u32::try_from(len).ok()?,
     })
 }
+
+#[cfg(test)]
+mod tests;

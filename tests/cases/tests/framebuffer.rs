@@ -107,6 +107,79 @@ fn memtest_runs_from_firmware_with_a_screen() {
     wait_for(&path, true);
 }
 
+/// Where the script below puts a command of the configuration device's, and the file it writes: memory below 640 KiB that nobody uses.
+const COMMAND: u32 = 0x4_0000;
+const FILE: u32 = 0x4_0100;
+/// Of the file `etc/ramfb`: three names come before it.
+const KEY: u32 = 0x23;
+/// XRGB, as the guest writes it.
+const FORMAT: u32 = u32::from_be_bytes(*b"42RX");
+
+/// Lines of the shell's that write `etc/ramfb` by DMA: an address, the format, two sides and a stride.
+fn tell(gpa: u64, format: u32, sides: [u32; 2], stride: u32) -> String {
+    let write = |at: u32, value: u32| format!("mm {at:X} {:X} -w 4 -n\n", value.swap_bytes());
+    let [high, low] = [gpa >> 32, gpa & 0xFFFF_FFFF].map(|half| u32::try_from(half).unwrap());
+    let words = [high, low, format, 0, sides[0], sides[1], stride];
+    let file = (FILE..).step_by(4).zip(words);
+    // Select it and write 28 bytes (QEMU `docs/specs/fw_cfg.rst`).
+    let command = (COMMAND..).step_by(4).zip([KEY << 16 | 0x18, 28, 0, FILE]);
+    let memory: String = file.chain(command).map(|(at, it)| write(at, it)).collect();
+    format!("{memory}mm 518 {:X} -w 4 -io -n\n", COMMAND.swap_bytes())
+}
+
+/// What a guest says of its picture is an allegation: at a device, beyond memory, at the end of all addresses, of no side and of sides
+/// that are too large. It is not shown, the guest goes on, and the next picture that is one is shown.
+#[test]
+fn a_guest_that_lies_of_its_picture_shows_nothing_until_it_tells_the_truth() {
+    let lies = [
+        (0xFED4_0000, FORMAT, [640, 480], 0),
+        (0xFEE0_0000, FORMAT, [32, 32], 0),
+        (0xB000_0000, FORMAT, [640, 480], 0),
+        (0x0FFF_F000, FORMAT, [640, 480], 0),
+        (u64::MAX - 0xFFF, FORMAT, [640, 480], 0),
+        (0x80_0000_0000, FORMAT, [640, 480], 0),
+        (0x10_0000, FORMAT, [0, 480], 0),
+        (0x10_0000, FORMAT, [u32::MAX, u32::MAX], u32::MAX),
+        (0x10_0000, 0x3231_564E, [640, 480], 0),
+    ];
+    let mut script = "@echo -off\necho TELLING\n".to_owned();
+    for (number, (gpa, format, sides, stride)) in lies.into_iter().enumerate() {
+        script += &tell(gpa, format, sides, stride);
+        // Twice as long as a screen rests.
+        script += &format!("stall 1000000\necho LIE-{number}\n");
+    }
+    script += "echo LIES-TOLD\npause\n";
+    script += &tell(0x10_0000, FORMAT, [320, 200], 0);
+    script += "echo TRUTH-TOLD\npause\nreset -s\n";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("screen.ppm");
+    let script = script.replace('\n', "\r\n");
+    let disk = fat_disk(folder.path(), &[("startup.nsh", script.as_bytes())]);
+    let mut guest = run(&path).arg("--disk").arg(disk).start();
+    guest.expect("TELLING");
+    let before = wait_for(&path, false);
+    for number in 0..lies.len() {
+        guest.expect(&format!("LIE-{number}"));
+    }
+    guest.expect("LIES-TOLD");
+    let after = Picture::open(&path).unwrap();
+    assert_eq!(
+        (after.width, after.height),
+        (before.width, before.height),
+        "a lie is shown"
+    );
+    guest.send(b" ");
+    guest.expect("TRUTH-TOLD");
+    let until = Instant::now() + PATIENCE;
+    let is_true = |it: Picture| (it.width, it.height) == (320, 200);
+    while !Picture::open(&path).is_some_and(is_true) {
+        assert!(Instant::now() < until, "the truth is never shown");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    guest.send(b" ");
+    guest.finish().assert_code(0);
+}
+
 #[test]
 fn a_framebuffer_without_firmware_is_refused() {
     let folder = tempfile::tempdir().unwrap();
