@@ -268,7 +268,8 @@ impl<C: Clock + Clone> Machine<C> {
     }
 
     /// Returns the virtio devices.
-    pub(crate) fn bays(&self) -> &Bays {
+    #[must_use]
+    pub fn bays(&self) -> &Bays {
         &self.bays
     }
 

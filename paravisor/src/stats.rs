@@ -190,6 +190,8 @@ pub struct Stats {
     pub resets: u64,
     /// Interrupts of the host nobody had asked for.
     pub dropped_vectors: u64,
+    /// Network frames, of the host's or the guest's, that were not what their headers say.
+    pub dropped_frames: u64,
     /// Faults in guest RAM that were not the guest's.
     pub spurious_faults: u64,
     /// Returns from the guest without an exit.
@@ -241,6 +243,7 @@ impl Stats {
         }
         self.resets += other.resets;
         self.dropped_vectors += other.dropped_vectors;
+        self.dropped_frames += other.dropped_frames;
         self.spurious_faults += other.spurious_faults;
         self.empty_returns += other.empty_returns;
         self.unknown_msrs += other.unknown_msrs;
@@ -269,6 +272,7 @@ impl Stats {
         for (name, count) in [
             ("resets", self.resets),
             ("dropped_vectors", self.dropped_vectors),
+            ("dropped_frames", self.dropped_frames),
             ("spurious_faults", self.spurious_faults),
             ("empty_returns", self.empty_returns),
             ("unknown_msrs", self.unknown_msrs),

@@ -74,6 +74,11 @@ pub trait Engine {
     fn keeps_records(&self) -> bool {
         false
     }
+
+    /// Returns how many frames it dropped, of the host's or the guest's, for what was wrong with them.
+    fn dropped_frames(&self, _front: &Self::Front) -> u64 {
+        0
+    }
 }
 
 /// A device in a slot.
@@ -90,6 +95,11 @@ pub trait Fitted: PciFunction + Send {
 
     /// Notes that its next turn comes because it has gathered for long enough.
     fn late(&mut self) {}
+
+    /// Returns how many frames it dropped for what was wrong with them.
+    fn dropped_frames(&mut self) -> u64 {
+        0
+    }
 
     /// Carries what there is between guest and host.
     fn turn(&mut self, bus: &mut dyn HostBus) -> Turn;

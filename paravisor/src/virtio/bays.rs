@@ -201,6 +201,13 @@ impl Bays {
         u8::try_from(index.checked_rem(vcpus).unwrap_or(0)).unwrap_or(0)
     }
 
+    /// Returns how many frames cards have dropped, of the host's or the guest's, for what was wrong with them.
+    #[must_use]
+    pub fn dropped_frames(&self) -> u64 {
+        let dropped = |(_, bay): &(_, Arc<Bay>)| bay.card.lock().dropped_frames();
+        self.bays.iter().map(dropped).sum()
+    }
+
     /// Has every device looked at once.
     pub fn look_at_all(&self) {
         self.bays.iter().for_each(|(_, bay)| bay.accessed());

@@ -52,6 +52,11 @@ where
         self.engine.keeps_records()
     }
 
+    fn dropped_frames(&mut self) -> u64 {
+        let Self { pci, engine } = self;
+        engine.dropped_frames(pci.device())
+    }
+
     fn check(&mut self, bus: &mut dyn HostBus) {
         self.engine.check(bus);
     }

@@ -87,12 +87,6 @@ impl Frames {
         (front, engine)
     }
 
-    /// Returns how many frames were dropped because they were not what their headers say.
-    #[must_use]
-    pub fn dropped(&self) -> u64 {
-        self.dropped.saturating_add(self.wire.dropped())
-    }
-
     /// Passes on what the guest sends. Without room at the host's card it stays in the guest's ring.
     ///
     /// Where there were frames there may soon be more: the next look finds them, without an exit for each, and without an interrupt for
@@ -230,6 +224,11 @@ impl Engine for Frames {
 
     fn gathers(&self, _: &Net) -> bool {
         self.gathers_sent || self.gathers_received
+    }
+
+    fn dropped_frames(&self, net: &Net) -> u64 {
+        let here = self.dropped.saturating_add(self.wire.dropped());
+        here.saturating_add(net.dropped())
     }
 
     fn turn(&mut self, net: &mut Net, memory: &dyn GuestMemory, mut bus: &mut dyn HostBus) -> Turn {

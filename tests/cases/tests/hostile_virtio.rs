@@ -295,6 +295,94 @@ fn net_header_nonsense_offloads_nobody_agreed_on_are_ignored() {
     lied_about_net("net-header-nonsense").assert_harmless();
 }
 
+/// Frames wait for their lie to be over: half of them get through.
+const PATIENT_NET: &str = "PATIENCE=200 sh /lies.sh";
+/// Asked for, one a second.
+const PINGS: u64 = 8;
+/// What a card leaves undone whose frames are to be summed and split by us: GUEST_CSUM, GUEST_TSO4.
+const LEFT_UNDONE: [usize; 2] = [1, 7];
+
+fn lied_about_frames(lie: &str) -> Lied {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let net = ["--net".to_owned(), "user".to_owned()];
+    lied_to(lie, &net, PATIENT_NET, folder.path())
+}
+
+impl Lied {
+    /// How many were answered; none if the guest cannot say.
+    fn pings(&self) -> u64 {
+        let pings = finding(&self.finished.stdout, "pings");
+        pings.and_then(|pings| pings.parse().ok()).unwrap_or(0)
+    }
+
+    /// Fails unless the frames that were lied about were dropped and counted, all but so many at most, and no others.
+    #[track_caller]
+    fn assert_dropped(&self, but: u64) {
+        self.assert_lived();
+        let transcript = self.finished.transcript();
+        let told = number(&self.figures, "/model/attack/attempts");
+        let dropped = number(&self.figures, "/paravisor/dropped_frames");
+        assert!(told >= 3, "{transcript}");
+        assert!((told - but..=told).contains(&dropped), "{transcript}");
+        assert!((1..PINGS).contains(&self.pings()), "{transcript}");
+    }
+
+    /// Fails unless the guest was told that its card leaves checksums and splitting to it: what a header says of them is then listened to.
+    #[track_caller]
+    fn assert_listened_to(&self) -> &Self {
+        let transcript = self.finished.transcript();
+        let features = finding(&self.finished.stdout, "card-features");
+        let features = features.unwrap_or_default().as_bytes();
+        let has = |bit: &usize| features.get(*bit) == Some(&b'1');
+        assert!(LEFT_UNDONE.iter().all(has), "{transcript}");
+        self
+    }
+}
+
+/// A frame that says so may swallow the next one, if that is there.
+#[test]
+fn net_buffers_beyond_a_frame_is_made_of_what_came() {
+    lied_about_frames("net-buffers-beyond").assert_dropped(1);
+}
+
+#[test]
+fn net_checksum_beyond_nothing_is_written_outside_of_a_frame() {
+    lied_about_frames("net-checksum-beyond")
+        .assert_listened_to()
+        .assert_dropped(0);
+}
+
+#[test]
+fn net_frame_short_no_frame_is_made_of_what_came_before() {
+    lied_about_frames("net-frame-short").assert_dropped(0);
+}
+
+#[test]
+fn net_gso_size_zero_no_frame_is_split_for_ever() {
+    lied_about_frames("net-gso-size-zero")
+        .assert_listened_to()
+        .assert_dropped(0);
+}
+
+#[test]
+fn net_gso_unknown_what_cannot_be_split_is_dropped() {
+    lied_about_frames("net-gso-unknown")
+        .assert_listened_to()
+        .assert_dropped(0);
+}
+
+/// All packets of TCP say so: a connection is refused in the same moment all the same, and nothing else is different.
+#[test]
+fn net_header_length_beyond_a_length_that_is_a_hint_stays_one() {
+    let lied = lied_about_frames("net-header-length-beyond");
+    lied.assert_listened_to().assert_lived();
+    let transcript = lied.finished.transcript();
+    assert_eq!(number(&lied.figures, "/paravisor/dropped_frames"), 0);
+    assert_eq!(lied.pings(), PINGS, "{transcript}");
+    let connected = finding(&lied.finished.stdout, "connected");
+    assert_eq!(connected, Some("refused"), "{transcript}");
+}
+
 #[test]
 fn every_lie_has_its_test() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/src/hostile/virtio");

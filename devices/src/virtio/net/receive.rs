@@ -42,7 +42,7 @@ impl Net {
             return Given::Dropped;
         }
         let target = frame.first_chunk().copied().map(Address);
-        if !target.is_some_and(|target| self.filter.wants(target, self.address)) {
+        if target.is_some_and(|target| !self.filter.wants(target, self.address)) {
             return Given::Dropped;
         }
         let checked = header.checked_for_guest(frame, self.offloads);

@@ -47,7 +47,12 @@ if [ -d /sys/class/net/eth0 ]; then
     ip link set eth0 up
     try dhcp udhcpc -i eth0 -n -q -t 8 -T 1
     ip address add 10.0.2.15/24 dev eth0 2>/dev/null
-    try ping ping -c 5 -W 1 10.0.2.2
+    try ping ping -c 8 -W 1 10.0.2.2
+    say "pings $(sed -n 's/.* \([0-9]*\) packets received.*/\1/p' /tmp/out)"
+    say "card-features $(cat /sys/class/net/eth0/device/features)"
+    # Nobody listens there.
+    try connect nc -w 10 10.0.2.2 1 </dev/null
+    grep -q refused /tmp/out && say "connected refused"
 else
     say "no card"
 fi

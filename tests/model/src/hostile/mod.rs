@@ -80,7 +80,7 @@ pub trait Attack: Sync {
     }
 }
 
-static ATTACKS: [&'static dyn Attack; 41] = [
+static ATTACKS: [&'static dyn Attack; 47] = [
     &doorbell_storm::ATTACK,
     &drop_page::ATTACK,
     &hv_flood::ATTACK,
@@ -107,7 +107,13 @@ static ATTACKS: [&'static dyn Attack; 41] = [
     &virtio::length_long::ATTACK,
     &virtio::length_short::ATTACK,
     &virtio::mute_completions::ATTACK,
+    &virtio::net_buffers_beyond::ATTACK,
+    &virtio::net_checksum_beyond::ATTACK,
     &virtio::net_frame_long::ATTACK,
+    &virtio::net_frame_short::ATTACK,
+    &virtio::net_gso_size_zero::ATTACK,
+    &virtio::net_gso_unknown::ATTACK,
+    &virtio::net_header_length_beyond::ATTACK,
     &virtio::net_header_nonsense::ATTACK,
     &virtio::power_cut::ATTACK,
     &virtio::queue_size_changes::ATTACK,

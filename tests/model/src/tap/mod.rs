@@ -11,7 +11,9 @@ mod device;
 mod exchange;
 mod forgery;
 mod lie;
+mod offloads;
 mod queue;
+mod received;
 mod rounds;
 mod sectors;
 
@@ -21,7 +23,9 @@ pub use device::{Device, Told, USED_REGISTER};
 pub use exchange::Exchange;
 pub use forgery::{Forge, Forgery};
 pub use lie::{Count, Lie, Who};
+pub use offloads::Offloads;
 pub use queue::{Element, Queue};
+pub use received::{NetHeader, Received, TCP4, in_turn};
 pub use rounds::{Rounds, Written};
 pub use sectors::Sectors;
 
