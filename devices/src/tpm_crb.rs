@@ -348,12 +348,14 @@ impl<P: TpmPort> Mmio for TpmCrb<P> {
     fn mmio_read(&mut self, offset: u64, data: &mut [u8]) -> Result<(), AccessError> {
         let (locality, start) = self.place(offset)?;
         self.poll();
-        let registers = self.registers(locality);
-        for (byte, at) in data.iter_mut().zip(start..) {
-            *byte = match at.checked_sub(at::DATA_BUFFER) {
-                None => registers[at],
-                Some(at) => self.read_buffer(locality, at),
-            };
+        let (registers, buffer) =
+            data.split_at_mut(at::DATA_BUFFER.saturating_sub(start).min(data.len()));
+        if !registers.is_empty() {
+            let page = self.registers(locality);
+            registers.copy_from_slice(&page[start..start + registers.len()]);
+        }
+        for (byte, at) in buffer.iter_mut().zip(start.max(at::DATA_BUFFER)..) {
+            *byte = self.read_buffer(locality, at - at::DATA_BUFFER);
         }
         Ok(())
     }

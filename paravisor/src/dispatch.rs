@@ -14,6 +14,7 @@ use crate::machine::Machine;
 use crate::register_read;
 use crate::registers;
 use crate::stats::Work;
+use crate::string_move::{self, Way};
 use crate::vcpu::{Bus, Vcpu};
 
 /// How often in a row the guest may fault on one page of its own RAM before the host is taken to have withdrawn it.
@@ -176,9 +177,12 @@ fn nested_page_fault<C: Timekeeper + Clone>(
         write.complete(vmsa);
         return Next::Resume;
     }
-    if machine.is_tpm_register(gpa) && tpm_register(vcpu, machine, vmsa, memory, gpa, info) {
+    if machine.is_tpm_register(gpa)
+        && let Some(next) = tpm_register(machine, vmsa, memory, gpa, info)
+    {
         vcpu.faults_in_a_row = 0;
-        return Next::Resume;
+        vcpu.work = Work::Tpm;
+        return next;
     }
     // Of read-only memory a write is the guest's fault, and lost; all else is served without an exit.
     let is_write = info.contains(NpfInfo::WRITE) && !info.contains(NpfInfo::PAGE_TABLE_WALK);
@@ -196,15 +200,14 @@ fn nested_page_fault<C: Timekeeper + Clone>(
     })
 }
 
-/// Answers a driver's access to a register of the TPM, if it is of the short kind. No chip is touched by it.
+/// Answers a driver's access to a register of the TPM or to its buffer, if it is of a short kind. No chip is touched by it.
 fn tpm_register<C: Timekeeper + Clone>(
-    vcpu: &mut Vcpu,
     machine: &Machine<C>,
     vmsa: &mut Vmsa,
     memory: &dyn GuestMemory,
     gpa: Gpa,
     info: NpfInfo,
-) -> bool {
+) -> Option<Next> {
     if let Some(write) = apic_write::decode(vmsa, memory, gpa, info) {
         machine.mmio_write(gpa, &write.value.to_le_bytes());
         write.complete(vmsa);
@@ -213,10 +216,20 @@ fn tpm_register<C: Timekeeper + Clone>(
         machine.mmio_read(gpa, &mut word);
         read.complete(u32::from_le_bytes(word), vmsa);
     } else {
-        return false;
+        let string = string_move::decode(vmsa, memory, gpa, info)?;
+        let moved = string.carry_out(memory, |at, part| {
+            let gpa = Gpa(gpa.0.wrapping_add(at));
+            match string.way {
+                Way::Out => machine.mmio_write(gpa, part),
+                Way::In => machine.mmio_read(gpa, part),
+            }
+        });
+        if moved.is_err() {
+            return Some(Next::Stop(StopReason::HOST_WITHDREW_MEMORY));
+        }
+        string.complete(vmsa);
     }
-    vcpu.work = Work::Tpm;
-    true
+    Some(Next::Resume)
 }
 
 /// A fault in guest RAM is the host's doing. Once is an accident of its paging; again and again it withholds the page.

@@ -27,6 +27,7 @@ mod register_read;
 mod registers;
 mod share;
 mod startup;
+mod string_move;
 
 pub mod boot_order;
 pub mod crew;

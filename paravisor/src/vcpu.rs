@@ -28,7 +28,7 @@ pub use bus::Bus;
 #[expect(clippy::cast_possible_truncation, reason = "it is less than 64")]
 pub const PHYSICAL_BITS: u8 = PHYSICAL_ADDRESS_BITS as u8;
 /// Bits of an address in the guest's page tables that its processor, which has more than it tells, takes: all below vTOM.
-const TRANSLATED_BITS: u8 = 46;
+pub(crate) const TRANSLATED_BITS: u8 = 46;
 const _: () = assert!(PCI_WINDOW64_BASE + PCI_WINDOW64_SIZE == 1 << PHYSICAL_ADDRESS_BITS);
 
 /// Whether the guest's processor executes.
