@@ -12,8 +12,8 @@ use std::time::Duration;
 use holders::{Holders, Way};
 use nix::sys::signal::Signal;
 use stockade::attest::hex;
-use stockade_rig::guest::finding;
-use stockade_rig::{Finished, Initrd, Stockade, appended};
+use stockade_rig::word_disk::{WordDisk, assert_missing, assert_opens};
+use stockade_rig::{Finished, Stockade, appended};
 
 /// Two machines on two processors are slow, and one waits half a minute for nobody.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -22,53 +22,34 @@ const KEYS: [[u8; 32]; 2] = [
     *b"the key of the disk, 32 bytes of",
     *b"another one, which has 32 bytes ",
 ];
-/// Says what is at the start of the disk, and writes a word there.
-const SCRIPT: &str = "modprobe -a virtio_pci virtio_blk
-    sleep 1
-    [ -b /dev/vda ] || say \"no disk\"
-    [ -b /dev/vda ] && say \"was $(head -c 3 /dev/vda | tr -d '\\0')\"
-    [ -b /dev/vda ] && printf abc | dd of=/dev/vda conv=fsync,notrunc 2>/dev/null; say \"write $?\"";
-
 /// A disk made with the first key, and the files that go with it.
-struct Place {
-    folder: tempfile::TempDir,
-    initrd: PathBuf,
-}
+struct Place(WordDisk);
 
 impl Place {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let initrd = Initrd::new(SCRIPT)
-            .modules(&["virtio_pci", "virtio_blk"])
-            .write(folder.path());
-        let place = Self { folder, initrd };
+        let place = Self(WordDisk::new());
         for (name, key) in ["key", "other-key"].iter().zip(KEYS) {
             fs::write(place.path(name), key).unwrap();
         }
-        let made = Stockade::new("disk").args(["create", "--size", "8M", "--disk-key"]);
-        let made = made.arg(place.path("key")).arg(place.path("disk.img"));
-        made.finish().assert_code(0);
+        let key = place.path("key").display().to_string();
+        place.0.create(&["--disk-key", &key]);
         place
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// The disk with words behind it.
-    fn disk(&self, words: &str) -> String {
-        format!("{},{words}", self.path("disk.img").display())
+        self.0.path(name)
     }
 
     fn disk_with_key(&self) -> String {
-        self.disk(&format!("key={}", self.path("key").display()))
+        self.0
+            .disk_as(&format!("key={}", self.path("key").display()))
     }
 
     /// Runs an image made on the spot.
     fn run(&self, disk: &str, arguments: &[&str]) -> Finished {
-        let run = Stockade::guest("")
-            .arg("--initrd")
-            .arg(&self.initrd)
+        let run = self
+            .0
+            .guest("")
             .args(["--disk", disk])
             .args(arguments)
             .limit(LIMIT)
@@ -84,7 +65,7 @@ impl Place {
         let built = built
             .args(["--append", &appended("")])
             .arg("--initrd")
-            .arg(&self.initrd)
+            .arg(self.0.initrd())
             .args(["--disk", &self.disk_with_key()]);
         built.finish().assert_code(0);
         let measured = Stockade::new("measure").arg(&image).finish();
@@ -98,25 +79,11 @@ impl Place {
             .arg("id")
             .arg(self.path("key"))
             .finish();
-        let disk = self.disk(&format!("key-id={}", id.stdout.trim()));
+        let disk = self.0.disk_as(&format!("key-id={}", id.stdout.trim()));
         Stockade::image(image)
             .args(["--disk", &disk, "--key-server", server])
             .limit(LIMIT)
     }
-}
-
-#[track_caller]
-fn assert_opens(run: &Finished, was: &str) {
-    let transcript = run.transcript();
-    assert_eq!(finding(&run.stdout, "was"), Some(was), "{transcript}");
-    assert_eq!(finding(&run.stdout, "write"), Some("0"), "{transcript}");
-}
-
-#[track_caller]
-fn assert_missing(run: &Finished, words: &[&str]) {
-    let transcript = run.transcript();
-    assert_eq!(finding(&run.stdout, "no"), Some("disk"), "{transcript}");
-    run.assert_says(words);
 }
 
 /// Two images, for the key is the disk's and not theirs; a third is not made for the key, a fourth for another.
@@ -128,12 +95,15 @@ fn a_released_key_opens_its_disk_for_any_image_that_names_it() {
     first.assert_says(&["released by their holder", "proves nothing"]);
     let key = place.path("key");
     let key = key.to_str().unwrap();
-    let second = place.run(&place.disk("mode=sealed"), &["--disk-key", key, "--hpet"]);
+    let second = place.run(
+        &place.0.disk_as("mode=sealed"),
+        &["--disk-key", key, "--hpet"],
+    );
     assert_opens(&second, "abc");
 
-    assert_missing(&place.run(&place.disk("mode=sealed"), &[]), &["D06"]);
+    assert_missing(&place.run(&place.0.disk_as("mode=sealed"), &[]), &["D06"]);
     let other = format!("key={}", place.path("other-key").display());
-    assert_missing(&place.run(&place.disk(&other), &[]), &["D06"]);
+    assert_missing(&place.run(&place.0.disk_as(&other), &[]), &["D06"]);
     let checked = Stockade::new("disk").args(["check", "--disk-key", key]);
     let checked = checked.arg(place.path("disk.img")).finish();
     checked.assert_code(0);
@@ -240,7 +210,7 @@ fn a_key_server_gives_the_key_to_the_machine_it_expects_and_to_no_other() {
 fn what_is_done_on_the_way_opens_nothing() {
     let place = Place::new();
     let (image, digest) = place.image();
-    let holders = Holders::new(place.folder.path(), &digest, KEYS);
+    let holders = Holders::new(place.0.folder(), &digest, KEYS);
     let socket = format!("unix:{}", holders.socket().display());
     let run = |way| {
         holders.take(way);
@@ -278,16 +248,16 @@ fn refused(arguments: &[&str], words: &[&str]) {
 fn keys_that_make_no_sense_are_named() {
     let place = Place::new();
     let disk = place.disk_with_key();
-    let id = place.disk(&format!("key-id={}", "ab".repeat(32)));
-    let plain = place.disk("mode=plain");
+    let id = place.0.disk_as(&format!("key-id={}", "ab".repeat(32)));
+    let plain = place.0.disk_as("mode=plain");
     let key = place.path("key");
     let key = key.to_str().unwrap();
     refused(
-        &["--disk", &place.disk("key=/nonexistent")],
+        &["--disk", &place.0.disk_as("key=/nonexistent")],
         &["/nonexistent"],
     );
     refused(
-        &["--disk", &place.disk("key-id=12")],
+        &["--disk", &place.0.disk_as("key-id=12")],
         &["64 hexadecimal digits"],
     );
     refused(&["--disk", &plain, "--disk-key", key], &["mode=sealed"]);

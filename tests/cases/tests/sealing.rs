@@ -5,51 +5,34 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use stockade_rig::guest::finding;
-use stockade_rig::{Finished, ID_KEYS, Initrd, Stockade};
+use stockade_rig::word_disk::{WordDisk, assert_missing, assert_opens};
+use stockade_rig::{Finished, ID_KEYS, Stockade};
 
-/// Says what is at the start of the disk, and writes a word there.
-const SCRIPT: &str = "modprobe -a virtio_pci virtio_blk
-    sleep 1
-    [ -b /dev/vda ] || say \"no disk\"
-    [ -b /dev/vda ] && say \"was $(head -c 3 /dev/vda | tr -d '\\0')\"
-    [ -b /dev/vda ] && printf abc | dd of=/dev/vda conv=fsync,notrunc 2>/dev/null; say \"write $?\"";
-
-struct Place {
-    folder: tempfile::TempDir,
-    initrd: PathBuf,
-}
+/// A disk and the keys of images.
+struct Place(WordDisk);
 
 impl Place {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let initrd = Initrd::new(SCRIPT)
-            .modules(&["virtio_pci", "virtio_blk"])
-            .write(folder.path());
-        let place = Self { folder, initrd };
+        let place = Self(WordDisk::new());
         for (index, key) in ID_KEYS.iter().enumerate() {
             fs::write(place.key(index), key).unwrap();
         }
-        let disk = place.folder.path().join("disk.img");
-        let made = Stockade::new("disk").args(["create", "--size", "8M"]);
-        made.arg(disk).finish().assert_code(0);
+        place.0.create(&[]);
         place
     }
 
     fn key(&self, index: usize) -> PathBuf {
-        self.folder.path().join(format!("key{index}.pem"))
+        self.0.path(&format!("key{index}.pem"))
     }
 
     /// An image with these words on its command line, which make it another one, and these arguments.
     fn run(&self, words: &str, key: usize, arguments: &[&str]) -> Finished {
-        let folder = self.folder.path();
-        let disk = format!("{},mode=sealed", folder.join("disk.img").display());
-        let run = Stockade::guest(words)
-            .arg("--initrd")
-            .arg(&self.initrd)
-            .args(["--disk", &disk])
+        let run = self
+            .0
+            .guest(words)
+            .args(["--disk", &self.0.disk_as("mode=sealed")])
             .arg("--state")
-            .arg(folder.join("state"))
+            .arg(self.0.path("state"))
             .arg("--id-key")
             .arg(self.key(key))
             .args(arguments)
@@ -59,30 +42,9 @@ impl Place {
     }
 }
 
-fn assert_opens(run: &Finished, was: &str) {
-    assert_eq!(
-        finding(&run.stdout, "was"),
-        Some(was),
-        "{}",
-        run.transcript()
-    );
-    assert_eq!(
-        finding(&run.stdout, "write"),
-        Some("0"),
-        "{}",
-        run.transcript()
-    );
-}
-
+/// The store is the first that does not open.
 fn assert_refused(run: &Finished) {
-    assert_eq!(
-        finding(&run.stdout, "no"),
-        Some("disk"),
-        "{}",
-        run.transcript()
-    );
-    // The store is the first that does not open.
-    run.assert_says(&["S06"]);
+    assert_missing(run, &["S06"]);
 }
 
 /// A new version of an image opens what the old one left, an image of another signer or an older one does not. That the secure processor
@@ -104,11 +66,8 @@ fn a_family_opens_what_is_sealed_for_it_and_others_do_not() {
         "--seal",
         "family",
     ];
-    fs::remove_dir_all(place.folder.path().join("state")).unwrap();
-    fs::remove_file(place.folder.path().join("disk.img")).unwrap();
-    let made = Stockade::new("disk").args(["create", "--size", "8M"]);
-    let disk = place.folder.path().join("disk.img");
-    made.arg(disk).finish().assert_code(0);
+    fs::remove_dir_all(place.0.path("state")).unwrap();
+    place.0.create(&[]);
     assert_opens(&place.run("first", 0, &named), "");
     assert_opens(&place.run("third", 1, &named), "abc");
 }
@@ -122,7 +81,7 @@ fn refused(key: &Path, arguments: &[&str], words: &[&str]) {
 fn keys_families_and_versions_that_make_no_sense_are_named() {
     let place = Place::new();
     let key = place.key(0);
-    refused(&place.initrd, &[], &["initrd", "P-384", "openssl"]);
+    refused(place.0.initrd(), &[], &["initrd", "P-384", "openssl"]);
     refused(Path::new("/nonexistent/key"), &[], &["/nonexistent/key"]);
     refused(
         &key,

@@ -6,43 +6,25 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use stockade_rig::guest::finding;
+use stockade_rig::word_disk::{WordDisk, assert_missing, assert_opens};
 use stockade_rig::{Finished, Initrd, Stockade};
 
-/// Writes a word to the disk, behind what was there, and says what was there.
-const SCRIPT: &str = "modprobe -a virtio_pci virtio_blk
-    sleep 1
-    [ -b /dev/vda ] || say \"no disk\"
-    [ -b /dev/vda ] && say \"was $(head -c 3 /dev/vda | tr -d '\\0')\"
-    for word in $(cat /proc/cmdline); do case $word in test.write=*) text=${word#test.write=};; esac; done
-    [ -b /dev/vda ] && printf %s $text | dd of=/dev/vda conv=fsync,notrunc 2>/dev/null; say \"write $?\"";
-
 /// A folder with a disk, a state and an initramfs: all of one machine.
-struct Machine {
-    folder: tempfile::TempDir,
-    initrd: PathBuf,
-}
+struct Machine(WordDisk);
 
 impl Machine {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let initrd = Initrd::new(SCRIPT)
-            .modules(&["virtio_pci", "virtio_blk"])
-            .write(folder.path());
-        let machine = Self { folder, initrd };
-        Stockade::new("disk")
-            .args(["create", "--size", "16M"])
-            .arg(machine.disk())
-            .finish()
-            .assert_code(0);
+        let machine = Self(WordDisk::new());
+        machine.0.create(&[]);
         machine
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.0.path(name)
     }
 
     fn disk(&self) -> PathBuf {
-        self.path("disk.img")
+        self.0.disk()
     }
 
     fn store(&self) -> PathBuf {
@@ -55,11 +37,9 @@ impl Machine {
     }
 
     fn start_with(&self, state: &Path) -> Stockade {
-        let disk = format!("{},mode=sealed", self.disk().display());
-        Stockade::guest("test.write=abc")
-            .arg("--initrd")
-            .arg(&self.initrd)
-            .args(["--disk", &disk])
+        self.0
+            .guest("test.write=abc")
+            .args(["--disk", &self.0.disk_as("mode=sealed")])
             .arg("--state")
             .arg(state)
     }
@@ -73,31 +53,14 @@ impl Machine {
     /// Runs, and expects the disk to be what the last run left.
     fn run_well(&self, was: &str) -> Finished {
         let run = self.run();
-        assert_eq!(
-            finding(&run.stdout, "was"),
-            Some(was),
-            "{}",
-            run.transcript()
-        );
-        assert_eq!(
-            finding(&run.stdout, "write"),
-            Some("0"),
-            "{}",
-            run.transcript()
-        );
+        assert_opens(&run, was);
         run
     }
 
     /// Runs, and expects that the guest has no disk and our log says why.
     fn run_refused(&self, code: &str) -> Finished {
         let run = self.run();
-        assert_eq!(
-            finding(&run.stdout, "no"),
-            Some("disk"),
-            "{}",
-            run.transcript()
-        );
-        run.assert_says(&[code]);
+        assert_missing(&run, &[code]);
         run
     }
 
@@ -177,9 +140,9 @@ fn a_store_that_is_not_the_one_takes_its_disks_away_and_nothing_else() {
 #[test]
 fn a_store_left_out_by_the_host_takes_its_disks_away() {
     let machine = Machine::new();
-    let disk = format!("{},mode=sealed", machine.disk().display());
+    let disk = machine.0.disk_as("mode=sealed");
     let image = machine.path("guest.igvm");
-    let initrd = machine.initrd.as_os_str();
+    let initrd = machine.0.initrd();
     Stockade::new("build")
         .arg("-o")
         .arg(&image)
@@ -194,20 +157,15 @@ fn a_store_left_out_by_the_host_takes_its_disks_away() {
         .args(["--disk", &disk])
         .swapped_for(&image)
         .finish();
-    run.assert_code(17).assert_says(&["D15"]);
-    assert_eq!(
-        finding(&run.stdout, "no"),
-        Some("disk"),
-        "{}",
-        run.transcript()
-    );
+    run.assert_code(17);
+    assert_missing(&run, &["D15"]);
 }
 
 /// Runs with a state that cannot be used: one line, an exit code, and not a byte of the folder changed.
 fn assert_refused(machine: &Machine, state: &Path, words: &[&str]) {
-    let before = snapshot(machine.folder.path());
+    let before = snapshot(machine.0.folder());
     machine.start_with(state).finish().assert_refused(words);
-    assert!(snapshot(machine.folder.path()) == before);
+    assert!(snapshot(machine.0.folder()) == before);
 }
 
 /// Every file and folder below a folder, with its content.

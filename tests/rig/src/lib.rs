@@ -29,6 +29,7 @@ pub mod tamper;
 mod tools;
 pub mod tpm;
 mod transcript;
+pub mod word_disk;
 mod workshop;
 
 pub use command::{Stockade, appended, command_line};

@@ -1,10 +1,9 @@
-//! Links the bare-metal program: static, without libc or start files, by our own script.
+//! Links a bare-metal program: static, without libc or start files, by the script of its own package.
 
 use std::env;
 use std::path::PathBuf;
 
 fn main() {
-    println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=linker.ld");
     let Some(folder) = env::var_os("CARGO_MANIFEST_DIR") else {
         println!("cargo::error=cargo names no manifest folder");
