@@ -6,9 +6,11 @@
 use bitflags::bitflags;
 use stockade_bus::{AccessError, IrqLine, Level, PortIo};
 
+mod idle;
 mod ring;
 mod saved;
 
+pub use idle::{IDLE_STATUS, LINE_STATUS};
 use ring::Ring;
 pub use saved::SerialState;
 
@@ -282,7 +284,7 @@ impl<L: IrqLine> Serial<L> {
             2 => self.read_identification(),
             3 => self.lcr,
             4 => self.mcr.bits(),
-            5 => {
+            LINE_STATUS => {
                 // A guest that polls without RTS gets a character at a time.
                 self.refill_to(1);
                 let lsr = self.line_status();
@@ -323,7 +325,7 @@ impl<L: IrqLine> Serial<L> {
             3 => self.lcr = value,
             4 => self.write_modem_control(value),
             // Line and modem status are for the factory to write.
-            5 | 6 => {}
+            LINE_STATUS | 6 => {}
             7 => self.scratch = value,
             _ => return Err(AccessError::NoRegister),
         }

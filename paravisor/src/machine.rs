@@ -373,11 +373,6 @@ impl<C: Clock + Clone> Machine<C> {
         work(&mut self.ledger.lock())
     }
 
-    /// Returns how urgent the console's output is.
-    pub(crate) fn output(&self) -> Output {
-        self.notes.output()
-    }
-
     /// Returns the right to speak with the host's console. Taken before the chips, never after.
     pub(crate) fn console(&self) -> MutexGuard<'_, ()> {
         self.console.lock()

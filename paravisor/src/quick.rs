@@ -1,5 +1,5 @@
 //! The exits a guest makes most, answered without the rest of the loop: registers of the local APIC that interrupts and timers take,
-//! the PM timer, CPUID.
+//! the PM timer, the status of an idle console, CPUID.
 //!
 //! [`serve`] does for them what the loop does for all, in the same steps, when nothing else is due: no event is on its way, none was
 //! cut short, none waits ([`Vcpu::is_calm`]). It takes no lock and allocates nothing. The vCPU stays away for the others meanwhile
@@ -9,7 +9,7 @@ use stockade_abi::exit::{ExitCode, IoioInfo, MSR_INFO_WRITE, NpfInfo};
 use stockade_abi::vmsa::Vmsa;
 use stockade_apic::{Effect, Ending, LocalApic, MSR_TSC_DEADLINE, MSR_X2APIC, TimerDeadline};
 use stockade_bus::{Gpa, GuestMemory};
-use stockade_devices::power;
+use stockade_devices::{power, serial};
 use stockade_intercept::debug;
 use stockade_intercept::exit::{Direction, Exit};
 
@@ -25,6 +25,8 @@ const RFLAGS_RF: u64 = 1 << 16;
 /// The PM timer's port (`TIMER` of the power block at 600h, where we and stock firmware put it). A guest that moves the block finds the timer
 /// there too: nothing else is.
 const PM_TIMER: u16 = 0x608;
+/// The console's line status, which a guest reads before each character, and ever again while it waits for one.
+const CONSOLE_STATUS: u16 = 0x3F8 + serial::LINE_STATUS;
 /// Registers of the local APIC that are served here, by their places.
 const END_OF_INTERRUPT: u16 = 0x0B;
 const MSR_END_OF_INTERRUPT: u32 = MSR_X2APIC + END_OF_INTERRUPT as u32;
@@ -55,6 +57,8 @@ enum Ask {
     Msr(u32),
     /// The PM timer.
     PmTimer,
+    /// The console's line status.
+    ConsoleStatus,
     /// CPUID.
     Cpuid,
 }
@@ -121,9 +125,12 @@ fn decode(apic: &LocalApic, vmsa: &Vmsa, memory: &dyn GuestMemory) -> Option<Ask
         }
         ExitCode::IOIO => {
             let info = IoioInfo::from_bits(vmsa.guest_exit_info1);
-            let is_timer =
-                info.port() == PM_TIMER && info.is_in() && info.size32() && !info.string();
-            is_timer.then_some(Ask::PmTimer)
+            match info.port() {
+                _ if !info.is_in() || info.string() => None,
+                PM_TIMER if info.size32() => Some(Ask::PmTimer),
+                CONSOLE_STATUS if info.size8() => Some(Ask::ConsoleStatus),
+                _ => None,
+            }
         }
         ExitCode::CPUID => Some(Ask::Cpuid),
         _ => None,
@@ -180,6 +187,14 @@ fn carry_out<C: Timekeeper + Clone>(
             vcpu.stats.count_port();
             Some(Quick::Again)
         }
+        Ask::ConsoleStatus if machine.is_console_idle() => {
+            vcpu.work = Work::Com1;
+            vmsa.rax = vmsa.rax & !0xFF | u64::from(serial::IDLE_STATUS);
+            complete(vmsa);
+            vcpu.stats.count_port();
+            Some(Quick::Again)
+        }
+        Ask::ConsoleStatus => None,
         Ask::Cpuid => {
             vcpu.work = Work::Cpuid;
             registers::cpuid(vcpu, vmsa);

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use stockade_bus::fake::FakeIrqLine;
 use stockade_bus::{Level, PortIo};
 
-use super::{FCR_ENABLE, INPUT_DEPTH, OUTPUT_DEPTH, Serial};
+use super::{FCR_ENABLE, IDLE_STATUS, INPUT_DEPTH, LINE_STATUS, OUTPUT_DEPTH, Serial};
 
 fn read(serial: &mut Serial<&FakeIrqLine>, register: u16) -> u8 {
     let mut byte = [0];
@@ -166,6 +166,29 @@ fn fifo_bits_identify_a_16550a() {
 }
 
 proptest! {
+    /// Whoever answers for an idle port without asking it gives the chip's own answer, and misses nothing.
+    #[test]
+    fn status_of_an_idle_port_is_one_value_and_reading_it_changes_nothing(
+        traffic in prop::collection::vec((0_u8..4, 0_u16..8, any::<u8>()), 0..60),
+    ) {
+        let line = FakeIrqLine::default();
+        let mut serial = Serial::new(&line);
+        for (kind, register, value) in traffic {
+            match kind {
+                0 => { read(&mut serial, register); }
+                1 => { serial.push_input(&[value; 3]); }
+                _ => write(&mut serial, register, value),
+            }
+            let (is_idle, before, level) = (serial.is_idle(), serial.save(), line.level());
+            let status = read(&mut serial, LINE_STATUS);
+            if is_idle {
+                prop_assert_eq!(status, IDLE_STATUS);
+                prop_assert_eq!(serial.save(), before);
+                prop_assert_eq!(line.level(), level);
+            }
+        }
+    }
+
     /// A restored port answers like the saved one.
     #[test]
     fn restored_port_behaves_as_the_saved_one(

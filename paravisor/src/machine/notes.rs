@@ -1,10 +1,10 @@
 //! What the chips last had to say, for those who do not want their lock: [`Notes`].
 
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use stockade_bus::Clock;
 
-use super::Chips;
+use super::{Chips, Machine};
 
 /// Console output that is handed over even without the end of a line.
 const MUCH_OUTPUT: usize = 512;
@@ -74,6 +74,8 @@ pub(super) struct Notes {
     /// When output without the end of a line is handed over, likewise.
     output_due_ns: AtomicU64,
     output: AtomicU8,
+    /// The console's port has room for output, no input, and nothing to tell.
+    is_console_idle: AtomicBool,
     request: AtomicU32,
 }
 
@@ -83,6 +85,7 @@ impl Notes {
             due_ns: AtomicU64::new(u64::MAX),
             output_due_ns: AtomicU64::new(u64::MAX),
             output: AtomicU8::new(0),
+            is_console_idle: AtomicBool::new(false),
             request: AtomicU32::new(0),
         }
     }
@@ -95,6 +98,8 @@ impl Notes {
             _ => Output::Some,
         };
         self.output.store(output as u8, Ordering::Relaxed);
+        self.is_console_idle
+            .store(chips.com1.is_idle(), Ordering::Relaxed);
         match chips.take_request() {
             Request::None => {}
             request => self.request.store(request.to_word(), Ordering::Relaxed),
@@ -129,8 +134,7 @@ impl Notes {
         self.due_ns.load(Ordering::SeqCst)
     }
 
-    /// Returns how urgent the console's output is.
-    pub(super) fn output(&self) -> Output {
+    fn output(&self) -> Output {
         match self.output.load(Ordering::Relaxed) {
             0 => Output::None,
             some if some == Output::Some as u8 => Output::Some,
@@ -149,5 +153,18 @@ impl Notes {
     /// Forgets what the guest asked for.
     pub(super) fn forget_request(&self) {
         self.request.store(0, Ordering::Relaxed);
+    }
+}
+
+/// What there is to know of the console. Takes no lock.
+impl<C> Machine<C> {
+    /// Returns how urgent its output is.
+    pub(crate) fn output(&self) -> Output {
+        self.notes.output()
+    }
+
+    /// Returns whether its port has room for output, no input, and nothing to tell.
+    pub(crate) fn is_console_idle(&self) -> bool {
+        self.notes.is_console_idle.load(Ordering::Relaxed)
     }
 }

@@ -28,6 +28,12 @@ const PM_TIMER: Scene = |vmsa| {
     vmsa.guest_exit_info1 = 0x0608_0241;
 };
 
+/// IN AL, DX at port 3FDh.
+const CONSOLE_STATUS: Scene = |vmsa| {
+    exit(vmsa, ExitCode::IOIO);
+    vmsa.guest_exit_info1 = 0x03FD_0211;
+};
+
 /// A vCPU whose local APIC is in x2APIC mode and enabled.
 fn rig<'a>(clock: &'a FakeClock, script: &[Scene]) -> Rig<'a> {
     let mut rig = Rig::new(clock, script);
@@ -58,17 +64,19 @@ fn common_exits_take_no_lock_allocate_nothing_and_ask_nothing_of_the_host() {
         deadline,
         count,
         PM_TIMER,
+        CONSOLE_STATUS,
         cpuid_exit,
         host_interrupt,
     ];
     let mut rig = rig(&clock, &script);
+    rig.machine.with_chips(|_| ());
     rig.request(0x55);
     rig.processor.delivered.reserve(8);
     let before = locks_taken();
     let allocated = allocation_counter::measure(|| visit(&mut rig));
     assert_eq!(allocated.count_total, 0);
     assert_eq!(locks_taken(), before);
-    assert_eq!(rig.processor.vmsa.rip, 0x1000 + 2 * 7, "all in one visit");
+    assert_eq!(rig.processor.vmsa.rip, 0x1000 + 2 * 8, "all in one visit");
     assert!(rig.host.armed.is_empty() && rig.host.kicked.is_empty());
 }
 
@@ -302,4 +310,26 @@ fn pm_timer_reads_the_clock() {
     rig.processor.vmsa.rax = u64::MAX;
     visit(&mut rig);
     assert_eq!(rig.processor.vmsa.rax, 3_579_545);
+}
+
+/// Input that has come, or output that fills the port, is for the chip to tell; the rest of RAX stays.
+#[test]
+fn status_of_the_console_is_answered_while_it_is_idle() {
+    let clock = FakeClock::default();
+    let script = [
+        CONSOLE_STATUS,
+        host_interrupt,
+        CONSOLE_STATUS,
+        host_interrupt,
+    ];
+    let mut rig = rig(&clock, &script);
+    rig.machine.with_chips(|_| ());
+    rig.processor.vmsa.rax = u64::MAX;
+    visit(&mut rig);
+    assert_eq!(rig.processor.vmsa.rax, u64::MAX << 8 | 0x60);
+    rig.machine.with_chips(|chips| chips.com1.push_input(b"a"));
+    let before = locks_taken();
+    visit(&mut rig);
+    assert_eq!(rig.processor.vmsa.rax & 0xFF, 0x61);
+    assert!(locks_taken() > before);
 }
