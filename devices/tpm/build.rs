@@ -7,6 +7,18 @@ use std::path::PathBuf;
 const INSTALLED: &str = "/usr/lib/x86_64-linux-gnu";
 const ARCHIVES: [&str; 2] = ["libtpms.a", "libcrypto.a"];
 
+/// TPM 1.2, a third of libtpms, in whose place the library has something that refuses. And the registration of unwind tables, which are not
+/// loaded: the program aborts where others unwind.
+const LEFT_OUT: [&str; 7] = [
+    "--undefined=DisabledInterface",
+    "--wrap=TPM12Interface",
+    "--defsym=__wrap_TPM12Interface=DisabledInterface",
+    "--wrap=__register_frame_info",
+    "--defsym=__wrap___register_frame_info=0",
+    "--wrap=__deregister_frame_info",
+    "--defsym=__wrap___deregister_frame_info=0",
+];
+
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=STOCKADE_TPM_LIBRARIES");
@@ -29,5 +41,8 @@ fn main() {
     // How a long command learns that it was cancelled: `src/foreign/cancel.rs`.
     for function in ["_plat__IsCanceled", "RSA_generate_key_ex"] {
         println!("cargo::rustc-link-arg=-Wl,--wrap={function}");
+    }
+    for argument in LEFT_OUT {
+        println!("cargo::rustc-link-arg=-Wl,{argument}");
     }
 }

@@ -11,6 +11,7 @@ mod modules;
 mod programs;
 mod qemu;
 mod tpm_engine;
+mod unwind_tables;
 
 pub use archive::Archive;
 pub use cache::Cache;

@@ -5,14 +5,15 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use flate2::read::GzDecoder;
 use sha2::{Digest, Sha256};
 
-use super::{Cache, SetupError, package};
+use super::{Cache, SetupError, package, unwind_tables};
 
 /// Packages, and the archive of each.
 const LIBRARIES: [(&str, &str); 2] = [("libtpms-dev", "libtpms.a"), ("libssl-dev", "libcrypto.a")];
@@ -57,9 +58,31 @@ pub fn tpm_engine(cache: &Cache, say: &mut dyn FnMut(&str)) -> Result<TpmEngine,
         .collect::<Result<Vec<_>, _>>()?;
     build(cache, &libraries)?;
     Ok(TpmEngine {
-        program: cache.target().join("image").join(NAME),
+        program: slim(cache)?,
         libraries,
     })
+}
+
+/// Returns the program without what it never reads.
+fn slim(cache: &Cache) -> Result<PathBuf, SetupError> {
+    let built = cache.target().join("image").join(NAME);
+    let mut program = fs::read(&built).map_err(SetupError::io(&built))?;
+    unwind_tables::leave_out(&mut program);
+    let path = cache.folder("tpm")?.join(NAME);
+    // Others may be executing it, or about to.
+    if fs::read(&path).is_ok_and(|old| old == program) {
+        return Ok(path);
+    }
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let executable = fs::Permissions::from_mode(0o755);
+    let mut file = tempfile::Builder::new()
+        .permissions(executable)
+        .tempfile_in(folder)
+        .map_err(SetupError::io(folder))?;
+    file.write_all(&program).map_err(SetupError::io(&path))?;
+    file.persist(&path)
+        .map_err(|error| SetupError::io(&path)(error.error))?;
+    Ok(path)
 }
 
 fn library(
