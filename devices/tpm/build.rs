@@ -7,7 +7,7 @@ use std::path::PathBuf;
 const INSTALLED: &str = "/usr/lib/x86_64-linux-gnu";
 const ARCHIVES: [&str; 2] = ["libtpms.a", "libcrypto.a"];
 
-/// TPM 1.2, a third of libtpms, in whose place the library has something that refuses. And the registration of unwind tables, which are not
+/// TPM 1.2, in whose place the library has something that refuses. And the registration of unwind tables, which are not
 /// loaded: the program aborts where others unwind.
 const LEFT_OUT: [&str; 7] = [
     "--undefined=DisabledInterface",
