@@ -578,4 +578,12 @@ proptest! {
         }
         prop_assert!(!rig.net.needs_reset());
     }
+
+    #[test]
+    fn any_command_is_answered(bytes in prop::collection::vec(0..8_u8, 2..64)) {
+        let memory = FakeMemory::new(RAM);
+        let mut rig = Rig::new(&memory, FILTERS);
+        prop_assert!(rig.command(&bytes) <= 1);
+        prop_assert!(!rig.net.needs_reset() && !rig.net.save().address.is_group());
+    }
 }

@@ -17,6 +17,7 @@ use super::Frames;
 use crate::virtio::{Engine, Turn};
 
 mod gathering;
+mod impossible;
 
 const DOORBELL: Doorbell = Doorbell {
     apic_id: 0,
