@@ -9,6 +9,7 @@ use stockade_abi::report::AttestationReport;
 use stockade_backend::console::Console;
 use stockade_backend::shared::AnyShared;
 use stockade_boot::manifest::{Binding, DiskEntry, DiskMode, Manifest, Sealing};
+use stockade_bus::Clock;
 use stockade_paravisor::key_line::KeyLine;
 use stockade_platform::Ghcb;
 use stockade_platform::psp::Psp;
@@ -92,6 +93,7 @@ impl Asking<'_> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
+        let begun_ns = self.clock.now_ns();
         let console = console(self.host)?;
         let mut entropy = Zeroizing::new([0; 32]);
         random::fill(&mut entropy[..])?;
@@ -107,7 +109,11 @@ impl Asking<'_> {
         let keys = release::ask(&mut line, attest, &entropy, &ids);
         line.close();
         let keys = keys?;
-        log::info!("{} disk keys released by their holder", keys.len());
+        let us = self.clock.now_ns().saturating_sub(begun_ns) / 1000;
+        log::info!(
+            "{} disk keys released by their holder in {us} microseconds",
+            keys.len()
+        );
         Ok(ids.into_iter().zip(keys).collect())
     }
 }
