@@ -172,7 +172,10 @@ fn settle<P: Processor, H: Host, C: Timekeeper + Clone>(
     listen(vcpu, machine, host)?;
     machine.watch_bays();
     if machine.bays().want_attention() {
+        let since = machine.clock().tsc();
         let gathering = machine.serve_bays(host, vcpu.patience.ns());
+        let cycles = machine.clock().tsc().wrapping_sub(since);
+        vcpu.stats.book(Work::Turns, cycles);
         vcpu.keeps_look |= gathering == Gathering::Yes;
     }
     vcpu.keeps_look &= machine.bays().look_ns() != u64::MAX;

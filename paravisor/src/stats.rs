@@ -65,10 +65,12 @@ pub enum Work {
     Wake,
     /// The host came back without an exit.
     Host,
+    /// What devices were given in between, whatever the exit was: a part of the others.
+    Turns,
 }
 
 impl Work {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Other,
         Self::Cpuid,
         Self::Msr,
@@ -85,6 +87,7 @@ impl Work {
         Self::Halt,
         Self::Wake,
         Self::Host,
+        Self::Turns,
     ];
 
     /// Returns what an exit is as far as its kind says.
@@ -156,6 +159,7 @@ impl Work {
             Self::Halt => "hlt",
             Self::Wake => "wake",
             Self::Host => "host",
+            Self::Turns => "device-turns",
         }
     }
 }
@@ -167,6 +171,8 @@ struct Cost {
     cycles: u64,
     /// The cheapest.
     least: u64,
+    /// The dearest.
+    most: u64,
 }
 
 impl Cost {
@@ -176,6 +182,7 @@ impl Cost {
             (0, _) => other.least,
             _ => self.least.min(other.least),
         };
+        self.most = self.most.max(other.most);
         self.count += other.count;
         self.cycles = self.cycles.wrapping_add(other.cycles);
     }
@@ -229,6 +236,7 @@ impl Stats {
                 count: 1,
                 cycles,
                 least: cycles,
+                most: cycles,
             });
         }
     }
@@ -297,10 +305,10 @@ impl Stats {
                 continue;
             }
             let (name, mean) = (work.name(), cost.cycles / cost.count);
-            let (count, least) = (cost.count, cost.least);
+            let (count, least, most) = (cost.count, cost.least, cost.most);
             let _ = write!(
                 text,
-                "{separator}\"{name}\":{{\"count\":{count},\"mean_cycles\":{mean},\"least_cycles\":{least}}}"
+                "{separator}\"{name}\":{{\"count\":{count},\"mean_cycles\":{mean},\"least_cycles\":{least},\"most_cycles\":{most}}}"
             );
             separator = ",";
         }
@@ -358,7 +366,7 @@ mod tests {
         second.book(Work::Eoi, 10);
         first.add(&second);
         let json = first.to_json();
-        let eoi = "\"costs\":{\"eoi\":{\"count\":2,\"mean_cycles\":20,\"least_cycles\":10}}";
+        let eoi = "\"costs\":{\"eoi\":{\"count\":2,\"mean_cycles\":20,\"least_cycles\":10,\"most_cycles\":30}}";
         assert!(json.contains(eoi), "{json}");
     }
 

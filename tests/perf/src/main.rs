@@ -3,7 +3,8 @@
 //! `cargo run --release -p stockade-perf` measures everything, which takes some minutes on an idle machine; `--only` picks one
 //! table. [`boots`] compares a boot with and without us, [`per_exit`] counts the instructions of its exits, [`operations`] those of single
 //! operations, also on KVM, [`footprint`] memory and pages, [`disks`] and [`network`] what devices carry,
-//! [`stock_disk`] a whole boot by firmware, [`tpm`] a TPM's commands.
+//! [`stock_disk`] a whole boot by firmware, [`tpm`] a TPM's commands, [`turns`] how long we keep a
+//! vCPU.
 
 #![forbid(unsafe_code)]
 
@@ -17,6 +18,7 @@ mod operations;
 mod per_exit;
 mod stock_disk;
 mod tpm;
+mod turns;
 
 use clap::{Parser, ValueEnum};
 
@@ -54,6 +56,8 @@ enum Table {
     Network,
     /// A TPM: swtpm's directly, and ours.
     Tpm,
+    /// From an exit to the next entry, at most.
+    Turns,
 }
 
 fn main() {
@@ -87,5 +91,8 @@ fn main() {
     }
     if wants(Table::Tpm) {
         println!("{}", tpm::table());
+    }
+    if wants(Table::Turns) {
+        println!("{}", turns::table());
     }
 }

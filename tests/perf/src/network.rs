@@ -1,7 +1,9 @@
 //! A network card of the same kind in the same QEMU TCG: directly, and below us.
 //!
 //! The guest takes and sends a stretch of bytes by TCP on QEMU's own network, whose other end is a program here: sent 64 KiB at a time as programs
-//! that care do, and 1 KiB at a time as busybox's `nc` does. The marks are those of [`crate::disks`].
+//! that care do, and 1 KiB at a time as busybox's `nc` does. Then it sends back what it gets, byte by byte. The marks are those of [`crate::disks`].
+
+mod echo;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -16,6 +18,7 @@ use stockade_rig::{Initrd, Running, Slot, Stockade, appended};
 
 use crate::directly;
 use crate::disks::{Exits, exits_of_phase, total};
+use echo::Echoes;
 
 const MEMORY: &str = "256M";
 const LIMIT: Duration = Duration::from_secs(300);
@@ -44,6 +47,7 @@ say 'begin 1'; mark 2
 bash -c 'exec 3<>/dev/tcp/10.0.2.2/'$port' && dd if=/tmp/zeros bs=64k >&3 2>/dev/null'
 mark 0; say 'end 1'
 say 'begin 2'; mark 3; nc 10.0.2.2 $port </tmp/zeros >/dev/null; mark 0; say 'end 2'
+say 'begin 3'; bash -c 'exec 3<>/dev/tcp/10.0.2.2/'$port' && cat <&3 >&3'; say 'end 3'
 say done
 ";
 
@@ -71,6 +75,10 @@ pub(crate) fn table() -> String {
             run(|port| below_us(&initrd, port, &stats), Some(&stats)),
         ),
     ];
+    let echoes = ways
+        .each_ref()
+        .map(|(way, (_, echoes))| (*way, echoes.clone()));
+    let ways = ways.map(|(way, (figures, _))| (way, figures));
     let mut text = String::from(
         "| 32 MiB by TCP | way | MiB/s | CPU ms a MiB | exits a MiB | entries of VMPL0 |\n|---|---|---|---|---|---|\n",
     );
@@ -97,7 +105,8 @@ pub(crate) fn table() -> String {
     for (direction, figures) in DIRECTIONS.iter().zip(&ways[1].1) {
         text.push_str(&causes(direction, figures));
     }
-    text
+    text.push('\n');
+    text + &echo::table(&echoes)
 }
 
 /// Exits of each cause, in a line.
@@ -110,10 +119,13 @@ fn causes(direction: &str, figures: &Figures) -> String {
     format!("Exits a MiB {direction}: {}.\n", exits.join(", "))
 }
 
-fn run(start: impl FnOnce(u16) -> Running, stats: Option<&Path>) -> Vec<Figures> {
+fn run(start: impl FnOnce(u16) -> Running, stats: Option<&Path>) -> (Vec<Figures>, Echoes) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a port");
     let port = listener.local_addr().expect("it is bound").port();
-    thread::spawn(move || serve(&listener));
+    let server = thread::spawn(move || {
+        serve(&listener, BYTES);
+        echo::measure(&listener)
+    });
     let mut running = start(port);
     let times: Vec<(Duration, Duration)> = (0..DIRECTIONS.len())
         .map(|index| {
@@ -124,25 +136,27 @@ fn run(start: impl FnOnce(u16) -> Running, stats: Option<&Path>) -> Vec<Figures>
         })
         .collect();
     running.expect("guest-check: done");
+    let echoes = server.join().expect("it serves to the end");
     let _ = running.finish();
     let stats = stats.and_then(|path| fs::read_to_string(path).ok());
     let stats = stats.and_then(|text| serde_json::from_str::<Value>(&text).ok());
     let exits = |phase| stats.as_ref().map(|stats| exits_of_phase(stats, phase));
-    (1..)
+    let figures = (1..)
         .zip(times)
         .map(|(phase, (wall, cpu))| Figures {
             wall,
             cpu,
             exits: exits(phase).unwrap_or_default(),
         })
-        .collect()
+        .collect();
+    (figures, echoes)
 }
 
 /// Sends all to who comes first, takes all from who comes then.
-fn serve(listener: &TcpListener) {
+pub(crate) fn serve(listener: &TcpListener, bytes: usize) {
     let piece = [0; PIECE];
     if let Ok((mut stream, _)) = listener.accept() {
-        for _ in 0..BYTES / PIECE {
+        for _ in 0..bytes / PIECE {
             if stream.write_all(&piece).is_err() {
                 return;
             }
@@ -150,16 +164,16 @@ fn serve(listener: &TcpListener) {
         let _ = stream.shutdown(Shutdown::Both);
     }
     for _ in 1..DIRECTIONS.len() {
-        take(listener);
+        take(listener, bytes);
     }
 }
 
-fn take(listener: &TcpListener) {
+fn take(listener: &TcpListener, bytes: usize) {
     let mut piece = [0; PIECE];
     let Ok((mut stream, _)) = listener.accept() else {
         return;
     };
-    let mut left = BYTES;
+    let mut left = bytes;
     while left > 0 {
         match stream.read(&mut piece) {
             Ok(0) | Err(_) => return,
@@ -188,6 +202,6 @@ fn below_us(initrd: &Path, port: u16, stats: &Path) -> Running {
         .start()
 }
 
-fn words(port: u16) -> String {
+pub(crate) fn words(port: u16) -> String {
     format!("stockade.port={port}")
 }
