@@ -166,6 +166,10 @@ impl Host for PlatformHost {
         })
     }
 
+    fn is_signalled(&self) -> bool {
+        self.doorbell.is_signalled()
+    }
+
     fn wait(&mut self) -> Result<(), StopReason> {
         self.doorbell.wait();
         Ok(())

@@ -46,6 +46,8 @@ pub struct Signals {
 pub trait Host: HostBus {
     /// Takes what the doorbell holds and ends the interrupts in it.
     fn drain(&mut self) -> Result<Signals, StopReason>;
+    /// Returns whether the doorbell is signalled.
+    fn is_signalled(&self) -> bool;
     /// Sleeps until the doorbell is signalled.
     fn wait(&mut self) -> Result<(), StopReason>;
     /// Sets the one timer of this vCPU to a TSC value; an earlier setting is replaced.

@@ -42,6 +42,7 @@ pub mod stats;
 pub mod tpm;
 pub mod variables;
 pub mod vcpu;
+pub mod vigil;
 pub mod virtio;
 pub mod wires;
 

@@ -21,12 +21,12 @@ use crate::quick::{self, Quick};
 use crate::share::{self, Given};
 use crate::stats::Work;
 use crate::vcpu::{Activity, Vcpu};
+use crate::vigil::{self, Kept};
 use crate::virtio::Gathering;
 
 pub use crate::crew::End;
 
-/// How soon a guest is brought back that could not be given all there is: an NMI behind an event, a shadow or another NMI, or a device
-/// that has more to do.
+/// How soon a guest is brought back that could not be given all there is: an NMI behind an event, a shadow or another NMI.
 const BACKLOG_NS: u64 = 200_000;
 
 /// Runs the guest on this vCPU until its life ends, here or on another vCPU.
@@ -69,12 +69,8 @@ fn turn<P: Processor, H: Host, C: Timekeeper + Clone>(
         return Ok(());
     }
     // 1. Interrupts are written and the gate is open; busy is cleared by the entry itself.
-    if inject::prepare(vcpu, processor.vmsa_mut(), machine) == Backlog::Waits
-        || machine.bays().want_attention()
-    {
-        let soon = machine.clock().now_ns() + BACKLOG_NS;
-        arm_for(machine.clock().tsc_at(soon), vcpu, machine, host)?;
-    }
+    let backlog = inject::prepare(vcpu, processor.vmsa_mut(), machine);
+    arm_for_backlog(backlog, vcpu, machine, host)?;
     if vcpu.prediction_barrier != 0 {
         processor.prediction_barrier(core::mem::take(&mut vcpu.prediction_barrier));
     }
@@ -203,27 +199,44 @@ pub(crate) fn depart<H: Host, C: Timekeeper + Clone>(
     machine: &Machine<C>,
     host: &mut H,
 ) -> Result<bool, StopReason> {
+    kick_woken(vcpu, machine, host)?;
     let crew = machine.crew();
-    let wakes = core::mem::take(&mut vcpu.wakes) | machine.take_wakes();
-    if wakes != 0 {
-        for other in crew.others(vcpu.index) {
-            if wakes >> other & 1 != 0 && crew.must_kick(other) {
-                vcpu.stats.kicks += 1;
-                host.kick(other)?;
-            }
-        }
-    }
     let may_go = crew.depart(vcpu.index);
     let mailbox = machine.mailboxes().get(vcpu.index);
     if !may_go || mailbox.is_some_and(|mailbox| !mailbox.is_empty()) {
         crew.back(vcpu.index);
         return Ok(false);
     }
+    book(vcpu, machine);
+    Ok(true)
+}
+
+/// Kicks whom this vCPU has sent something.
+pub(crate) fn kick_woken<H: Host, C: Timekeeper + Clone>(
+    vcpu: &mut Vcpu,
+    machine: &Machine<C>,
+    host: &mut H,
+) -> Result<(), StopReason> {
+    let wakes = core::mem::take(&mut vcpu.wakes) | machine.take_wakes();
+    if wakes == 0 {
+        return Ok(());
+    }
+    let crew = machine.crew();
+    for other in crew.others(vcpu.index) {
+        if wakes >> other & 1 != 0 && crew.must_kick(other) {
+            vcpu.stats.kicks += 1;
+            host.kick(other)?;
+        }
+    }
+    Ok(())
+}
+
+/// Books the time since the guest's last exit, or the last sleep.
+pub(crate) fn book<C: Timekeeper + Clone>(vcpu: &mut Vcpu, machine: &Machine<C>) {
     if let Some(since) = vcpu.left_at.take() {
         let cycles = machine.clock().tsc().wrapping_sub(since);
         vcpu.stats.book(vcpu.work, cycles);
     }
-    Ok(true)
 }
 
 pub(crate) fn come_back<C: Timekeeper + Clone>(vcpu: &mut Vcpu, machine: &Machine<C>) {
@@ -300,6 +313,25 @@ fn arm_timer<H: Host, C: Timekeeper + Clone>(
     arm_for(due, vcpu, machine, host)
 }
 
+/// Has the guest brought back for what could not be given to it, or for a device that has more to do. Turns of a device may be long, so
+/// the guest gets its time between two of them, unless it halts.
+fn arm_for_backlog<H: Host, C: Timekeeper + Clone>(
+    backlog: Backlog,
+    vcpu: &mut Vcpu,
+    machine: &Machine<C>,
+    host: &mut H,
+) -> Result<(), StopReason> {
+    let after = if backlog == Backlog::Waits {
+        BACKLOG_NS
+    } else if machine.bays().want_attention() {
+        vcpu.patience.ns()
+    } else {
+        return Ok(());
+    };
+    let soon = machine.clock().now_ns().saturating_add(after);
+    arm_for(machine.clock().tsc_at(soon), vcpu, machine, host)
+}
+
 pub(crate) fn arm_for<H: Host, C: Timekeeper + Clone>(
     due: u64,
     vcpu: &mut Vcpu,
@@ -307,11 +339,14 @@ pub(crate) fn arm_for<H: Host, C: Timekeeper + Clone>(
     host: &mut H,
 ) -> Result<(), StopReason> {
     if due < vcpu.armed_tsc {
-        let since = machine.clock().now_ns();
+        let sample = vcpu.patience.wants_sample();
+        let since = sample.then(|| machine.clock().now_ns());
         host.arm_timer(due)?;
         vcpu.armed_tsc = due;
-        let call = machine.clock().now_ns().saturating_sub(since);
-        vcpu.patience.note_call(call);
+        if let Some(since) = since {
+            let call = machine.clock().now_ns().saturating_sub(since);
+            vcpu.patience.note_call(call);
+        }
     }
     Ok(())
 }
@@ -342,9 +377,12 @@ fn doze<H: Host, C: Timekeeper + Clone>(
     machine: &Machine<C>,
     host: &mut H,
 ) -> Result<(), End> {
-    arm_timer(vcpu, machine, host)?;
     // Devices that have more to do are not slept over.
-    if !machine.bays().want_attention() && depart(vcpu, machine, host)? {
+    if machine.bays().want_attention() || vigil::keep(vcpu, machine, host)? == Kept::Yes {
+        return Ok(());
+    }
+    arm_timer(vcpu, machine, host)?;
+    if depart(vcpu, machine, host)? {
         host.wait()?;
         vcpu.work = Work::Wake;
         come_back(vcpu, machine);

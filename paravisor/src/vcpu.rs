@@ -21,6 +21,7 @@ use crate::machine::Machine;
 use crate::patience::Patience;
 use crate::startup;
 use crate::stats::{Stats, Work};
+use crate::vigil::Vigils;
 
 pub use bus::Bus;
 
@@ -78,6 +79,8 @@ pub struct Vcpu {
     pub faults_in_a_row: u64,
     /// How long devices may gather.
     pub patience: Patience,
+    /// What came of looking for the host's answers before it sleeps.
+    pub vigils: Vigils,
     /// Whether it is to come back when a device has gathered for so long.
     pub keeps_look: bool,
     /// Whom its interrupts were for and who must be kicked for them, a bit a vCPU.
@@ -126,6 +129,7 @@ impl Vcpu {
             armed_tsc: u64::MAX,
             faults_in_a_row: 0,
             patience: Patience::default(),
+            vigils: Vigils::default(),
             keeps_look: false,
             wakes: 0,
             work: Work::default(),
@@ -173,6 +177,7 @@ impl Vcpu {
             armed_tsc: _,
             faults_in_a_row,
             patience: _,
+            vigils: _,
             keeps_look: _,
             wakes,
             work: _,
@@ -294,11 +299,20 @@ impl Vcpu {
             due => clock.tsc_at(due),
         };
         let look = match machine.bays().look_ns() {
-            due if due != u64::MAX && self.keeps_look => clock.tsc_at(due),
+            due if due != u64::MAX && self.keeps_look => self.look_tsc(due, clock),
             _ => u64::MAX,
         };
         let synthetic = self.hyperv.as_ref().map_or(u64::MAX, HyperV::deadline_tsc);
         local.min(shared).min(watched).min(look).min(synthetic)
+    }
+
+    /// Returns the TSC value for a look at `due_ns`; `u64::MAX` if the host's timer brings it late by no more than it may be.
+    fn look_tsc<C: Timekeeper>(&self, due_ns: u64, clock: &C) -> u64 {
+        let latest = due_ns.saturating_add(self.patience.ns());
+        if self.armed_tsc <= clock.tsc_at(latest) {
+            return u64::MAX;
+        }
+        clock.tsc_at(due_ns)
     }
 
     /// Writes a register in the local APIC's page.

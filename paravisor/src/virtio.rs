@@ -13,6 +13,7 @@ mod entropy;
 #[cfg(test)]
 mod fake_guest;
 mod gather;
+mod host_disk;
 mod net;
 mod sealed;
 
@@ -23,7 +24,7 @@ use stockade_devices::virtio::VirtioDevice;
 
 pub use attention::{Attention, Doubt};
 pub use bays::{Bay, Bays, DEVICE_VECTORS};
-pub(crate) use bays::{Gathering, Moment};
+pub(crate) use bays::{Gathering, Moment, Watched};
 pub use card::Card;
 pub use console::Characters;
 pub use disk::Plain;
@@ -70,6 +71,16 @@ pub trait Engine {
     /// Notes that its next turn comes because it has gathered for long enough: nothing else brought it.
     fn late(&mut self) {}
 
+    /// Has the host signal nothing until the next turn, for somebody looks whether there is news. Returns whether there will be.
+    fn hush(&mut self) -> bool {
+        false
+    }
+
+    /// Returns whether the host has done what the next turn waits for.
+    fn has_news(&self) -> bool {
+        false
+    }
+
     /// Returns whether it wants a turn when records have become durable.
     fn keeps_records(&self) -> bool {
         false
@@ -99,6 +110,16 @@ pub trait Fitted: PciFunction + Send {
     /// Returns how many frames it dropped for what was wrong with them.
     fn dropped_frames(&mut self) -> u64 {
         0
+    }
+
+    /// Has the host signal nothing until the next turn, for somebody looks whether there is news. Returns whether there will be.
+    fn hush(&mut self) -> bool {
+        false
+    }
+
+    /// Returns whether the host has done what the next turn waits for.
+    fn has_news(&self) -> bool {
+        false
     }
 
     /// Carries what there is between guest and host.

@@ -331,6 +331,18 @@ impl<M: SharedMemory> Block<M> {
         self.failure.is_none() && self.queue.listen_after(&self.memory, before)
     }
 
+    /// Asks for no interrupt until the next [`Self::listen`]. Returns whether there is any to wait for: the device has requests.
+    pub fn hush(&mut self) -> bool {
+        self.queue.hush(&self.memory);
+        self.failure.is_none() && self.queue.in_flight() != 0
+    }
+
+    /// Returns whether so many requests seem to be over.
+    #[must_use]
+    pub fn has_finished(&self, requests: u16) -> bool {
+        self.failure.is_none() && self.queue.has_used(&self.memory, requests)
+    }
+
     /// Sees whether the device still says of itself what it said at first.
     pub fn check(&mut self, bus: &mut impl HostBus) {
         if self.failure.is_some() {

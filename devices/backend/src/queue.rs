@@ -324,6 +324,21 @@ impl Queue {
         used.wrapping_sub(self.seen) > count
     }
 
+    /// Asks for no interrupt until the next [`Self::listen`]. Without event indexes they go on.
+    pub fn hush(&mut self, memory: &impl SharedMemory) {
+        if self.has_event_index && !self.is_dead {
+            // Behind what the device has done, it is passed no more.
+            memory.store(self.layout.used_event(), self.seen.wrapping_sub(1));
+        }
+    }
+
+    /// Returns whether so many used elements seem to be there; [`Self::take`] judges them.
+    #[must_use]
+    pub fn has_used(&self, memory: &impl SharedMemory, count: u16) -> bool {
+        let used = memory.load(self.layout.used_index());
+        !self.is_dead && used.wrapping_sub(self.seen) >= count
+    }
+
     /// Gives up: what is in flight stays so.
     pub fn kill(&mut self) {
         self.is_dead = true;

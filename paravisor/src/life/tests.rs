@@ -83,6 +83,10 @@ impl Host for ThreadHost {
         Ok(Signals::default())
     }
 
+    fn is_signalled(&self) -> bool {
+        *self.bells[self.own].is_rung.lock().unwrap()
+    }
+
     fn wait(&mut self) -> Result<(), StopReason> {
         self.bells[self.own].wait();
         Ok(())

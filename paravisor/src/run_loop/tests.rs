@@ -18,6 +18,7 @@ use zerocopy::FromZeros;
 
 mod several;
 mod sharing;
+mod vigils;
 mod virtual_nmi;
 
 use super::{End, Visit, run, turn, visit};
@@ -127,6 +128,10 @@ stockade_backend::no_devices!(FakeHost);
 impl Host for FakeHost {
     fn drain(&mut self) -> Result<Signals, StopReason> {
         Ok(self.signals.pop().unwrap_or_default())
+    }
+
+    fn is_signalled(&self) -> bool {
+        !self.signals.is_empty()
     }
 
     fn wait(&mut self) -> Result<(), StopReason> {

@@ -24,6 +24,19 @@ impl Attention {
         self.word.fetch_or(self.bit, Ordering::SeqCst);
     }
 
+    /// Sets this bit of another word, or clears it.
+    pub(super) fn mark(&self, word: &AtomicU32, is_set: bool) {
+        if is_set {
+            word.fetch_or(self.bit, Ordering::Relaxed);
+        } else {
+            word.fetch_and(!self.bit, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn bit(&self) -> u32 {
+        self.bit
+    }
+
     pub(super) fn is_in(&self, due: u32) -> bool {
         self.bit & due != 0
     }

@@ -5,6 +5,7 @@
 //! that is being served elsewhere keeps its bit and is left alone: nobody waits for it.
 
 mod hidden;
+mod vigil;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -15,6 +16,8 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use spin::Mutex;
 use stockade_backend::HostBus;
 use stockade_devices::pci::PciFunction;
+
+pub(crate) use vigil::Watched;
 
 use super::{Attention, Doubt, Fitted, Turn};
 use crate::machine::{Functions, SlotFunction, SlotNumber};
@@ -90,6 +93,8 @@ pub struct Bays {
     due: Arc<Due>,
     /// Before, no device that gathers is to be looked at.
     look: Arc<Due>,
+    /// Bits of devices whose hosts have had requests since their last turn, unless somebody keeps a vigil for them.
+    expecting: Arc<AtomicU32>,
     bays: Vec<(SlotNumber, Arc<Bay>)>,
     /// No device, but a host's disk like theirs is behind it.
     records: Option<Records>,
@@ -375,6 +380,7 @@ impl Bays {
         }
         let turn = card.turn(bus);
         let due = card.watch(bus, now_ns).unwrap_or(u64::MAX);
+        bay.attention.mark(&self.expecting, due != u64::MAX);
         bay.due_ns.store(due, Ordering::SeqCst);
         self.due.0.fetch_min(due, Ordering::SeqCst);
         let look = if turn == Turn::Done && card.gathers() {

@@ -48,6 +48,14 @@ where
         self.engine.late();
     }
 
+    fn hush(&mut self) -> bool {
+        self.engine.hush()
+    }
+
+    fn has_news(&self) -> bool {
+        self.engine.has_news()
+    }
+
     fn keeps_records(&self) -> bool {
         self.engine.keeps_records()
     }

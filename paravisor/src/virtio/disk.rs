@@ -15,16 +15,14 @@ use stockade_boot::manifest::DiskAccess;
 use stockade_bus::GuestMemory;
 use stockade_devices::virtio::blk::{Blk, BlkOptions, Next, RangeLimits, Token, ZeroLimits};
 
-use super::gather::{Gathering, Rest};
-use super::{Engine, Turn};
+use super::Turn;
+use super::host_disk::{DiskEngine, HostDisk};
 use active::{Active, Step};
 
 /// Requests of the guest that are worked on at a time.
 const DEPTH: u16 = 64;
 /// Chunks sent or taken back in a round: at most 2 MiB are copied.
 const BUDGET: usize = 16;
-/// Rounds of a turn: after the first there may be what came meanwhile, without a signal.
-const ROUNDS: usize = 2;
 /// The most sectors of a range to be forgotten.
 const MAX_RANGE_SECTORS: u32 = 1 << 21;
 
@@ -40,14 +38,13 @@ struct Part {
 
 /// What lies between a front-end and the host's disk.
 pub struct Plain {
-    block: Block<AnyShared>,
+    host: HostDisk,
     /// By the token's slot.
     actives: Box<[Option<Active>]>,
     /// By the ticket.
     parts: Box<[Option<Part>]>,
     /// The request whose chunks are being sent.
     current: Option<Token>,
-    gathering: Gathering,
 }
 
 impl Plain {
@@ -82,49 +79,37 @@ impl Plain {
         };
         let tickets = usize::from(stockade_backend::queue::MAX_SIZE);
         let engine = Self {
-            block,
+            host: HostDisk::new(block),
             actives: vec![None; usize::from(DEPTH)].into_boxed_slice(),
             parts: vec![None; tickets].into_boxed_slice(),
             current: None,
-            gathering: Gathering::default(),
         };
         (Blk::new(options), engine)
     }
 }
 
-impl Engine for Plain {
-    type Front = Blk;
+impl DiskEngine for Plain {
+    fn host(&self) -> &HostDisk {
+        &self.host
+    }
 
-    fn turn(&mut self, blk: &mut Blk, memory: &dyn GuestMemory, mut bus: &mut dyn HostBus) -> Turn {
-        for _ in 0..ROUNDS {
-            self.gathering.begin_round(blk);
-            let taken = self.take_back(blk, memory);
-            let sent = self.send(blk, memory);
-            self.block.publish(&mut bus);
-            if taken == Turn::More || sent == Turn::More {
-                return Turn::More;
-            }
-            if self.gathering.end_round(blk, memory, &mut self.block) == Rest::Quiet {
-                return Turn::Done;
-            }
+    fn host_mut(&mut self) -> &mut HostDisk {
+        &mut self.host
+    }
+
+    fn round(
+        &mut self,
+        blk: &mut Blk,
+        memory: &dyn GuestMemory,
+        mut bus: &mut dyn HostBus,
+    ) -> Turn {
+        let taken = self.take_back(blk, memory);
+        let sent = self.send(blk, memory);
+        self.host.block.publish(&mut bus);
+        if [taken, sent].contains(&Turn::More) {
+            return Turn::More;
         }
-        Turn::More
-    }
-
-    fn late(&mut self) {
-        self.gathering.late();
-    }
-
-    fn gathers(&self, blk: &Blk) -> bool {
-        self.gathering.is_due_soon(blk)
-    }
-
-    fn check(&mut self, mut bus: &mut dyn HostBus) {
-        self.block.check(&mut bus);
-    }
-
-    fn watch(&mut self, mut bus: &mut dyn HostBus, now_ns: u64) -> Option<u64> {
-        self.block.watch(&mut bus, now_ns)
+        Turn::Done
     }
 }
 
@@ -132,7 +117,7 @@ impl Plain {
     /// Takes chunks back from the host.
     fn take_back(&mut self, blk: &mut Blk, memory: &dyn GuestMemory) -> Turn {
         for _ in 0..BUDGET {
-            let Some(done) = self.block.take() else {
+            let Some(done) = self.host.block.take() else {
                 return Turn::Done;
             };
             self.finish(blk, memory, done);
@@ -143,13 +128,13 @@ impl Plain {
     fn finish(&mut self, blk: &mut Blk, memory: &dyn GuestMemory, done: Done) {
         let part = self.parts.get_mut(usize::from(done.ticket.0));
         let Some(part) = part.and_then(Option::take) else {
-            return self.block.release(done.ticket);
+            return self.host.block.release(done.ticket);
         };
         let mut is_good = done.outcome.is_ok();
         if is_good && part.kind == Ask::Read {
             is_good = self.copy_out(blk, memory, done.ticket, &part);
         }
-        self.block.release(done.ticket);
+        self.host.block.release(done.ticket);
         let slot = self.actives.get_mut(part.token.slot());
         if let Some(Some(active)) = slot {
             active.came_back(is_good);
@@ -165,7 +150,10 @@ impl Plain {
         let mut at = 0;
         request.pieces(part.offset, part.len.into()).all(|piece| {
             let len = piece.len as usize;
-            let copied = self.block.get_to_guest(ticket, at, memory, piece.gpa, len);
+            let copied = self
+                .host
+                .block
+                .get_to_guest(ticket, at, memory, piece.gpa, len);
             at += len;
             copied.is_ok()
         })
@@ -204,17 +192,17 @@ impl Plain {
         if let (Some(slot), Some(request)) =
             (self.actives.get_mut(token.slot()), blk.request(token))
         {
-            let has_flush = self.block.features().contains(Features::FLUSH);
+            let has_flush = self.host.block.features().contains(Features::FLUSH);
             *slot = Some(Active::new(&request, has_flush));
         }
         self.current = Some(token);
-        self.gathering.took_one();
+        self.host.gathering.took_one();
         token
     }
 
     /// Sends the next chunk of a request. Returns whether it got further.
     fn send_one(&mut self, blk: &mut Blk, memory: &dyn GuestMemory, token: Token) -> bool {
-        let is_offline = self.block.failure().is_some();
+        let is_offline = self.host.block.failure().is_some();
         let Some(Some(active)) = self.actives.get_mut(token.slot()) else {
             self.current = None;
             return true;
@@ -247,7 +235,7 @@ impl Plain {
         chunk: Chunk,
         offset: u64,
     ) -> bool {
-        let Some(ticket) = self.block.reserve(chunk) else {
+        let Some(ticket) = self.host.block.reserve(chunk) else {
             return false;
         };
         let part = Part {
@@ -258,19 +246,19 @@ impl Plain {
         };
         let is_copied = chunk.kind != Ask::Write || self.copy_in(blk, memory, ticket, &part);
         let Some(Some(active)) = self.actives.get_mut(token.slot()) else {
-            self.block.release(ticket);
+            self.host.block.release(ticket);
             return true;
         };
         if !is_copied {
             active.give_up();
-            self.block.release(ticket);
+            self.host.block.release(ticket);
             return true;
         }
         active.went_out(&chunk);
         if let Some(slot) = self.parts.get_mut(usize::from(ticket.0)) {
             *slot = Some(part);
         }
-        self.block.post(ticket);
+        self.host.block.post(ticket);
         true
     }
 
@@ -288,7 +276,7 @@ impl Plain {
         let mut at = 0;
         request.pieces(part.offset, part.len.into()).all(|piece| {
             let len = piece.len as usize;
-            let block = &mut self.block;
+            let block = &mut self.host.block;
             let copied = block.put_from_guest(ticket, at, memory, piece.gpa, len);
             at += len;
             copied.is_ok()

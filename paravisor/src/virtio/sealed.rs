@@ -24,8 +24,8 @@ use stockade_storage::{
     Token, Work,
 };
 
-use super::gather::{Gathering, Rest};
-use super::{Engine, Turn};
+use super::Turn;
+use super::host_disk::{DiskEngine, HostDisk};
 pub use anchors::{Anchors, Untold};
 use no_memory::NoMemory;
 use pending::Pending;
@@ -37,8 +37,6 @@ pub const DEPTH: u16 = 64;
 const STEPS: usize = 12;
 /// Requests and transfers taken or sent in a round.
 const BUDGET: usize = 32;
-/// Rounds of a turn: after the first there may be what came meanwhile, without a signal.
-const ROUNDS: usize = 2;
 /// Sectors of the state machine's blocks.
 const BLOCK_SECTORS: u64 = (BLOCK_BYTES / 512) as u64;
 /// The most sectors of a range to be forgotten.
@@ -47,7 +45,7 @@ const MAX_RANGE_SECTORS: u32 = 1 << 21;
 /// What lies between a front-end and the host's disk.
 pub struct Sealed {
     disk: SealedDisk,
-    block: Block<AnyShared>,
+    host: HostDisk,
     /// By ticket: which transfer.
     transfers: Box<[Option<IoId>]>,
     /// A transfer there was no room for.
@@ -58,7 +56,8 @@ pub struct Sealed {
     current: Option<usize>,
     /// Where the newest state is kept, if it is.
     anchors: Option<Anchors>,
-    gathering: Gathering,
+    /// Left of the turn's.
+    steps: usize,
     events: u32,
 }
 
@@ -69,13 +68,13 @@ impl Sealed {
         let tickets = usize::from(stockade_backend::queue::MAX_SIZE);
         Self {
             disk,
-            block,
+            host: HostDisk::new(block),
             transfers: vec![None; tickets].into_boxed_slice(),
             held: None,
             pending: vec![None; usize::from(DEPTH)].into_boxed_slice(),
             current: None,
             anchors,
-            gathering: Gathering::default(),
+            steps: 0,
             events: 0,
         }
     }
@@ -90,11 +89,12 @@ impl Sealed {
     pub fn open(&mut self, mut bus: &mut dyn HostBus) -> Turn {
         let blk = Blk::new(BlkOptions::default());
         self.take_back();
-        let worked = self.step(&blk, &NoMemory, &mut { STEPS });
+        self.steps = STEPS;
+        let worked = self.step(&blk, &NoMemory);
         self.send();
-        self.block.publish(&mut bus);
+        self.host.block.publish(&mut bus);
         let kept = self.keep();
-        if worked == Work::Again || kept == Turn::More || self.block.listen() {
+        if worked == Work::Again || kept == Turn::More || self.host.block.listen() {
             return Turn::More;
         }
         Turn::Done
@@ -144,54 +144,31 @@ impl Sealed {
     /// Takes transfers back from the host.
     fn take_back(&mut self) -> Turn {
         for _ in 0..BUDGET {
-            let Some(done) = self.block.take() else {
+            let Some(done) = self.host.block.take() else {
                 return Turn::Done;
             };
             let transfer = self.transfers.get_mut(usize::from(done.ticket.0));
             if let Some(id) = transfer.and_then(Option::take) {
                 self.disk.complete(id, done.outcome.map_err(|_| HostError));
             }
-            self.block.release(done.ticket);
+            self.host.block.release(done.ticket);
         }
         Turn::More
     }
 
-    /// Carries everything one step further.
-    fn round(
-        &mut self,
-        blk: &mut Blk,
-        memory: &dyn GuestMemory,
-        mut bus: &mut dyn HostBus,
-        steps: &mut usize,
-    ) -> Turn {
-        let taken = self.take_back();
-        self.retry(blk, memory);
-        let accepted = self.accept(blk, memory);
-        let worked = self.step(blk, memory, steps);
-        let sent = self.send();
-        self.block.publish(&mut bus);
-        let kept = self.keep();
-        self.answer(blk, memory);
-        self.report();
-        if [taken, accepted, sent, kept].contains(&Turn::More) || worked == Work::Again {
-            return Turn::More;
-        }
-        Turn::Done
-    }
-
-    /// Works off steps, as many as are left.
-    fn step(&mut self, blk: &Blk, memory: &dyn GuestMemory, left: &mut usize) -> Work {
+    /// Works off steps, as many as are left of the turn's.
+    fn step(&mut self, blk: &Blk, memory: &dyn GuestMemory) -> Work {
         let mut view = View {
-            block: &self.block,
+            block: &self.host.block,
             blk,
             memory,
             pending: &self.pending,
         };
-        while *left > 0 {
+        while self.steps > 0 {
             if self.disk.work(&mut view) == Work::Idle {
                 return Work::Idle;
             }
-            *left -= 1;
+            self.steps -= 1;
         }
         Work::Again
     }
@@ -214,14 +191,14 @@ impl Sealed {
                 len_bytes: blocks * 4096,
             };
             let slots = io.slots().iter().map(|Slot(slot)| *slot);
-            let Some(ticket) = self.block.reserve_slots(chunk, slots) else {
+            let Some(ticket) = self.host.block.reserve_slots(chunk, slots) else {
                 self.held = Some(io);
                 return Turn::Done;
             };
             if let Some(place) = self.transfers.get_mut(usize::from(ticket.0)) {
                 *place = Some(io.id);
             }
-            self.block.post(ticket);
+            self.host.block.post(ticket);
         }
         Turn::More
     }
@@ -248,7 +225,7 @@ impl Sealed {
 
     fn begin(&mut self, blk: &Blk, token: GuestToken) -> usize {
         let slot = token.slot();
-        self.gathering.took_one();
+        self.host.gathering.took_one();
         let pending = blk.request(token).map(|request| Pending::new(&request));
         if let Some(place) = self.pending.get_mut(slot) {
             *place = pending.map(|pending| (token, pending));
@@ -338,40 +315,41 @@ impl Sealed {
     }
 }
 
-impl Engine for Sealed {
-    type Front = Blk;
+impl DiskEngine for Sealed {
+    fn host(&self) -> &HostDisk {
+        &self.host
+    }
 
-    fn turn(&mut self, blk: &mut Blk, memory: &dyn GuestMemory, bus: &mut dyn HostBus) -> Turn {
-        let mut steps = STEPS;
-        for _ in 0..ROUNDS {
-            self.gathering.begin_round(blk);
-            if self.round(blk, memory, bus, &mut steps) == Turn::More {
-                return Turn::More;
-            }
-            if self.gathering.end_round(blk, memory, &mut self.block) == Rest::Quiet {
-                return Turn::Done;
-            }
+    fn host_mut(&mut self) -> &mut HostDisk {
+        &mut self.host
+    }
+
+    fn begin_turn(&mut self) {
+        self.steps = STEPS;
+    }
+
+    fn round(
+        &mut self,
+        blk: &mut Blk,
+        memory: &dyn GuestMemory,
+        mut bus: &mut dyn HostBus,
+    ) -> Turn {
+        let taken = self.take_back();
+        self.retry(blk, memory);
+        let accepted = self.accept(blk, memory);
+        let worked = self.step(blk, memory);
+        let sent = self.send();
+        self.host.block.publish(&mut bus);
+        let kept = self.keep();
+        self.answer(blk, memory);
+        self.report();
+        if [taken, accepted, sent, kept].contains(&Turn::More) || worked == Work::Again {
+            return Turn::More;
         }
-        Turn::More
+        Turn::Done
     }
 
-    fn late(&mut self) {
-        self.gathering.late();
-    }
-
-    fn gathers(&self, blk: &Blk) -> bool {
-        self.gathering.is_due_soon(blk)
-    }
-
-    fn check(&mut self, mut bus: &mut dyn HostBus) {
-        self.block.check(&mut bus);
-    }
-
-    fn watch(&mut self, mut bus: &mut dyn HostBus, now_ns: u64) -> Option<u64> {
-        self.block.watch(&mut bus, now_ns)
-    }
-
-    fn keeps_records(&self) -> bool {
+    fn has_records(&self) -> bool {
         self.anchors.is_some()
     }
 }

@@ -148,6 +148,11 @@ impl Host for FuzzedHost<'_, '_> {
         })
     }
 
+    /// What the next look finds is drawn when it looks.
+    fn is_signalled(&self) -> bool {
+        true
+    }
+
     fn wait(&mut self) -> Result<(), StopReason> {
         self.turns.set(0);
         let mut input = self.input.borrow_mut();

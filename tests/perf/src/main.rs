@@ -31,9 +31,9 @@ struct Arguments {
     /// How often each boot is measured.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// The one way to measure disks by.
-    #[arg(long)]
-    way: Option<disks::Way>,
+    /// The ways to measure disks by, one after another; all of them unless said.
+    #[arg(long, value_delimiter = ',')]
+    way: Vec<disks::Way>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -79,9 +79,12 @@ fn main() {
         println!("{}", boots::table(arguments.rounds));
     }
     if wants(Table::Disks) {
-        let ways = arguments.way.map(|way| vec![way]);
-        let ways = ways.unwrap_or_else(|| disks::Way::ALL.to_vec());
-        println!("{}", disks::table(&ways));
+        let ways: &[disks::Way] = if arguments.way.is_empty() {
+            &disks::Way::ALL
+        } else {
+            &arguments.way
+        };
+        println!("{}", disks::table(ways));
     }
     if wants(Table::StockDisk) {
         println!("{}", stock_disk::table());

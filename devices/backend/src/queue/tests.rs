@@ -160,3 +160,34 @@ fn event_indexes_are_compared_modulo_their_size() {
     assert!(is_passed(5, 6, 5) && !is_passed(6, 6, 5) && !is_passed(4, 6, 5));
     assert!(is_passed(0xFFFE, 2, 0xFFF0) && !is_passed(2, 2, 0xFFF0));
 }
+
+/// Somebody looks instead of being interrupted, and then wants interrupts again.
+#[test]
+fn a_hushed_device_interrupts_for_nothing_until_it_is_listened_to() {
+    let (mut queue, mut host) = rig();
+    let event = |host: &Host| host.memory.load(queue_event());
+    let first = post(&mut queue, &host, 9);
+    assert!(!queue.listen(&host.memory));
+    queue.hush(&host.memory);
+    let hushed = event(&host);
+    host.answer(first.into(), 0);
+    assert!(!is_passed(hushed, 1, 0));
+    assert!(queue.has_used(&host.memory, 1) && !queue.has_used(&host.memory, 2));
+    assert!(queue.listen(&host.memory), "it is there already");
+    queue.take(&host.memory).unwrap();
+    assert!(!queue.has_used(&host.memory, 1) && !queue.listen(&host.memory));
+    assert!(is_passed(event(&host), 2, 1));
+}
+
+fn queue_event() -> usize {
+    Queue::new_truncate(0, SIZE, true).layout.used_event()
+}
+
+#[test]
+fn a_dead_queue_has_nothing() {
+    let (mut queue, mut host) = rig();
+    let id = post(&mut queue, &host, 9);
+    host.answer(id.into(), 0);
+    queue.kill();
+    assert!(!queue.has_used(&host.memory, 1));
+}

@@ -19,6 +19,8 @@ struct Counts {
     /// How soon it wants to be watched; 0: not at all.
     interval_ns: AtomicU64,
     gathers: AtomicBool,
+    is_hushed: AtomicBool,
+    has_news: AtomicBool,
 }
 
 struct Device(Arc<Counts>);
@@ -37,6 +39,15 @@ impl Fitted for Device {
 
     fn gathers(&mut self) -> bool {
         self.0.gathers.load(Ordering::Relaxed)
+    }
+
+    fn hush(&mut self) -> bool {
+        self.0.is_hushed.store(true, Ordering::Relaxed);
+        self.0.interval_ns.load(Ordering::Relaxed) != 0
+    }
+
+    fn has_news(&self) -> bool {
+        self.0.has_news.load(Ordering::Relaxed)
     }
 
     fn check(&mut self, _: &mut dyn HostBus) {
@@ -261,4 +272,43 @@ fn each_device_is_looked_at_after_its_own_turn() {
     bays.call_due(150);
     let _ = serve(&bays, 150);
     assert_eq!((turns(&counts), bays.look_ns()), ([2, 1], 170));
+}
+
+/// Whoever looks instead of being signalled ends with a turn, which asks for signals again.
+#[test]
+fn a_vigil_is_for_devices_whose_hosts_have_something_and_ends_with_their_turns() {
+    let (bays, counts) = rig::<3>();
+    counts[1].interval_ns.store(500, Ordering::Relaxed);
+    bays.look_at_all();
+    let _ = serve(&bays, 0);
+    assert!(bays.are_expecting());
+    let watched = bays.begin_vigil();
+    assert!(!watched.is_empty() && !bays.are_expecting());
+    let hushed = counts
+        .each_ref()
+        .map(|it| it.is_hushed.load(Ordering::Relaxed));
+    assert_eq!(hushed, [false, true, false]);
+    counts[2].has_news.store(true, Ordering::Relaxed);
+    assert!(!bays.have_news(watched));
+    counts[1].has_news.store(true, Ordering::Relaxed);
+    assert!(bays.have_news(watched));
+    bays.end_vigil(watched);
+    let _ = serve(&bays, 0);
+    assert_eq!(turns(&counts), [1, 2, 1]);
+    assert!(bays.are_expecting());
+}
+
+/// Two vCPUs that look for the same would be in each other's way.
+#[test]
+fn one_vcpu_keeps_a_vigil_and_none_for_a_device_in_use() {
+    let (bays, counts) = rig::<1>();
+    counts[0].interval_ns.store(500, Ordering::Relaxed);
+    bays.look_at_all();
+    let _ = serve(&bays, 0);
+    let watched = bays.begin_vigil();
+    assert!(bays.begin_vigil().is_empty());
+    bays.end_vigil(watched);
+    let _ = serve(&bays, 0);
+    let bay = Arc::clone(&bays.bays[0].1);
+    bay.with(&mut |_| assert!(bays.begin_vigil().is_empty()));
 }

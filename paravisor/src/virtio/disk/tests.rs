@@ -123,12 +123,12 @@ fn completions_are_gathered_and_one_that_is_there_is_not_kept_back() {
         rig.guest.ask(IN, 0, &[], &[segment(DATA, 512)]);
     }
     assert_eq!(
-        (rig.turn(), rig.engine.gathering.awaited()),
+        (rig.turn(), rig.engine.host.gathering.awaited()),
         (Turn::Done, 4)
     );
     rig.host.serve_disk_requests(1);
     assert_eq!(
-        (rig.turn(), rig.engine.gathering.awaited()),
+        (rig.turn(), rig.engine.host.gathering.awaited()),
         (Turn::Done, 3)
     );
     let answered: Vec<u8> = (0..4).map(|number| rig.guest.status(number)).collect();

@@ -16,10 +16,10 @@ use stockade_storage::{Access, Anchoring, Config, Freshness, RootSecret, Trust};
 
 use super::*;
 use crate::records::tests::{empty, open, settle};
-use crate::virtio::Bays;
 use crate::virtio::fake_guest::{
     DATA, DISCARD, FLUSH, FakeGuest, IN, OPEN, OUT, WRITE_ZEROES, segment,
 };
+use crate::virtio::{Bays, Engine};
 
 const DOORBELL: Doorbell = Doorbell {
     apic_id: 0,
