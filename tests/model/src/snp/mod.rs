@@ -17,6 +17,7 @@ pub mod memory;
 pub mod npt;
 pub mod probe;
 pub mod report;
+pub mod restart;
 pub mod rmp;
 pub mod run;
 pub mod stats;

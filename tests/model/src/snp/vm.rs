@@ -5,8 +5,10 @@
 //! processor inside the guest holds none.
 
 use super::addr::{FrameSource, Gpa, Phys};
+use super::cpu::vmsa::Image;
 use super::cpu::{NestedLie, Platform};
 use super::memory::Memory;
+use super::restart::Restarts;
 use super::rmp::Owner;
 use super::stats::Counters;
 use super::vcpu::Vcpu;
@@ -61,6 +63,7 @@ pub struct Vm {
     /// The guest is the model's own [`probe`](super::probe).
     pub is_probe: bool,
     vcpus: Vec<Slot>,
+    restarts: Mutex<Restarts>,
 }
 
 /// Devices and firmware that serve all vCPUs.
@@ -101,6 +104,7 @@ impl Vm {
             view: false,
             is_probe: false,
             vcpus: vcpus.into_iter().map(slot).collect(),
+            restarts: Mutex::default(),
         }
     }
 
@@ -177,6 +181,13 @@ impl Platform for Vm {
             if !is_in_guest {
                 slot.departures.fetch_add(1, Ordering::SeqCst);
             }
+        }
+    }
+
+    fn entering(&self, index: u32, image: &Image) {
+        // The others are started by the first.
+        if index == 0 && self.restarts.lock().note(image.vmpl(), image.vmsa()) {
+            self.forget_code();
         }
     }
 

@@ -43,6 +43,8 @@ pub trait Platform {
     fn flush_others(&self);
     /// Marks this processor as being inside a guest, or not.
     fn set_in_guest(&self, is_in_guest: bool);
+    /// Looks at a VMSA that vCPU `index` is about to be entered with.
+    fn entering(&self, index: u32, image: &Image);
     /// The TSC's frequency in MHz.
     fn tsc_mhz(&self) -> u64;
     /// What a hostile host makes of a nested fault at memory that is there.
@@ -171,6 +173,7 @@ impl Processor {
                 return HostExit::refused(refusal.exit_code(), &control);
             }
         };
+        platform.entering(self.index, &self.image);
         let leaving = loop {
             if let Next::Leave(leaving) = self.run_once(platform, ghcb) {
                 break leaving;
