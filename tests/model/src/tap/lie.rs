@@ -1,5 +1,6 @@
 //! What a host can lie about, one method a place; each does nothing by itself.
 
+use super::offloads::Offloads;
 use super::{Element, Exchange};
 use crate::host::pci::{Register, VirtioKind};
 use crate::hostile::Attack;
@@ -60,19 +61,21 @@ pub trait Lie: Sync {
     fn config_read(&self, _who: Who, _register: u8, _bytes: usize, value: u32) -> u32 {
         value
     }
+    /// What the host's card is to claim besides what it offers, if that is needed for the lie to be listened to.
+    fn offloads(&self) -> Option<&Offloads> {
+        None
+    }
     /// A read of a register.
-    fn register_read(&self, _who: Who, _register: Register, _len: usize, value: u64) -> u64 {
-        value
+    fn register_read(&self, who: Who, register: Register, _len: usize, value: u64) -> u64 {
+        self.offloads()
+            .map_or(value, |offloads| offloads.read(who, register, value))
     }
     /// A write of a register; `None` keeps it from the device.
-    fn register_write(
-        &self,
-        _who: Who,
-        _register: Register,
-        _len: usize,
-        value: u64,
-    ) -> Option<u64> {
-        Some(value)
+    fn register_write(&self, who: Who, register: Register, _len: usize, value: u64) -> Option<u64> {
+        Some(
+            self.offloads()
+                .map_or(value, |offloads| offloads.write(who, register, value)),
+        )
     }
     /// The driver has something new on a queue, and its device does not know yet.
     fn notified(&self, _exchange: &mut Exchange<'_>) {}

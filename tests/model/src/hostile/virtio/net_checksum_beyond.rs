@@ -1,7 +1,6 @@
 //! `virtio-net-checksum-beyond`: checksums of received frames are to be written where the frame has ended, or before it begins.
 
-use crate::host::pci::Register;
-use crate::tap::{Count, Element, Exchange, Lie, NetHeader, Offloads, Received, Who, in_turn};
+use crate::tap::{Count, Element, Exchange, Lie, NetHeader, Offloads, Received, in_turn};
 use alloc::vec::Vec;
 
 pub(in crate::hostile) struct NetChecksumBeyond {
@@ -28,12 +27,8 @@ impl Lie for NetChecksumBeyond {
         &self.count
     }
 
-    fn register_read(&self, who: Who, register: Register, _len: usize, value: u64) -> u64 {
-        self.offloads.read(who, register, value)
-    }
-
-    fn register_write(&self, who: Who, register: Register, _len: usize, value: u64) -> Option<u64> {
-        Some(self.offloads.write(who, register, value))
+    fn offloads(&self) -> Option<&Offloads> {
+        Some(&self.offloads)
     }
 
     fn completed(&self, exchange: &mut Exchange<'_>, element: Element, told: &mut Vec<Element>) {

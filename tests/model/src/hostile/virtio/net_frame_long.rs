@@ -1,6 +1,5 @@
 //! `virtio-net-frame-long`: frames are said to be longer than the buffers they came in.
 
-use crate::host::pci::VirtioKind;
 use crate::tap::{Count, Element, Exchange, Lie};
 use alloc::vec::Vec;
 
@@ -27,15 +26,11 @@ impl Lie for NetFrameLong {
     }
 
     fn completed(&self, exchange: &mut Exchange<'_>, element: Element, told: &mut Vec<Element>) {
-        let chain = exchange.chain(element.id);
-        let is_received = chain.first().is_some_and(|segment| segment.is_writable);
-        if exchange.who.kind != VirtioKind::Net || !is_received {
+        if exchange.received(element).is_none() || self.seen.next() % PERIOD != PERIOD - 1 {
             return told.push(element);
         }
-        if self.seen.next() % PERIOD != PERIOD - 1 {
-            return told.push(element);
-        }
-        let room: u32 = chain
+        let room: u32 = exchange
+            .chain(element.id)
             .iter()
             .fold(0, |sum, segment| sum.saturating_add(segment.len));
         let len = room.saturating_add(64);

@@ -1,7 +1,6 @@
 //! `virtio-net-gso-size-zero`: received frames are to be split into pieces of no bytes.
 
-use crate::host::pci::Register;
-use crate::tap::{Count, Element, Exchange, Lie, NetHeader, Offloads, Received, TCP4, Who};
+use crate::tap::{Count, Element, Exchange, Lie, NetHeader, Offloads, Received, TCP4};
 use alloc::vec::Vec;
 
 pub(in crate::hostile) struct NetGsoSizeZero {
@@ -25,12 +24,8 @@ impl Lie for NetGsoSizeZero {
         &self.count
     }
 
-    fn register_read(&self, who: Who, register: Register, _len: usize, value: u64) -> u64 {
-        self.offloads.read(who, register, value)
-    }
-
-    fn register_write(&self, who: Who, register: Register, _len: usize, value: u64) -> Option<u64> {
-        Some(self.offloads.write(who, register, value))
+    fn offloads(&self) -> Option<&Offloads> {
+        Some(&self.offloads)
     }
 
     fn completed(&self, exchange: &mut Exchange<'_>, element: Element, told: &mut Vec<Element>) {

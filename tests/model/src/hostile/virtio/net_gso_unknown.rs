@@ -1,7 +1,6 @@
 //! `virtio-net-gso-unknown`: received frames are to be split by a protocol there is none of, or by one nobody agreed on.
 
-use crate::host::pci::Register;
-use crate::tap::{Count, Element, Exchange, Lie, NetHeader, Offloads, Received, Who, in_turn};
+use crate::tap::{Count, Element, Exchange, Lie, NetHeader, Offloads, Received, in_turn};
 use alloc::vec::Vec;
 
 pub(in crate::hostile) struct NetGsoUnknown {
@@ -28,12 +27,8 @@ impl Lie for NetGsoUnknown {
         &self.count
     }
 
-    fn register_read(&self, who: Who, register: Register, _len: usize, value: u64) -> u64 {
-        self.offloads.read(who, register, value)
-    }
-
-    fn register_write(&self, who: Who, register: Register, _len: usize, value: u64) -> Option<u64> {
-        Some(self.offloads.write(who, register, value))
+    fn offloads(&self) -> Option<&Offloads> {
+        Some(&self.offloads)
     }
 
     fn completed(&self, exchange: &mut Exchange<'_>, element: Element, told: &mut Vec<Element>) {

@@ -1,7 +1,6 @@
 //! `virtio-net-header-length-beyond`: the headers of received packets of TCP are longer than the packets.
 
-use crate::host::pci::Register;
-use crate::tap::{Count, Element, Exchange, Lie, NetHeader, Offloads, TCP4, Who};
+use crate::tap::{Count, Element, Exchange, Lie, NetHeader, Offloads, TCP4};
 use alloc::vec::Vec;
 
 pub(in crate::hostile) struct NetHeaderLengthBeyond {
@@ -23,12 +22,8 @@ impl Lie for NetHeaderLengthBeyond {
         &self.count
     }
 
-    fn register_read(&self, who: Who, register: Register, _len: usize, value: u64) -> u64 {
-        self.offloads.read(who, register, value)
-    }
-
-    fn register_write(&self, who: Who, register: Register, _len: usize, value: u64) -> Option<u64> {
-        Some(self.offloads.write(who, register, value))
+    fn offloads(&self) -> Option<&Offloads> {
+        Some(&self.offloads)
     }
 
     fn completed(&self, exchange: &mut Exchange<'_>, element: Element, told: &mut Vec<Element>) {

@@ -1,6 +1,5 @@
 //! `virtio-net-header-nonsense`: the header of received frames asks for offloads nobody agreed on, at offsets beyond the frame, in buffers without end.
 
-use crate::host::pci::VirtioKind;
 use crate::tap::{Count, Element, Exchange, Lie};
 use alloc::vec::Vec;
 
@@ -27,20 +26,16 @@ impl Lie for NetHeaderNonsense {
     }
 
     fn completed(&self, exchange: &mut Exchange<'_>, element: Element, told: &mut Vec<Element>) {
-        let chain = exchange.chain(element.id);
-        let is_received = chain.first().is_some_and(|segment| segment.is_writable);
-        if exchange.who.kind != VirtioKind::Net || !is_received {
+        let Some(frame) = exchange.received(element) else {
             return told.push(element);
-        }
+        };
         // Flags, GSO type, header length, GSO size, checksum start and offset, buffers.
         let number = self.seen.next().to_le_bytes();
         let mut header = [0xFF; HEADER];
         header[0] = number[0];
         header[10] = number[0];
-        if let Some(first) = chain.first() {
-            self.lied(format_args!("header {header:02x?}"));
-            exchange.memory.write(first.gpa, &header);
-        }
+        self.lied(format_args!("header {header:02x?}"));
+        exchange.memory.write(frame.gpa, &header);
         told.push(element);
     }
 }
