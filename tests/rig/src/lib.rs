@@ -29,6 +29,7 @@ pub mod tamper;
 mod tools;
 pub mod tpm;
 mod transcript;
+mod whereabouts;
 pub mod word_disk;
 mod workshop;
 

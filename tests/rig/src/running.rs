@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use crate::stream::Stream;
-use crate::{Finished, Slot, transcript};
+use crate::{Finished, Slot, transcript, whereabouts};
 
 const POLL: Duration = Duration::from_millis(20);
 /// How long the command may take to end QEMU when it is asked to.
@@ -162,11 +162,13 @@ impl Running {
     }
 
     fn fail(&mut self, what: &str) -> ! {
+        let places = whereabouts::of(pid(&self.child).as_raw());
         self.end();
         let (stdout, stderr) = self.output.take().expect("failed once");
         let after = self.begun.elapsed().as_secs();
-        let ended = format!("{what} (after {after} s)");
-        let (stdout, stderr) = (stdout.finish(), stderr.finish());
+        let ended = format!("{what} (after {after} s)\n--- processors\n{places}");
+        let stdout = stdout.finish_timed(self.begun);
+        let stderr = stderr.finish_timed(self.begun);
         panic!("{}", transcript::of(&self.name, &ended, &stdout, &stderr));
     }
 

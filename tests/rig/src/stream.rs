@@ -5,15 +5,24 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+/// What has come so far.
+#[derive(Default)]
+struct Written {
+    bytes: Vec<u8>,
+    /// Which byte was the first of those that came at once, and when that was.
+    times: Vec<(usize, Instant)>,
+    has_ended: bool,
+}
+
 #[derive(Default)]
 struct Shared {
-    bytes: Mutex<(Vec<u8>, bool)>,
+    written: Mutex<Written>,
     changed: Condvar,
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, (Vec<u8>, bool)> {
-        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Written> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -33,8 +42,10 @@ impl Stream {
             loop {
                 let count = source.read(&mut buffer).unwrap_or(0);
                 let mut state = theirs.lock();
-                state.0.extend_from_slice(&buffer[..count]);
-                state.1 = count == 0;
+                let first = state.bytes.len();
+                state.times.push((first, Instant::now()));
+                state.bytes.extend_from_slice(&buffer[..count]);
+                state.has_ended = count == 0;
                 theirs.changed.notify_all();
                 if count == 0 {
                     break;
@@ -49,11 +60,14 @@ impl Stream {
     pub(crate) fn wait_for(&self, words: &str, from: usize, until: Instant) -> Option<usize> {
         let mut state = self.shared.lock();
         loop {
-            if let Some(found) = find(&state.0[from.min(state.0.len())..], words.as_bytes()) {
+            if let Some(found) = find(
+                &state.bytes[from.min(state.bytes.len())..],
+                words.as_bytes(),
+            ) {
                 return Some(from + found + words.len());
             }
             let left = until.saturating_duration_since(Instant::now());
-            if state.1 || left == Duration::ZERO {
+            if state.has_ended || left == Duration::ZERO {
                 return None;
             }
             let waited = self.shared.changed.wait_timeout(state, left);
@@ -64,14 +78,30 @@ impl Stream {
     /// Returns what lies between two offsets, which count bytes and not characters.
     pub(crate) fn part(&self, from: usize, end: usize) -> String {
         let state = self.shared.lock();
-        String::from_utf8_lossy(state.0.get(from..end).unwrap_or_default()).into_owned()
+        String::from_utf8_lossy(state.bytes.get(from..end).unwrap_or_default()).into_owned()
     }
 
     /// Waits for the end of the output and returns all of it. The program must have ended.
     pub(crate) fn finish(self) -> String {
         // A reader that panicked has still left what it read.
         let _ = self.reader.join();
-        String::from_utf8_lossy(&self.shared.lock().0).into_owned()
+        String::from_utf8_lossy(&self.shared.lock().bytes).into_owned()
+    }
+
+    /// Does the same, with the seconds from `begun` to its first byte before each line.
+    pub(crate) fn finish_timed(self, begun: Instant) -> String {
+        let _ = self.reader.join();
+        let written = self.shared.lock();
+        let mut at = 0;
+        let mut timed = String::new();
+        for line in written.bytes.split_inclusive(|byte| *byte == b'\n') {
+            let came = written.times.partition_point(|(first, _)| *first <= at);
+            let when = written.times[came - 1].1.duration_since(begun);
+            at += line.len();
+            let line = String::from_utf8_lossy(line);
+            timed.push_str(&format!("{:7.1} {line}", when.as_secs_f64()));
+        }
+        timed
     }
 }
 
@@ -82,6 +112,8 @@ fn find(bytes: &[u8], words: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::Stream;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
     use std::time::{Duration, Instant};
 
     #[test]
@@ -92,6 +124,28 @@ mod tests {
         assert_eq!(stream.wait_for("one", 3, until), Some(11));
         assert_eq!(stream.wait_for("one", 11, until), None);
         assert_eq!(stream.finish(), "one two one");
+    }
+
+    #[test]
+    fn each_line_has_the_time_of_its_first_byte() {
+        let (mut ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+        let begun = Instant::now();
+        let stream = Stream::follow(theirs);
+        ours.write_all(b"one\ntw").expect("it is read");
+        let _ = stream.wait_for("tw", 0, begun + Duration::from_secs(10));
+        std::thread::sleep(Duration::from_millis(200));
+        ours.write_all(b"o\nthree").expect("it is read");
+        drop(ours);
+        let timed = stream.finish_timed(begun);
+        let lines: Vec<(f64, &str)> = timed
+            .lines()
+            .map(|line| line.trim_start().split_once(' ').expect("time and line"))
+            .map(|(time, line)| (time.parse().expect("seconds"), line))
+            .collect();
+        let [(first, "one"), (second, "two"), (third, "three")] = lines[..] else {
+            panic!("{timed}");
+        };
+        assert!(first <= second && second + 0.1 <= third, "{timed}");
     }
 
     /// Firmware draws boxes with bytes that are no UTF-8, each of which takes three as a replacement character.
