@@ -184,6 +184,13 @@ impl Platform for Vm {
         }
     }
 
+    fn recall(&self) {
+        let cpu = processor::current();
+        if cpu.has_pending() {
+            lapic::kick(cpu);
+        }
+    }
+
     fn entering(&self, index: u32, image: &Image) {
         // The others are started by the first.
         if index == 0 && self.restarts.lock().note(image.vmpl(), image.vmsa()) {

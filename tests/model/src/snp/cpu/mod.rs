@@ -43,6 +43,8 @@ pub trait Platform {
     fn flush_others(&self);
     /// Marks this processor as being inside a guest, or not.
     fn set_in_guest(&self, is_in_guest: bool);
+    /// Has the next entry end at once if an interrupt has come that the host has not looked at.
+    fn recall(&self);
     /// Looks at a VMSA that vCPU `index` is about to be entered with.
     fn entering(&self, index: u32, image: &Image);
     /// The TSC's frequency in MHz.
@@ -178,6 +180,8 @@ impl Processor {
             if let Next::Leave(leaving) = self.run_once(platform, ghcb) {
                 break leaving;
             }
+            // An interrupt that came with an exit the host never sees was taken all the same, and the guest might not leave again.
+            platform.recall();
         };
         self.leave(page, leaving)
     }

@@ -17,11 +17,14 @@ const IDT: u64 = 0x8000;
 const GDT: u64 = 0x9000;
 const STACK: u64 = 0x10_0000;
 const CODE: u64 = 0x20_0000;
+const RESTLESS: u64 = CODE + 0x400;
 const HANDLER: u64 = CODE + 0x800;
 const VECTOR: u64 = 0x41;
 const BUSY: u64 = 1 << 63;
 const V_IRQ: u64 = 1 << 8;
 const V_GIF: u64 = 1 << 9;
+/// Ticks until the lower VMPL is in the midst of it.
+const SOON: u64 = 5_000_000;
 
 // CPUID answered 1234h in EBX; OUT; STI and HLT with an interrupt pending; a read of device space; OUT; for ever.
 global_asm!(
@@ -47,9 +50,34 @@ global_asm!(
     "probe_lower_end:",
 );
 
+// #UD again and again, RCX times, none of which leaves the processor; then nothing at all for half a second or so; then OUT.
+global_asm!(
+    "probe_restless:",
+    "2: ud2",
+    "3: dec rsi",
+    "jnz 3b",
+    "out 0x80, al",
+    "probe_undefined:",
+    "dec rcx",
+    "jnz 4f",
+    "lea rax, [rip + 3b]",
+    "mov [rsp], rax",
+    "4: iretq",
+    "probe_restless_end:",
+);
+
 unsafe extern "C" {
     safe static probe_lower: u8;
     safe static probe_lower_end: u8;
+    safe static probe_restless: u8;
+    safe static probe_undefined: u8;
+    safe static probe_restless_end: u8;
+}
+
+/// The code of the image between two of its symbols.
+fn between(start: &u8, end: &u8) -> (u64, u64) {
+    let place = |symbol| core::ptr::from_ref::<u8>(symbol).addr() as u64;
+    (place(start), place(end))
 }
 
 macro_rules! field {
@@ -119,6 +147,7 @@ pub(super) fn run(ghcb: Ghcb, doorbell: &Doorbell) {
     reflected(ghcb);
     injected(ghcb);
     interrupted(ghcb, doorbell);
+    interrupted_in_faults(ghcb, doorbell);
     forbidden(ghcb);
 }
 
@@ -142,21 +171,25 @@ fn write_guest() {
     }
     put(GDT + 8, 0x00AF_9B00_0000_FFFF);
     put(GDT + 16, 0x00CF_9300_0000_FFFF);
-    put(
-        IDT + VECTOR * 16,
-        HANDLER & 0xFFFF | 8 << 16 | 0x8E << 40 | (HANDLER >> 16) << 48,
-    );
+    let gate = |handler: u64| handler & 0xFFFF | 8 << 16 | 0x8E << 40 | (handler >> 16) << 48;
+    put(IDT + VECTOR * 16, gate(HANDLER));
+    let (restless, undefined) = between(&probe_restless, &probe_undefined);
+    put(IDT + 6 * 16, gate(RESTLESS + undefined - restless));
     // IRETQ.
     put(HANDLER, 0xCF48);
-    let start = (&raw const probe_lower).addr() as u64;
-    let end = (&raw const probe_lower_end).addr() as u64;
+    copy(CODE, between(&probe_lower, &probe_lower_end));
+    copy(RESTLESS, between(&probe_restless, &probe_restless_end));
+}
+
+/// Puts code of the image into guest RAM.
+fn copy(to: u64, (start, end): (u64, u64)) {
     for offset in (0..end - start).step_by(8) {
         let mut bytes = [0; 8];
         for (byte, at) in bytes.iter_mut().zip(start + offset..) {
             // SAFETY: the code, and a few bytes of the image behind it.
             *byte = unsafe { (at as *const u8).read() };
         }
-        put(CODE + offset, u64::from_le_bytes(bytes));
+        cpu::word(RAM_VIEW + to + offset).store(u64::from_le_bytes(bytes), Ordering::Relaxed);
     }
 }
 
@@ -245,6 +278,29 @@ fn interrupted(ghcb: Ghcb, doorbell: &Doorbell) {
         rang && seen.code == 0x60,
         seen.code,
     );
+}
+
+/// An interrupt that comes just when the processor sees to a fault by itself must end the turn, too: nothing else might.
+fn interrupted_in_faults(ghcb: Ghcb, doorbell: &Doorbell) {
+    const TURNS: u64 = 128;
+    const FAULTS: u64 = 1 << 16;
+    const NOTHING: u64 = 1 << 28;
+    /// Apart by what no turn takes a multiple of.
+    const STEP: u64 = 10_007;
+    let place = seen().rip;
+    let mut ended = 0;
+    for turn in 0..TURNS {
+        field!(rip).store(RESTLESS, Ordering::Relaxed);
+        field!(rcx).store(FAULTS, Ordering::Relaxed);
+        field!(rsi).store(NOTHING, Ordering::Relaxed);
+        field!(rsp).store(STACK, Ordering::Relaxed);
+        field!(guest_exit_code).store(0x60, Ordering::Relaxed);
+        ghcb.write_msr(0x6E0, cpu::tsc() + SOON + turn * STEP);
+        let code = enter(ghcb).code;
+        ended += u64::from(doorbell.take() == 0xE0 && code == 0x60);
+    }
+    check("so it does whenever it comes", ended == TURNS, ended);
+    field!(rip).store(place, Ordering::Relaxed);
 }
 
 fn forbidden(ghcb: Ghcb) {
