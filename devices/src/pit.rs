@@ -56,6 +56,9 @@ struct PortB {
     __: u8,
 }
 
+/// Version of the saved state.
+const VERSION: u32 = 2;
+
 /// The refresh request toggles about every 15 µs.
 const REFRESH_NS: u64 = 15_085;
 
@@ -71,6 +74,8 @@ pub struct Pit<L, C> {
 
     /// How far channel 0's output was followed.
     seen_ns: Nanoseconds,
+    /// By how many ticks its last rise was seen late.
+    late: u64,
 }
 
 fn ticks(ns: Nanoseconds) -> u64 {
@@ -94,6 +99,7 @@ impl<L: IrqLine, C: Clock> Pit<L, C> {
             channels: [Channel::new(true), Channel::new(true), Channel::new(false)],
             port_b: 0,
             seen_ns,
+            late: 0,
         }
     }
 
@@ -105,10 +111,12 @@ impl<L: IrqLine, C: Clock> Pit<L, C> {
             channels,
             port_b,
             seen_ns,
+            late,
         } = self;
         *channels = [Channel::new(true), Channel::new(true), Channel::new(false)];
         *port_b = 0;
         *seen_ns = clock.now_ns();
+        *late = 0;
         irq.set(Level::Low);
     }
 
@@ -124,7 +132,8 @@ impl<L: IrqLine, C: Clock> Pit<L, C> {
     }
 
     /// Drives the wire as channel 0's output moved since the last look. Several rises are one: a PC's
-    /// interrupt controller would have latched them once, too.
+    /// interrupt controller would have latched them once, too. What rises late falls as much later: the interrupt controller forgets
+    /// what falls before the processor has it, and whoever looks late shall not cost the guest its tick.
     pub fn advance(&mut self) {
         let now_ns = self.clock.now_ns();
         let from = ticks(core::mem::replace(&mut self.seen_ns, now_ns));
@@ -133,8 +142,18 @@ impl<L: IrqLine, C: Clock> Pit<L, C> {
         if channel0.next_rise(from).is_some_and(|tick| tick <= now) {
             self.irq.set(Level::Low);
             self.irq.set(Level::High);
+            self.late = channel0.last_rise(now).map_or(0, |rise| now - rise);
         }
-        self.irq.set(Level::from(channel0.output(now)));
+        self.irq
+            .set(Level::from(channel0.output(now.saturating_sub(self.late))));
+    }
+
+    /// Follows the output of a channel that is programmed anew.
+    fn start_over(&mut self, channel: u16) {
+        if channel == 0 {
+            self.late = 0;
+        }
+        self.advance();
     }
 
     fn write_control(&mut self, value: u8) {
@@ -148,7 +167,7 @@ impl<L: IrqLine, C: Clock> Pit<L, C> {
             channel.latch_count(now);
         } else {
             channel.program(word.access(), word.mode(), word.bcd());
-            self.advance();
+            self.start_over(word.channel().into());
         }
     }
 
@@ -207,7 +226,7 @@ impl<L: IrqLine, C: Clock> PortIo for Pit<L, C> {
             0..=2 => {
                 self.advance();
                 self.channels[usize::from(offset)].write(*byte, now);
-                self.advance();
+                self.start_over(offset);
             }
             3 => self.write_control(*byte),
             PORT_61 => self.write_port_b(*byte),
@@ -217,15 +236,17 @@ impl<L: IrqLine, C: Clock> PortIo for Pit<L, C> {
     }
 }
 
-/// The timer's state, version 1.
+/// The timer's state, version 2.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PitState {
-    /// Format version: 1.
+    /// Format version: 2.
     pub version: u32,
     /// The three channels; their times are ticks before the moment of saving.
     pub channels: [ChannelState; 3],
     /// The writable bits of port 61h.
     pub port_b: u8,
+    /// By how many ticks the last rise of channel 0's output was late.
+    pub late: u64,
 }
 
 impl<L: IrqLine, C: Clock> Pit<L, C> {
@@ -238,18 +259,20 @@ impl<L: IrqLine, C: Clock> Pit<L, C> {
             channels,
             port_b,
             seen_ns: _,
+            late,
         } = self;
         let now = self.now();
         PitState {
-            version: 1,
+            version: VERSION,
             channels: channels.each_ref().map(|channel| channel.save(now)),
             port_b: *port_b,
+            late: *late,
         }
     }
 
     /// Takes a saved state and drives the wire accordingly.
     pub fn restore(&mut self, state: &PitState) -> Result<(), RestoreError> {
-        check_version(state.version, 1)?;
+        check_version(state.version, VERSION)?;
         let now = self.now();
         let [a, b, c] = &state.channels;
         self.channels = [
@@ -259,7 +282,9 @@ impl<L: IrqLine, C: Clock> Pit<L, C> {
         ];
         self.port_b = state.port_b & 0x0F;
         self.seen_ns = self.clock.now_ns();
-        self.irq.set(Level::from(self.channels[0].output(now)));
+        self.late = state.late;
+        let level = self.channels[0].output(now.saturating_sub(state.late));
+        self.irq.set(Level::from(level));
         Ok(())
     }
 }

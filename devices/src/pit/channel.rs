@@ -188,6 +188,13 @@ impl Channel {
         (rise > now).then_some(rise)
     }
 
+    /// Returns the last tick up to `now` at which OUT of a periodic channel rose.
+    pub(super) fn last_rise(&self, now: u64) -> Option<u64> {
+        let next = self.next_rise(now).filter(|_| self.is_periodic())?;
+        let last = next - self.period();
+        (Some(last) != self.started).then_some(last)
+    }
+
     fn count(&self, now: u64) -> u16 {
         let Some(elapsed) = self.elapsed(now) else {
             return self.reload;

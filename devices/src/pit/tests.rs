@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 use stockade_bus::fake::{FakeClock, FakeIrqLine};
-use stockade_bus::{Level, PortIo};
+use stockade_bus::{Clock, Level, PortIo};
 
 use super::{PORT_61, Pit, nanoseconds};
 
@@ -44,6 +44,32 @@ fn one_shot_rises_once_and_never_again() {
     pit.advance();
     assert_eq!(irq.level(), Level::High);
     assert_eq!(pit.deadline(), None);
+}
+
+/// A square wave is high for half its period: who looks later than that must still find it high, for as long.
+#[test]
+fn rise_seen_late_lasts_as_long_as_one_seen_in_time() {
+    let (irq, clock) = (FakeIrqLine::default(), FakeClock::default());
+    let mut pit = Pit::new(&irq, &clock);
+    write(&mut pit, 3, 0x36);
+    write(&mut pit, 0, 0xE8);
+    write(&mut pit, 0, 0x03);
+    let mut look_at = |tick: u64| {
+        let now = clock.now_ns();
+        clock.advance(nanoseconds(tick) - now);
+        let rises = irq.rises();
+        pit.advance();
+        (irq.rises() - rises, irq.level())
+    };
+    assert_eq!(look_at(600), (0, Level::Low));
+    assert_eq!(look_at(1700), (1, Level::High));
+    assert_eq!(look_at(1999), (0, Level::High));
+    assert_eq!(look_at(2000), (1, Level::High));
+    assert_eq!(look_at(2500), (0, Level::Low));
+    // Of several only the last counts.
+    assert_eq!(look_at(5900), (1, Level::High));
+    assert_eq!(look_at(6399), (1, Level::High));
+    assert_eq!(look_at(6899), (0, Level::Low));
 }
 
 /// Linux' quick calibration: channel 2 in mode 0, gate by port 61h, wait for bit 5.

@@ -82,9 +82,10 @@ fn pit(input: &mut Input<'_>, line: &FakeIrqLine, clock: HandClock<'_>) {
         read_high_next: input.bool(),
     };
     let state = PitState {
-        version: 1,
+        version: 2,
         channels: [channel(), channel(), channel()],
         port_b: 0xFF,
+        late: input.u64(),
     };
     let mut pit = Pit::new(line, clock);
     if pit.restore(&state).is_ok() {
