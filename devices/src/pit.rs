@@ -144,8 +144,14 @@ impl<L: IrqLine, C: Clock> Pit<L, C> {
             self.irq.set(Level::High);
             self.late = channel0.last_rise(now).map_or(0, |rise| now - rise);
         }
-        self.irq
-            .set(Level::from(channel0.output(now.saturating_sub(self.late))));
+        self.show(now);
+    }
+
+    /// Puts channel 0's output on the wire, as late as its last rise was.
+    fn show(&self, now: u64) {
+        let [channel0, ..] = &self.channels;
+        let output = channel0.output(now.saturating_sub(self.late));
+        self.irq.set(Level::from(output));
     }
 
     /// Follows the output of a channel that is programmed anew.
@@ -283,8 +289,7 @@ impl<L: IrqLine, C: Clock> Pit<L, C> {
         self.port_b = state.port_b & 0x0F;
         self.seen_ns = self.clock.now_ns();
         self.late = state.late;
-        let level = self.channels[0].output(now.saturating_sub(state.late));
-        self.irq.set(Level::from(level));
+        self.show(now);
         Ok(())
     }
 }
