@@ -19,6 +19,7 @@ pub mod guest;
 pub mod host_view;
 mod id_keys;
 mod initrd;
+mod processes;
 mod running;
 pub mod shell;
 mod slot;

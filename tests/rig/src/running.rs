@@ -1,6 +1,5 @@
 //! A call of `stockade` while it runs: the guest's console at both ends.
 
-use std::fs;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -10,14 +9,11 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use crate::stream::Stream;
-use crate::{Finished, Slot, transcript, whereabouts};
+use crate::{Finished, Slot, processes, transcript, whereabouts};
 
 const POLL: Duration = Duration::from_millis(20);
 /// How long the command may take to end QEMU when it is asked to.
 const GRACE: Duration = Duration::from_secs(5);
-
-/// Unit of times in `/proc` (`USER_HZ`).
-const MS_A_TICK: u64 = 10;
 
 /// A running call. Dropped without [`Running::finish`] it is ended with everything it started.
 pub struct Running {
@@ -97,13 +93,10 @@ impl Running {
     #[must_use]
     pub fn cpu(&self) -> Duration {
         let group = pid(&self.child).as_raw();
-        let processes = fs::read_dir("/proc").expect("processes are listed");
-        let ticks: u64 = processes
-            .flatten()
-            .filter_map(|process| fs::read_to_string(process.path().join("stat")).ok())
-            .filter_map(|stat| ticks_in(&stat, group))
-            .sum();
-        Duration::from_millis(ticks * MS_A_TICK)
+        processes::all()
+            .filter(|stat| stat.pgrp == group)
+            .map(|stat| processes::time(&stat))
+            .sum()
     }
 
     /// Sends the command itself a signal, as a user's Ctrl-C or a service manager would.
@@ -116,19 +109,10 @@ impl Running {
     /// # Panics
     /// It runs nothing.
     pub fn kill_machine(&self) {
-        let own = self.child.id().to_string();
-        let is_child = |stat: &str| {
-            // After the name in parentheses: state, then parent.
-            let (_, rest) = stat.rsplit_once(") ")?;
-            (rest.split(' ').nth(1)? == own).then_some(())
-        };
-        let processes = std::fs::read_dir("/proc").expect("there is a list of processes");
-        let numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        let children: Vec<i32> = numbers
-            .filter(|number| {
-                let stat = std::fs::read_to_string(format!("/proc/{number}/stat"));
-                stat.is_ok_and(|stat| is_child(&stat).is_some())
-            })
+        let own = pid(&self.child).as_raw();
+        let children: Vec<i32> = processes::all()
+            .filter(|stat| stat.ppid == own)
+            .map(|stat| stat.pid)
             .collect();
         assert!(!children.is_empty(), "{} runs nothing", self.name);
         for child in children {
@@ -193,30 +177,6 @@ impl Drop for Running {
     }
 }
 
-/// User and system time of a process by its line in `/proc` (proc(5)), if it is of this group.
-fn ticks_in(stat: &str, group: i32) -> Option<u64> {
-    // The name in parentheses may hold anything.
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_whitespace();
-    let is_ours = fields.nth(2)?.parse() == Ok(group);
-    let user: u64 = fields.nth(8)?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    is_ours.then_some(user + system)
-}
-
 fn pid(child: &Child) -> Pid {
     Pid::from_raw(i32::try_from(child.id()).expect("process numbers are small"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::ticks_in;
-
-    #[test]
-    fn time_is_in_fields_14_and_15_of_our_own_group() {
-        let stat = "7 (a) b) S 1 42 42 0 -1 4194304 100 0 1 0 33 44 5 6 20 0 1 0 9 0";
-        assert_eq!(ticks_in(stat, 42), Some(77));
-        assert_eq!(ticks_in(stat, 43), None);
-        assert_eq!(ticks_in("", 42), None);
-    }
 }

@@ -1,12 +1,13 @@
 //! What the processors of a machine are at that does not get on: a few looks at where each executes, by QEMU's monitor.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use serde_json::Value;
+
+use crate::processes;
 
 /// So many looks tell a loop from a stop.
 const LOOKS: usize = 8;
@@ -35,21 +36,15 @@ fn looks(group: i32) -> io::Result<String> {
 
 /// Returns the path of the monitor's socket, from the command line of a process of the group.
 fn monitor(group: i32) -> Option<String> {
-    let processes = fs::read_dir("/proc").ok()?;
-    processes.flatten().find_map(|process| {
-        let stat = fs::read_to_string(process.path().join("stat")).ok()?;
-        let (_, rest) = stat.rsplit_once(')')?;
-        let its: i32 = rest.split_whitespace().nth(2)?.parse().ok()?;
-        let words = fs::read(process.path().join("cmdline")).ok()?;
-        (its == group).then(|| socket_in(&words))?
-    })
+    processes::all()
+        .filter(|stat| stat.pgrp == group)
+        .find_map(|stat| socket_in(&processes::command_line(stat.pid)?))
 }
 
-fn socket_in(words: &[u8]) -> Option<String> {
-    let mut words = words.split(|byte| *byte == 0);
-    let _ = words.find(|word| *word == b"-qmp")?;
-    let place = std::str::from_utf8(words.next()?).ok()?;
-    let (path, _) = place.strip_prefix("unix:")?.split_once(',')?;
+fn socket_in(words: &[String]) -> Option<String> {
+    let mut words = words.iter();
+    let _ = words.find(|word| *word == "-qmp")?;
+    let (path, _) = words.next()?.strip_prefix("unix:")?.split_once(',')?;
     Some(path.to_owned())
 }
 
@@ -105,9 +100,10 @@ mod tests {
 
     #[test]
     fn the_monitor_is_where_the_command_line_says() {
-        let words = b"qemu\0-m\x001\0-qmp\0unix:/dev/shm/a/monitor,server=on,wait=off\0";
-        assert_eq!(socket_in(words).as_deref(), Some("/dev/shm/a/monitor"));
-        assert_eq!(socket_in(b"sleep\x001\0"), None);
+        let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let qemu = words("qemu -m 1 -qmp unix:/dev/shm/a/monitor,server=on,wait=off");
+        assert_eq!(socket_in(&qemu).as_deref(), Some("/dev/shm/a/monitor"));
+        assert_eq!(socket_in(&words("sleep 1")), None);
     }
 
     #[test]
