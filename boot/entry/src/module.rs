@@ -41,8 +41,10 @@ pub struct Gate {
     pub own_rsp: u64,
     /// The processor's doorbell page.
     pub doorbell: u64,
-    /// The module's x87, XMM and MXCSR as FXSAVE64 stores them; need not be mapped while the module runs.
+    /// The module's vector registers as XSAVE64 stores them, or FXSAVE64; need not be mapped while the module runs.
     pub vectors: u64,
+    /// What of them XSAVE64 stores, all that XCR0 has on; nothing if it is FXSAVE64.
+    pub states: u64,
 }
 
 impl Gate {
@@ -61,6 +63,7 @@ impl Gate {
             own_rsp: 0,
             doorbell: 0,
             vectors: 0,
+            states: 0,
         }
     }
 }
@@ -76,6 +79,7 @@ const _: () = {
     assert!(offset_of!(Gate, rax) == 112 && offset_of!(Gate, frame) == 120);
     assert!(offset_of!(Gate, vector) == 160 && offset_of!(Gate, cr2) == 176);
     assert!(offset_of!(Gate, module_cr3) == 184 && offset_of!(Gate, vectors) == 216);
+    assert!(offset_of!(Gate, states) == 224);
 };
 
 /// Fields of the gate behind GS.
@@ -95,6 +99,7 @@ mod at {
     pub(super) const OWN_RSP: usize = GATE_OFFSET + 200;
     pub(super) const DOORBELL: usize = GATE_OFFSET + 208;
     pub(super) const VECTORS: usize = GATE_OFFSET + 216;
+    pub(super) const STATES: usize = GATE_OFFSET + 224;
 }
 
 #[cfg(feature = "image")]
@@ -114,10 +119,17 @@ core::arch::global_asm!(
     "mov [rdi + 200], rsp",
     "mov rax, cr3",
     "mov [rdi + 192], rax",
-    // FXRSTOR leaves the last x87 addresses of another alone where no exception waits: they are cleared first.
+    // FXRSTOR and XRSTOR leave the last x87 addresses of another alone where no exception waits: they are cleared first.
     "fninit",
-    "mov rax, [rdi + 216]",
-    "fxrstor64 [rax]",
+    "mov rcx, [rdi + 216]",
+    "mov eax, [rdi + 224]",
+    "xor edx, edx",
+    "test eax, eax",
+    "jz 2f",
+    "xrstor64 [rcx]",
+    "jmp 3f",
+    "2: fxrstor64 [rcx]",
+    "3:",
     "xor eax, eax",
     "mov ds, eax",
     "mov es, eax",
@@ -208,8 +220,16 @@ core::arch::global_asm!(
     "mov cr3, rax",
     "mov rsp, gs:[{own_rsp}]",
     "cld",
-    "mov rax, gs:[{vectors}]",
-    "fxsave64 [rax]",
+    "mov rcx, gs:[{vectors}]",
+    "mov eax, gs:[{states}]",
+    "xor edx, edx",
+    "test eax, eax",
+    "jz 2f",
+    "xsave64 [rcx]",
+    "vzeroupper",
+    "jmp 3f",
+    "2: fxsave64 [rcx]",
+    "3:",
     "fninit",
     "ldmxcsr [rip + stockade_module_mxcsr]",
     "mov eax, 0x10",
@@ -236,6 +256,7 @@ core::arch::global_asm!(
     own_rsp = const at::OWN_RSP,
     doorbell = const at::DOORBELL,
     vectors = const at::VECTORS,
+    states = const at::STATES,
     syscall = const SYSCALL,
 );
 
@@ -259,7 +280,7 @@ pub fn syscall_entry() -> u64 {
 /// 2. Its frame has the selectors of this module, no system flag in RFLAGS but IF, and a canonical RIP: a fault of IRETQ is the end.
 /// 3. `module_cr3` names tables that have the gate's code, this gate, the descriptors, the exception stacks and the doorbell where they
 ///    are, for the supervisor alone, and nothing else of the paravisor.
-/// 4. `vectors` names 512 bytes, aligned to 16, that FXSAVE64 has stored.
+/// 4. `states` is XCR0 and `vectors` names 832 bytes, aligned to 64, that XSAVE64 has stored; or it is 0, and they are 512 and FXSAVE64's.
 /// 5. The stubs of [`crate::exception`] and [`crate::window`] are installed, each on a stack of its own by IST.
 #[cfg(feature = "image")]
 pub unsafe fn enter(gate: *mut Gate) {

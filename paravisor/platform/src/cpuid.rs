@@ -6,6 +6,8 @@
 use spin::Once;
 use stockade_abi::cpuid_page::{CPUID_MAX_ENTRIES, CpuidEntry, CpuidPage};
 
+use crate::extended;
+
 /// The CPUID page makes no sense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the CPUID page claims {0} entries")]
@@ -50,12 +52,15 @@ impl CpuidTable {
             .map_or([0; 4], |entry| [entry.eax, entry.ebx, entry.ecx, entry.edx])
     }
 
-    /// Returns what the paravisor's own CPUID answers: as [`Self::lookup`], without the extended states it does not enable.
+    /// Returns what the paravisor's own CPUID answers, and a module's: as [`Self::lookup`], with OSXSAVE as CR4 has it.
     #[must_use]
     pub fn own_answer(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
         let mut answer = self.lookup(leaf, subleaf);
         if leaf == 1 {
             answer[2] &= !OSXSAVE;
+            if extended::has_xsave(extended::xcr0(self)) {
+                answer[2] |= OSXSAVE;
+            }
         }
         answer
     }
@@ -124,10 +129,14 @@ mod tests {
         assert_eq!(CpuidTable::parse(&page).unwrap().entries().len(), 64);
     }
 
-    /// Code that believes OSXSAVE executes XGETBV, which would fault.
+    /// Code that believes OSXSAVE executes XGETBV, which would fault where CR4 does not have it.
     #[test]
-    fn own_answer_never_claims_osxsave() {
-        let table = CpuidTable::parse(&page(&[entry(1, 0, 0)])).unwrap();
-        assert_eq!(table.own_answer(1, 0)[2], !OSXSAVE);
+    fn own_answer_claims_osxsave_where_it_is_on_whatever_the_page_says() {
+        let without = CpuidTable::parse(&page(&[entry(1, 0, 0)])).unwrap();
+        assert_eq!(without.own_answer(1, 0)[2], !OSXSAVE);
+        let mut with = page(&[entry(1, 0, 0), entry(0xD, 0, 7)]);
+        with.entries[0].ecx = !OSXSAVE;
+        let with = CpuidTable::parse(&with).unwrap();
+        assert_eq!(with.own_answer(1, 0)[2], u32::MAX);
     }
 }

@@ -38,6 +38,7 @@ pub mod doorbell;
 mod error;
 #[cfg(feature = "image")]
 mod exception;
+mod extended;
 pub mod ghcb;
 mod machine;
 pub mod memory;

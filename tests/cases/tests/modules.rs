@@ -57,8 +57,13 @@ fn example(folder: &Path) -> PathBuf {
 
 /// A module of each misdeed's name.
 fn misdeeds(folder: &Path, names: &[&str]) -> Vec<PathBuf> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../modules/misdeeds.rs");
-    let program = compile(&source, folder, "misdeeds");
+    named(folder, "misdeeds", names)
+}
+
+/// A program of `tests/modules` under each of these names.
+fn named(folder: &Path, source: &str, names: &[&str]) -> Vec<PathBuf> {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../modules");
+    let program = compile(&tests.join(source).with_extension("rs"), folder, source);
     let copy = |name: &&str| {
         let path = folder.join(name);
         fs::copy(&program, &path).unwrap();
@@ -238,4 +243,20 @@ fn a_module_that_loops_is_ended_and_the_guest_goes_on() {
         )],
         &["--module-seconds", "1"],
     );
+}
+
+/// Three of them and the guest take turns on one processor.
+#[test]
+fn vector_registers_are_a_modules_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["first", "second", "third"];
+    let programs = named(folder.path(), "states", &names);
+    let modules: Vec<String> = programs
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    let run = run(folder.path(), &modules, "", &[]);
+    for name in names {
+        run.assert_says(&[&format!("module {name}: found its own 100 times")]);
+    }
 }

@@ -33,6 +33,7 @@ use crate::console;
 use crate::cpu::CpuArea;
 use crate::cpuid::CpuidTable;
 use crate::exception::descriptors;
+use crate::extended;
 use crate::ghcb::Ghcb;
 use crate::machine::{Launch, Platform};
 use crate::memory::{GuestRam, accept};
@@ -69,6 +70,7 @@ static EARLY: Mutex<Option<(AddressSpace, &'static CpuidTable)>> = Mutex::new(No
 #[unsafe(no_mangle)]
 extern "C" fn stockade_boot_main() -> ! {
     let cpuid = launch::cpuid_table();
+    extended::enable(cpuid);
     let (space, stack) = address_space(cpuid).unwrap_or_else(|error| out_of_pages(error));
     *EARLY.lock() = Some((space, cpuid));
     // SAFETY: the stack is mapped and new; `main_stack` never returns, so nothing of the old one is needed again.

@@ -16,9 +16,11 @@ use stockade_boot::layout::PAGE_SIZE;
 use super::space::{AddressSpace, ShareError};
 use super::{exception_stacks, exchange, modules, stacks};
 use crate::cpu::CpuArea;
+use crate::cpuid;
 use crate::doorbell::Doorbell;
 use crate::error::HostError;
 use crate::exception::descriptors;
+use crate::extended;
 use crate::ghcb::{Ghcb, Processor};
 use crate::machine::Cpu;
 use crate::msr_protocol;
@@ -147,7 +149,8 @@ impl Processors {
         (vmsa.rflags, vmsa.rip) = (reset::RFLAGS, secondary_main as *const () as u64);
         // As after a call: the stack is 8 off its alignment.
         (vmsa.rsp, vmsa.rdi) = (stack - 8, argument);
-        (vmsa.g_pat, vmsa.xcr0) = (reset::PAT, reset::XCR0);
+        vmsa.g_pat = reset::PAT;
+        vmsa.xcr0 = cpuid::installed().map_or(reset::XCR0, extended::xcr0);
         (vmsa.mxcsr, vmsa.x87_fcw) = (reset::MXCSR, FCW);
         vmsa.sev_features = self.features;
         vmsa

@@ -108,15 +108,15 @@ impl ModuleMemory {
     }
 }
 
-/// What FXSAVE64 stores (APM vol. 1, 11.4.4).
-#[repr(C, align(16))]
+/// What XSAVE64 stores of x87, SSE and AVX in its standard form, which begins with what FXSAVE64 stores (APM vol. 2, 11.5.3).
+#[repr(C, align(64))]
 #[derive(Debug)]
-struct Vectors([u8; 512]);
+struct Vectors([u8; 512 + 64 + 256]);
 
 impl Vectors {
-    /// As after a reset: control word, and MXCSR with all exceptions masked.
+    /// As after a reset: control word, and MXCSR with all exceptions masked. By its header all else has its initial value.
     fn initial() -> Box<Self> {
-        let mut bytes = [0; 512];
+        let mut bytes = [0; 512 + 64 + 256];
         bytes[..2].copy_from_slice(&0x37F_u16.to_le_bytes());
         bytes[24..28].copy_from_slice(&0x1F80_u32.to_le_bytes());
         Box::new(Self(bytes))
