@@ -120,8 +120,12 @@ fn window(machine: &Machine<HandClock<'_>>, config: u64, input: &mut Input<'_>) 
     Gpa(base.wrapping_add(offset))
 }
 
-/// Both doors show the same.
+/// Both doors show the same, once the second is where it was: a guest may close or move it.
 fn check_doors(machine: &Machine<HandClock<'_>>) {
+    for (register, value) in [(0x64, 0), (0x60, 0xB000_0001_u32)] {
+        machine.port_write(0xCF8, &(0x8000_0000_u32 | register).to_le_bytes());
+        machine.port_write(0xCFC, &value.to_le_bytes());
+    }
     for slot in 0..FUNCTIONS {
         for register in (0..0x40_u64).step_by(4) {
             let (mut by_port, mut by_memory) = ([0; 4], [0; 4]);
@@ -179,4 +183,16 @@ pub fn seeds() -> Vec<Vec<u8>> {
         .into_iter()
         .map(|steps| [content.to_vec(), steps].concat())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    /// PCIEXBAR without its enable bit, by CF8 and CFC.
+    #[test]
+    fn a_guest_may_close_the_door_to_configuration_space_in_memory() {
+        let mut data = vec![0; 64];
+        data.extend([0xC0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0x60, 0]);
+        data.extend([0xD0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0]);
+        super::run(&data);
+    }
 }
