@@ -33,16 +33,19 @@ pub(crate) enum Way {
     Sealed,
     /// QEMU's virtio-blk, and in the guest `dm-crypt` over `dm-integrity`.
     Mapped,
+    /// Nobody, and in the guest `dm-crypt` over `dm-integrity`: what a sealed disk promises, by a guest's own means.
+    EnlightenedMapped,
 }
 
 impl Way {
     /// All of them.
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Direct,
         Self::Plain,
         Self::Enlightened,
         Self::Sealed,
         Self::Mapped,
+        Self::EnlightenedMapped,
     ];
 
     pub(super) fn words(self) -> &'static str {
@@ -52,13 +55,15 @@ impl Way {
             Self::Enlightened => "an SNP guest by itself, swiotlb",
             Self::Sealed => "below us, sealed",
             Self::Mapped => "directly, dm-crypt and dm-integrity",
+            Self::EnlightenedMapped => "an SNP guest by itself, dm-crypt and dm-integrity",
         }
     }
 
     /// Boots and works.
     pub(super) fn run(self, folder: &Path) -> Ran {
+        let is_enlightened = matches!(self, Self::Enlightened | Self::EnlightenedMapped);
         let mapping = match self {
-            Self::Mapped => Mapping::Sealing,
+            Self::Mapped | Self::EnlightenedMapped => Mapping::Sealing,
             _ => Mapping::None,
         };
         let initrd = initrd(mapping).write(folder);
@@ -71,11 +76,13 @@ impl Way {
             Self::Direct | Self::Mapped => directly(&initrd, &disk),
             Self::Plain => below_us(&initrd, &disk, "plain", &stats),
             Self::Sealed => below_us(&initrd, &disk, "sealed", &stats),
-            Self::Enlightened => enlightened_guest(&initrd, &disk, folder),
+            Self::Enlightened | Self::EnlightenedMapped => {
+                enlightened_guest(&initrd, &disk, folder)
+            }
         };
         let (windows, mut console) = follow(&mut running);
         console += &running.expect("guest-check: done");
-        if self == Self::Enlightened {
+        if is_enlightened {
             // Without ACPI the kernel cannot switch the machine off.
             running.signal(Signal::SIGTERM);
         }
