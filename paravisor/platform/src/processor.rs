@@ -163,6 +163,23 @@ pub(crate) fn rdrand() -> Option<u64> {
     (ready != 0).then_some(number)
 }
 
+/// Returns a number from RDSEED, or `None` if the processor has none ready.
+pub(crate) fn rdseed() -> Option<u64> {
+    let number: u64;
+    let ready: u8;
+    // SAFETY: the caller checked CPUID for the instruction; it changes one register and the flags.
+    unsafe {
+        asm!(
+            "rdseed {number}",
+            "setc {ready}",
+            number = out(reg) number,
+            ready = out(reg_byte) ready,
+            options(nomem, nostack)
+        );
+    }
+    (ready != 0).then_some(number)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
