@@ -16,8 +16,10 @@ use stockade_storage::disk::seals::Seals;
 use stockade_storage::store::format::{Header as StoreHeader, USUAL_AREA_BLOCKS};
 use stockade_storage::{BLOCK_BYTES, DiskKey, Fault, HostBlock, StoreFault};
 
+mod content;
 mod glance;
 
+pub use content::Content;
 pub use glance::{check_sealed, check_store};
 
 /// Why a disk could not be made or checked.

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use stockade::disk::check_sealed;
+use stockade::disk::{Content, check_sealed};
 use stockade::run::devices::{self, Disk, DiskCache, DiskFormat};
 use stockade_boot::manifest::{DiskAccess, DiskEntry, DiskMode};
 
@@ -108,10 +108,7 @@ impl DiskArgument {
             .open(&self.path)
             .map_err(failed)?;
         self.check_lock(&file)?;
-        let format = match self.format {
-            Some(format) => format,
-            None => detect(&file).map_err(failed)?,
-        };
+        let format = self.format(Content::of(&file).map_err(failed)?)?;
         self.check_content(&file, format)?;
         let path = self.path.canonicalize().map_err(failed)?;
         let disk = Disk {
@@ -146,10 +143,18 @@ impl DiskArgument {
             // The paravisor would leave it out, and the guest miss it.
             check_sealed(file, &self.path)?;
         }
-        if format == DiskFormat::Qcow2 && detect(file).map_err(failed)? != DiskFormat::Qcow2 {
-            return Err(Failure::NotQcow2(self.path.clone()));
-        }
         Ok(())
+    }
+
+    /// Returns the format the user said. What a file holds never decides: a guest could write a header into its raw disk, and with it name a file of
+    /// the host for QEMU to open.
+    fn format(&self, content: Content) -> Result<DiskFormat, Failure> {
+        let path = || self.path.clone();
+        match (self.format, content) {
+            (None, Content::Qcow2) => Err(Failure::UnsaidQcow2(path())),
+            (Some(DiskFormat::Qcow2), Content::Unknown) => Err(Failure::NotQcow2(path())),
+            (format, _) => Ok(format.unwrap_or(DiskFormat::Raw)),
+        }
     }
 
     fn check_lock(&self, file: &File) -> Result<(), Failure> {
@@ -167,18 +172,6 @@ impl DiskArgument {
             }),
         }
     }
-}
-
-/// A file that begins as QEMU's format does is that, unless somebody says otherwise.
-fn detect(file: &File) -> std::io::Result<DiskFormat> {
-    use std::os::unix::fs::FileExt;
-    let mut magic = [0; 4];
-    let len = file.read_at(&mut magic, 0)?;
-    Ok(if magic[..len] == *b"QFI\xFB" {
-        DiskFormat::Qcow2
-    } else {
-        DiskFormat::Raw
-    })
 }
 
 #[cfg(test)]
@@ -210,5 +203,30 @@ mod tests {
             let error = nonsense.parse::<DiskArgument>().unwrap_err();
             assert!(error.contains(words), "{nonsense}: {error}");
         }
+    }
+
+    /// A file with this content, given with these words.
+    fn opened(content: &[u8], words: &str) -> Result<Disk, Failure> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), content).unwrap();
+        let text = format!("{}{words}", file.path().display());
+        let (disk, _) = text.parse::<DiskArgument>().unwrap().open()?;
+        Ok(disk)
+    }
+
+    /// Or a guest would have the next run open any file of the host's as a qcow2 file's backing file.
+    #[test]
+    fn a_file_is_qcow2_by_its_users_word_alone() {
+        let mut header = [0; 512];
+        header[..8].copy_from_slice(b"QFI\xFB\0\0\0\x03");
+        for words in ["", ",readonly", ",mode=plain", ",mode=sealed"] {
+            let refused = opened(&header, words);
+            assert!(matches!(refused, Err(Failure::UnsaidQcow2(_))), "{words}");
+        }
+        let format = |words| opened(&header, words).unwrap().format;
+        assert_eq!(format(",format=raw"), DiskFormat::Raw);
+        assert_eq!(format(",format=qcow2"), DiskFormat::Qcow2);
+        let other = opened(&[7; 512], ",format=qcow2");
+        assert!(matches!(other, Err(Failure::NotQcow2(_))));
     }
 }

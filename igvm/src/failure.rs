@@ -71,6 +71,11 @@ pub(crate) enum Failure {
         /// How long it is.
         bytes: u64,
     },
+    /// A file that could be what nobody said it is.
+    #[error(
+        "{}: begins as a qcow2 file does, which a guest can write into a raw disk; say format=qcow2 if it is one, format=raw if not", .0.display()
+    )]
+    UnsaidQcow2(PathBuf),
     /// A file of another format than was said.
     #[error("{}: not a qcow2 file; leave format=qcow2 out, or give another file", .0.display())]
     NotQcow2(PathBuf),

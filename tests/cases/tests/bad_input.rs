@@ -334,7 +334,8 @@ fn a_sealed_disk_that_is_none_or_not_whole_is_named() {
 fn a_damaged_qcow2_file_and_a_disk_another_qemu_has_are_named() {
     let folder = folder();
     let damaged = file(folder.path(), "damaged.qcow2", b"QFI\xFB\0\0\0\x03");
-    run_with("--disk", &damaged)
+    run_with("--disk", &damaged).assert_refused(&["damaged.qcow2", "format=qcow2", "format=raw"]);
+    run_with("--disk", format!("{},format=qcow2", damaged.display()))
         .assert_code(1)
         .assert_refused(&["damaged.qcow2", "QEMU cannot use"]);
     let used = file(folder.path(), "used.img", &[7; 1 << 20]);
