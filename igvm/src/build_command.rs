@@ -49,6 +49,8 @@ pub(crate) fn build(arguments: &Build) -> Result<(), Failure> {
         mode: Mode::Shell,
     };
     let mut options = guest.collect(arguments.cpus, otherwise, &cache, &paravisor, &mut voice)?;
+    let firmware = options.firmware.as_ref();
+    arguments.devices.check_start(firmware)?;
     // What is behind them is the host's to say, when it runs the image.
     options.devices = arguments
         .devices

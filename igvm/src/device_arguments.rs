@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
-use stockade::image::Image;
+use stockade::image::{Firmware, Image};
 use stockade::keys::Address;
 use stockade::run::KeySource;
 use stockade::run::devices::{
@@ -139,6 +139,16 @@ impl DeviceArguments {
             ManifestError::Key => Failure::SharedKey,
             _ => Failure::TooManyDevices,
         })
+    }
+
+    /// Sees that what is for firmware is of use to what starts the guest.
+    pub(crate) fn check_start(&self, firmware: Option<&Firmware>) -> Result<(), Failure> {
+        match firmware {
+            Some(firmware) if firmware.variables.is_none() && self.state.is_some() => {
+                Err(Failure::StateWithoutVariables)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn entry(&self, disk: &DiskArgument, place: u8) -> Result<DiskEntry, Failure> {

@@ -113,6 +113,11 @@ pub(crate) enum Failure {
     /// Its own data would be beyond the image.
     #[error("--seal asks for a newer security version than the image has; raise --svn")]
     SealingVersion,
+    /// Variables nobody has.
+    #[error(
+        "--state keeps the firmware's variables, and this firmware has none; give --vars a file of them, or leave --state out"
+    )]
+    StateWithoutVariables,
     /// Nobody would draw.
     #[error(
         "--framebuffer shows what firmware and its guests draw; give --firmware or --disk, and no kernel"

@@ -17,7 +17,7 @@ pub(crate) struct FirmwareArguments {
     /// the distribution's OVMF]
     #[arg(long, value_name = "FILE", num_args = 0..=1, conflicts_with_all = ["kernel", "initrd", "module", "append"])]
     firmware: Option<Option<PathBuf>>,
-    /// The firmware's variables on a new machine [default: those of the distribution's OVMF]
+    /// The firmware's variables on a new machine [default: those of the distribution's OVMF, if the firmware is of that build]
     #[arg(long, value_name = "FILE", conflicts_with_all = ["kernel", "initrd", "module", "append"])]
     vars: Option<PathBuf>,
     /// A file for the firmware's configuration device, as part of the image: name=opt/NAME,file=FILE or name=opt/NAME,string=TEXT;
@@ -96,7 +96,7 @@ impl FirmwareArguments {
                 (files.code, Some(variables))
             }
         };
-        let firmware = Firmware {
+        let mut firmware = Firmware {
             code: image::read(&code)?,
             variables: variables.as_deref().map(image::read).transpose()?,
             items: self
@@ -113,11 +113,29 @@ impl FirmwareArguments {
         if firmware.needs_smm() {
             return Err(Failure::FirmwareNeedsSmm(code));
         }
-        if let Some(variables) = &variables {
-            firmware.check_variables().map_err(failed(variables))?;
+        match &variables {
+            Some(variables) => firmware.check_variables().map_err(failed(variables))?,
+            None => add_template(&mut firmware, cache, voice)?,
         }
         Ok(firmware)
     }
+}
+
+/// Gives firmware of its user's own the distribution's variables, if they are for such code.
+fn add_template(firmware: &mut Firmware, cache: &Cache, voice: &mut Voice) -> Result<(), Failure> {
+    let files = setup::firmware(cache, &mut |text| voice.say(text)).ok();
+    let template = files.map(|files| files.variables);
+    firmware.variables = template.as_deref().map(image::read).transpose()?;
+    match template {
+        Some(path) if firmware.check_variables().is_ok() => {
+            voice.say(&format!("variables {}", path.display()));
+        }
+        _ => {
+            firmware.variables = None;
+            voice.say("warning: this firmware has no variables, and what it sets is gone at its end; give --vars a file of them");
+        }
+    }
+    Ok(())
 }
 
 impl FirmwareArguments {

@@ -219,6 +219,8 @@ fn build_image(
         mode: mode(),
     };
     let mut options = guest.collect(arguments.cpus, otherwise, cache, paravisor, voice)?;
+    let firmware = options.firmware.as_ref();
+    arguments.devices.check_start(firmware)?;
     options.devices = arguments
         .devices
         .measured(arguments.console.shared_bytes())?;

@@ -185,6 +185,34 @@ fn variables_that_are_none_are_named() {
     vars(&other).assert_refused(&["OVMF_VARS.fd", "131072 bytes", "not for code of 3653632"]);
 }
 
+/// Or it would have no flash at all.
+#[test]
+fn code_alone_has_the_distributions_variables_if_it_is_of_that_build() {
+    let folder = tempfile::tempdir().unwrap();
+    let build = |name: &str, code: &str| {
+        let path = folder.path().join(name);
+        let command = Stockade::new("build").arg("-o").arg(&path);
+        (path, command.arg("--firmware").arg(firmware(code)))
+    };
+    let (alone, command) = build("alone.igvm", "OVMF_CODE_4M.fd");
+    command.finish().assert_code(0);
+    let (with, command) = build("with.igvm", "OVMF_CODE_4M.fd");
+    let command = command.arg("--vars").arg(firmware("OVMF_VARS_4M.fd"));
+    command.finish().assert_code(0);
+    assert_eq!(fs::read(alone).unwrap(), fs::read(with).unwrap());
+    let (_, command) = build("other.igvm", "OVMF_CODE.fd");
+    let built = command.finish();
+    built.assert_code(0);
+    assert!(
+        built.stderr.contains("has no variables"),
+        "{}",
+        built.stderr
+    );
+    let (_, command) = build("kept.igvm", "OVMF_CODE.fd");
+    let kept = command.arg("--state").arg(folder.path().join("state"));
+    kept.finish().assert_refused(&["--state", "--vars"]);
+}
+
 /// It would end without a word.
 #[test]
 fn code_that_needs_system_management_mode_is_named_with_what_does_without() {
