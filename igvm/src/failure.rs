@@ -52,6 +52,14 @@ pub(crate) enum Failure {
     /// Modules for a kernel that takes none.
     #[error("a bzImage takes no modules; leave --module out, or take --initrd")]
     Modules,
+    /// Two modules the paravisor could not tell apart.
+    #[error("two of the paravisor's modules are named {0}; copy one to a file of another name")]
+    ModuleTwice(String),
+    /// A module in the place of the TPM's engine.
+    #[error(
+        "a module named tpm would be the guest's TPM; copy it to a file of another name, or leave --tpm out"
+    )]
+    ModuleIsTpm,
     /// Memory, kernel and initrd do not fit together.
     #[error("{0}; give the guest more with --memory")]
     Memory(String),

@@ -1,5 +1,6 @@
 //! What `stockade run` and `stockade build` are told of the guest, and the image made of it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -161,12 +162,7 @@ impl Guest {
         } else {
             self.kernel_options(paravisor, otherwise.mode, cache, voice)?
         };
-        let own = self.paravisor_module.iter();
-        let own = own.map(|text| image::Module::open(text));
-        options.paravisor_modules = own.collect::<Result<_, _>>()?;
-        if self.tpm {
-            options.paravisor_modules.push(tpm_engine(cache, voice)?);
-        }
+        options.paravisor_modules = self.paravisor_modules(cache, voice)?;
         if !options.paravisor_modules.is_empty() {
             options.module_limits = ModuleLimits::new(self.module_memory, self.module_seconds);
         }
@@ -230,6 +226,22 @@ impl Guest {
         Ok(options)
     }
 
+    /// Collects the programs that run beside the guest.
+    fn paravisor_modules(
+        &self,
+        cache: &Cache,
+        voice: &mut Voice,
+    ) -> Result<Vec<image::Module>, Failure> {
+        let own = self.paravisor_module.iter();
+        let own = own.map(|text| image::Module::open(text));
+        let mut modules = own.collect::<Result<Vec<_>, _>>()?;
+        check_names(&modules, self.tpm)?;
+        if self.tpm {
+            modules.push(tpm_engine(cache, voice)?);
+        }
+        Ok(modules)
+    }
+
     fn identity(&self) -> Result<Option<Identity>, Failure> {
         let Some(path) = &self.id_key else {
             return Ok(None);
@@ -258,6 +270,17 @@ impl Guest {
         let kernel = setup::kernel(cache, &mut |text| voice.say(text))?;
         voice.say(&format!("kernel {} of the distribution", kernel.release));
         Ok(kernel.path)
+    }
+}
+
+/// Sees that each module has a name of its own: the paravisor finds them by it, and the first would be taken for the second, or for the TPM.
+fn check_names(modules: &[image::Module], has_tpm: bool) -> Result<(), Failure> {
+    let mut seen = BTreeSet::from_iter(has_tpm.then_some(TPM_ENGINE));
+    let mut names = modules.iter().map(image::Module::name);
+    match names.find(|name| !seen.insert(*name)) {
+        Some(TPM_ENGINE) if has_tpm => Err(Failure::ModuleIsTpm),
+        Some(name) => Err(Failure::ModuleTwice(name.to_owned())),
+        None => Ok(()),
     }
 }
 
@@ -308,4 +331,28 @@ pub(crate) fn check_memory(options: &BuildOptions, memory: u64) -> Result<(), Fa
         load::LoadError::LinuxModules => Failure::Modules,
         error => said(&error),
     })
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    /// The paravisor finds a module by its name: the first of two is taken for both, and one named as the engine for the TPM.
+    #[test]
+    fn modules_have_names_of_their_own() {
+        let modules = |lines: &[&str]| -> Vec<image::Module> {
+            let module = |line: &&str| image::Module {
+                content: Vec::new(),
+                command_line: (*line).to_owned(),
+            };
+            lines.iter().map(module).collect()
+        };
+        check_names(&modules(&["a", "b a", "tpm"]), false).unwrap();
+        check_names(&modules(&["a", "b tpm"]), true).unwrap();
+        let twice = check_names(&modules(&["a", "b", "a c"]), false).unwrap_err();
+        assert!(matches!(&twice, Failure::ModuleTwice(name) if name == "a"));
+        let engine = check_names(&modules(&["tpm x"]), true).unwrap_err();
+        assert!(matches!(engine, Failure::ModuleIsTpm), "{engine}");
+    }
 }

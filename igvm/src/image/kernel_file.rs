@@ -33,6 +33,13 @@ impl Module {
             },
         })
     }
+
+    /// Returns the first word of the command line, by which the paravisor knows a module of its own.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        let mut words = self.command_line.split_ascii_whitespace();
+        words.next().unwrap_or_default()
+    }
 }
 
 /// Reads a kernel, unpacked if it was packed with gzip, as some distributions ship theirs and boot loaders take them.

@@ -83,6 +83,19 @@ fn a_module_that_is_missing_is_named() {
     run_with("--module", "/nonexistent/module and words").assert_refused(&["/nonexistent/module"]);
 }
 
+/// The paravisor finds them by their names.
+#[test]
+fn a_module_in_the_place_of_another_or_of_the_tpm_is_refused() {
+    let folder = folder();
+    let module = file(folder.path(), "tpm", &elf_header(62));
+    let with = |argument: &str| Stockade::new("run").arg("--paravisor-module").arg(argument);
+    let module = module.display().to_string();
+    let twice = with(&module).arg("--paravisor-module").arg(&module);
+    twice.finish().assert_refused(&["two", "named tpm"]);
+    let engine = with(&format!("{module} words")).arg("--tpm");
+    engine.finish().assert_refused(&["named tpm", "--tpm"]);
+}
+
 #[test]
 fn a_kernel_cut_short_is_named() {
     let folder = folder();
