@@ -16,6 +16,7 @@ use crate::key_arguments::KeyArgument;
 pub(crate) struct DiskArgument {
     pub(crate) path: PathBuf,
     pub(crate) mode: DiskMode,
+    is_mode_said: bool,
     pub(crate) access: DiskAccess,
     format: Option<DiskFormat>,
     boot_index: Option<u8>,
@@ -35,6 +36,7 @@ impl FromStr for DiskArgument {
         let mut disk = Self {
             path: path.into(),
             mode: DiskMode::PLAIN,
+            is_mode_said: false,
             access: DiskAccess::ReadWrite,
             format: None,
             boot_index: None,
@@ -64,6 +66,7 @@ impl FromStr for DiskArgument {
                 }
             }
         }
+        disk.is_mode_said = mode.is_some();
         // Only a sealed disk has a key.
         disk.mode = match (mode, &disk.key) {
             (Some(DiskMode::PLAIN), Some(_)) => {
@@ -108,7 +111,9 @@ impl DiskArgument {
             .open(&self.path)
             .map_err(failed)?;
         self.check_lock(&file)?;
-        let format = self.format(Content::of(&file).map_err(failed)?)?;
+        let content = Content::of(&file).map_err(failed)?;
+        let format = self.format(content)?;
+        self.check_mode(content)?;
         self.check_content(&file, format)?;
         let path = self.path.canonicalize().map_err(failed)?;
         let disk = Disk {
@@ -152,8 +157,20 @@ impl DiskArgument {
         let path = || self.path.clone();
         match (self.format, content) {
             (None, Content::Qcow2) => Err(Failure::UnsaidQcow2(path())),
-            (Some(DiskFormat::Qcow2), Content::Unknown) => Err(Failure::NotQcow2(path())),
-            (format, _) => Ok(format.unwrap_or(DiskFormat::Raw)),
+            (None, _) => Ok(DiskFormat::Raw),
+            (Some(DiskFormat::Qcow2), Content::Qcow2) => Ok(DiskFormat::Qcow2),
+            (Some(DiskFormat::Qcow2), _) => Err(Failure::NotQcow2(path())),
+            (Some(DiskFormat::Raw), _) => Ok(DiskFormat::Raw),
+        }
+    }
+
+    /// Sees that nobody hands out by mistake, for a guest to format, what only a paravisor can read.
+    fn check_mode(&self, content: Content) -> Result<(), Failure> {
+        let is_plain_by_default = self.mode == DiskMode::PLAIN && !self.is_mode_said;
+        match content {
+            Content::Sealed if is_plain_by_default => Err(Failure::UnsaidSealed(self.path.clone())),
+            Content::Store if is_plain_by_default => Err(Failure::UnsaidStore(self.path.clone())),
+            _ => Ok(()),
         }
     }
 
@@ -228,5 +245,21 @@ mod tests {
         assert_eq!(format(",format=qcow2"), DiskFormat::Qcow2);
         let other = opened(&[7; 512], ",format=qcow2");
         assert!(matches!(other, Err(Failure::NotQcow2(_))));
+    }
+
+    /// A guest would find nothing on it, and format it.
+    #[test]
+    fn a_sealed_disk_or_a_store_is_plain_by_its_users_word_alone() {
+        let content = |magic: [u8; 8]| [&magic[..], &[7; 504]].concat();
+        let disk = content(stockade_storage::disk::format::MAGIC);
+        let store = content(stockade_storage::store::format::MAGIC);
+        for words in ["", ",readonly", ",format=raw"] {
+            let refused = opened(&disk, words);
+            assert!(matches!(refused, Err(Failure::UnsaidSealed(_))), "{words}");
+            let refused = opened(&store, words);
+            assert!(matches!(refused, Err(Failure::UnsaidStore(_))), "{words}");
+        }
+        assert!(opened(&disk, ",mode=plain").is_ok());
+        assert!(opened(&store, ",mode=plain").is_ok());
     }
 }

@@ -84,6 +84,12 @@ pub(crate) enum Failure {
         "{}: begins as a qcow2 file does, which a guest can write into a raw disk; say format=qcow2 if it is one, format=raw if not", .0.display()
     )]
     UnsaidQcow2(PathBuf),
+    /// A disk that is plain only because nobody said what it is.
+    #[error("{}: a sealed disk; say mode=sealed, or mode=plain to have a guest see, and overwrite, what is in the file", .0.display())]
+    UnsaidSealed(PathBuf),
+    /// A store that nobody said is a disk.
+    #[error("{}: a sealed store; give its directory with --state, or say mode=plain to have a guest overwrite it", .0.display())]
+    UnsaidStore(PathBuf),
     /// A file of another format than was said.
     #[error("{}: not a qcow2 file; leave format=qcow2 out, or give another file", .0.display())]
     NotQcow2(PathBuf),

@@ -4,11 +4,17 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
+use stockade_storage::{disk, store};
+
 /// What a file seems to hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     /// A disk in QEMU's own format.
     Qcow2,
+    /// A disk sealed by a paravisor.
+    Sealed,
+    /// A paravisor's store.
+    Store,
     /// Nothing that has a name here, such as a disk's own bytes.
     Unknown,
 }
@@ -24,6 +30,8 @@ impl Content {
     fn of_first(first: &[u8]) -> Self {
         match first {
             [b'Q', b'F', b'I', 0xFB, ..] => Self::Qcow2,
+            _ if first == disk::format::MAGIC => Self::Sealed,
+            _ if first == store::format::MAGIC => Self::Store,
             _ => Self::Unknown,
         }
     }
@@ -38,6 +46,9 @@ mod tests {
         for (first, content) in [
             (&b"QFI\xFB\0\0\0\x03"[..], Content::Qcow2),
             (b"QFI\xFB", Content::Qcow2),
+            (b"STOCKDSK", Content::Sealed),
+            (b"STOCKSTO", Content::Store),
+            (b"STOCKDS", Content::Unknown),
             (b"QFI", Content::Unknown),
             (b"QFI\xFA\0\0\0\x03", Content::Unknown),
             (b"", Content::Unknown),

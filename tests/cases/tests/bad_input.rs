@@ -340,6 +340,8 @@ fn a_sealed_disk_that_is_none_or_not_whole_is_named() {
     let words = |path: &Path| format!("{},mode=sealed", path.display());
     run_with("--disk", words(&plain)).assert_refused(&["plain.img", "D02", "no sealed disk"]);
     run_with("--disk", words(&cut)).assert_refused(&["cut.img", "D05"]);
+    // A guest would find nothing on it, and format it.
+    run_with("--disk", &sealed).assert_refused(&["sealed.img", "mode=sealed", "mode=plain"]);
 }
 
 /// What only QEMU finds out it says in its own words; the line names the file.

@@ -10,7 +10,8 @@ use super::geometry::Geometry;
 use super::seals::{Forged, Seals};
 use crate::host::{BLOCK_BYTES, HostBlock};
 
-const MAGIC: [u8; 8] = *b"STOCKDSK";
+/// What block 0 of a sealed disk begins with.
+pub const MAGIC: [u8; 8] = *b"STOCKDSK";
 /// The block size as the header has it.
 const BLOCK: u32 = 4096;
 const _: () = assert!(BLOCK as usize == BLOCK_BYTES);

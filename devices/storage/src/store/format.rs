@@ -11,7 +11,8 @@ use crate::host::{BLOCK_BYTES, HostBlock};
 use crate::key::StoreKey;
 use crate::nonce::Nonces;
 
-const MAGIC: [u8; 8] = *b"STOCKSTO";
+/// What block 0 of a sealed store begins with.
+pub const MAGIC: [u8; 8] = *b"STOCKSTO";
 const ENTRY_MAGIC: [u8; 8] = *b"STOCKLOG";
 const BLOCK: u32 = 4096;
 const _: () = assert!(BLOCK as usize == BLOCK_BYTES);
