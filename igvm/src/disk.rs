@@ -18,9 +18,11 @@ use stockade_storage::{BLOCK_BYTES, DiskKey, Fault, HostBlock, StoreFault};
 
 mod content;
 mod glance;
+mod lock;
 
 pub use content::Content;
 pub use glance::{check_sealed, check_store};
+pub use lock::{Lock, lock};
 
 /// Why a disk could not be made or checked.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +46,14 @@ pub enum DiskError {
     /// There is a file of that name.
     #[error("{} exists; remove it first, or take another name", path.display())]
     Exists {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// Somebody else has the disk.
+    #[error(
+        "{}: in use by another program; stop the other VM, or give the disk once, or readonly to all who have it", path.display()
+    )]
+    InUse {
         /// Which file.
         path: PathBuf,
     },
@@ -142,14 +152,15 @@ pub fn read_key(path: &Path) -> Result<DiskKey, DiskError> {
 
 /// Has a disk taken again whose store is lost: the holder of its key vouches for it as it is. Returns what was done.
 pub fn adopt(path: &Path, key: &DiskKey) -> Result<String, DiskError> {
-    // What is damaged is not vouched for.
-    check(path, Some(key))?;
     let failed = |source| DiskError::Write {
         path: path.into(),
         source,
     };
     let file = OpenOptions::new().read(true).write(true).open(path);
     let file = file.map_err(failed)?;
+    lock(&file, path, Lock::Exclusive)?;
+    // What is damaged is not vouched for.
+    describe(path, &file, Some(key))?;
     let host_blocks = file.metadata().map_err(failed)?.len() / BLOCK_BYTES as u64;
     let superblock = match forgotten(&mut Blocks { file: &file }, key, host_blocks) {
         Ok(superblock) => superblock,
@@ -181,14 +192,24 @@ pub fn check(path: &Path, key: Option<&DiskKey>) -> Result<String, DiskError> {
         source,
     };
     let file = File::open(path).map_err(failed)?;
+    // A disk that is written meanwhile would look damaged.
+    lock(&file, path, Lock::Shared)?;
+    describe(path, &file, key)
+}
+
+fn describe(path: &Path, file: &File, key: Option<&DiskKey>) -> Result<String, DiskError> {
+    let failed = |source| DiskError::Read {
+        path: path.into(),
+        source,
+    };
     let length = file.metadata().map_err(failed)?.len();
     let mut first = [0; BLOCK_BYTES];
-    let mut blocks = Blocks { file: &file };
+    let mut blocks = Blocks { file };
     if length >= BLOCK_BYTES as u64 {
         blocks.read(HostBlock(0), &mut first).map_err(failed)?;
     }
     match Header::read(&first) {
-        Ok((header, geometry)) => describe_sealed(path, &file, &header, &geometry, key),
+        Ok((header, geometry)) => describe_sealed(path, file, &header, &geometry, key),
         Err(Fault::NotSealed) => describe_other(path, &first, length, key),
         Err(fault) => Err(DiskError::Fault {
             path: path.into(),
@@ -445,6 +466,25 @@ mod tests {
                 .unwrap()
                 .contains("generation     3")
         );
+    }
+
+    /// A machine would write over what is adopted, and look damaged to a check.
+    #[test]
+    fn a_disk_somebody_writes_is_neither_checked_nor_adopted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        let key = DiskKey::new([1; 32]);
+        create_sealed(&path, 10_000_000, Some(&key)).unwrap();
+        let other = File::open(&path).unwrap();
+        let is_in_use = |result| matches!(result, Err(DiskError::InUse { .. }));
+        lock(&other, &path, Lock::Shared).unwrap();
+        check(&path, Some(&key)).unwrap();
+        assert!(is_in_use(adopt(&path, &key)));
+        lock(&other, &path, Lock::Exclusive).unwrap();
+        assert!(is_in_use(check(&path, None)));
+        assert!(is_in_use(adopt(&path, &key)));
+        drop(other);
+        adopt(&path, &key).unwrap();
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! A disk, as an argument: a file and words, looked at before anything runs.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use stockade::disk::{Content, check_sealed};
+use stockade::disk::{self, Content, Lock, check_sealed};
 use stockade::run::devices::{self, Disk, DiskCache, DiskFormat};
 use stockade_boot::manifest::{DiskAccess, DiskEntry, DiskMode};
 
@@ -110,7 +110,11 @@ impl DiskArgument {
             .write(is_writable)
             .open(&self.path)
             .map_err(failed)?;
-        self.check_lock(&file)?;
+        let lock = match self.access {
+            DiskAccess::ReadWrite => Lock::Exclusive,
+            DiskAccess::ReadOnly => Lock::Shared,
+        };
+        disk::lock(&file, &self.path, lock)?;
         let content = Content::of(&file).map_err(failed)?;
         let format = self.format(content)?;
         self.check_mode(content)?;
@@ -171,22 +175,6 @@ impl DiskArgument {
             Content::Sealed if is_plain_by_default => Err(Failure::UnsaidSealed(self.path.clone())),
             Content::Store if is_plain_by_default => Err(Failure::UnsaidStore(self.path.clone())),
             _ => Ok(()),
-        }
-    }
-
-    fn check_lock(&self, file: &File) -> Result<(), Failure> {
-        let locked = match self.access {
-            DiskAccess::ReadWrite => file.try_lock(),
-            DiskAccess::ReadOnly => file.try_lock_shared(),
-        };
-        match locked {
-            // QEMU takes locks of another kind itself.
-            Ok(()) => Ok(()),
-            Err(TryLockError::WouldBlock) => Err(Failure::Locked(self.path.clone())),
-            Err(TryLockError::Error(source)) => Err(Failure::File {
-                path: self.path.clone(),
-                source,
-            }),
         }
     }
 }

@@ -101,9 +101,6 @@ pub(crate) enum Failure {
     /// QEMU cannot make a device.
     #[error("{0}")]
     NoDevice(String),
-    /// Somebody else has the disk.
-    #[error("{}: in use by another program", .0.display())]
-    Locked(PathBuf),
     /// The folder of the state is a file.
     #[error("{}: not a directory; give --state one, or the name of a new one", .0.display())]
     NoFolder(PathBuf),
