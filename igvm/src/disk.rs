@@ -18,11 +18,11 @@ use stockade_storage::{BLOCK_BYTES, DiskKey, Fault, HostBlock, StoreFault};
 
 mod content;
 mod glance;
-mod lock;
+mod open;
 
 pub use content::Content;
 pub use glance::{check_sealed, check_store};
-pub use lock::{Lock, lock};
+pub use open::{Lock, length, open};
 
 /// Why a disk could not be made or checked.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +34,22 @@ pub enum DiskError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// A file could not be opened.
+    #[error("{}: {source}", path.display())]
+    Open {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Something else than a file.
+    #[error("{}: a {kind} is no disk; give a file or a block device", path.display())]
+    Kind {
+        /// Which one.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
     },
     /// A file could not be written.
     #[error("cannot write {}: {source}", path.display())]
@@ -156,12 +172,10 @@ pub fn adopt(path: &Path, key: &DiskKey) -> Result<String, DiskError> {
         path: path.into(),
         source,
     };
-    let file = OpenOptions::new().read(true).write(true).open(path);
-    let file = file.map_err(failed)?;
-    lock(&file, path, Lock::Exclusive)?;
+    let file = open(path, Lock::Exclusive)?;
     // What is damaged is not vouched for.
     describe(path, &file, Some(key))?;
-    let host_blocks = file.metadata().map_err(failed)?.len() / BLOCK_BYTES as u64;
+    let host_blocks = length(&file).map_err(failed)? / BLOCK_BYTES as u64;
     let superblock = match forgotten(&mut Blocks { file: &file }, key, host_blocks) {
         Ok(superblock) => superblock,
         Err(CheckError::Fault(fault)) => {
@@ -187,13 +201,8 @@ pub fn adopt(path: &Path, key: &DiskKey) -> Result<String, DiskError> {
 
 /// Checks a disk or a store and says what it is; an error if anything is wrong with it.
 pub fn check(path: &Path, key: Option<&DiskKey>) -> Result<String, DiskError> {
-    let failed = |source| DiskError::Read {
-        path: path.into(),
-        source,
-    };
-    let file = File::open(path).map_err(failed)?;
     // A disk that is written meanwhile would look damaged.
-    lock(&file, path, Lock::Shared)?;
+    let file = open(path, Lock::Shared)?;
     describe(path, &file, key)
 }
 
@@ -202,7 +211,7 @@ fn describe(path: &Path, file: &File, key: Option<&DiskKey>) -> Result<String, D
         path: path.into(),
         source,
     };
-    let length = file.metadata().map_err(failed)?.len();
+    let length = length(file).map_err(failed)?;
     let mut first = [0; BLOCK_BYTES];
     let mut blocks = Blocks { file };
     if length >= BLOCK_BYTES as u64 {
@@ -234,7 +243,8 @@ fn describe_sealed(
         fault,
     };
     let metadata = file.metadata().map_err(failed)?;
-    let host_blocks = metadata.len() / BLOCK_BYTES as u64;
+    let host_bytes = length(file).map_err(failed)?;
+    let host_blocks = host_bytes / BLOCK_BYTES as u64;
     if host_blocks < geometry.total_blocks() {
         return Err(of(Fault::Truncated {
             found: host_blocks,
@@ -252,7 +262,10 @@ fn describe_sealed(
     let _ = writeln!(
         text,
         "size           {size} bytes; the file takes {}",
-        metadata.blocks() * 512
+        match metadata.is_file() {
+            true => metadata.blocks() * 512,
+            false => host_bytes,
+        }
     );
     let mut blocks = Blocks { file };
     let Some(key) = key else {
@@ -323,6 +336,9 @@ fn describe_other(
             path: path.into(),
             fault: Fault::NotSealed,
         }),
+        Err(StoreFault::NotAStore) if Content::of_first(first) == Content::Qcow2 => Ok(format!(
+            "qcow2 disk     in a file of {length} bytes, nothing to check without QEMU\n"
+        )),
         Err(StoreFault::NotAStore) => {
             Ok(format!("plain disk     {length} bytes, nothing to check\n"))
         }
@@ -477,10 +493,10 @@ mod tests {
         create_sealed(&path, 10_000_000, Some(&key)).unwrap();
         let other = File::open(&path).unwrap();
         let is_in_use = |result| matches!(result, Err(DiskError::InUse { .. }));
-        lock(&other, &path, Lock::Shared).unwrap();
+        other.lock_shared().unwrap();
         check(&path, Some(&key)).unwrap();
         assert!(is_in_use(adopt(&path, &key)));
-        lock(&other, &path, Lock::Exclusive).unwrap();
+        other.lock().unwrap();
         assert!(is_in_use(check(&path, None)));
         assert!(is_in_use(adopt(&path, &key)));
         drop(other);
@@ -542,6 +558,16 @@ mod tests {
         assert!(check(&path, None).unwrap().contains("sealed store"));
         let blocks = 1 + 2 * u64::from(super::USUAL_AREA_BLOCKS);
         assert_eq!(fs::metadata(&path).unwrap().len(), blocks * 4096);
+    }
+
+    #[test]
+    fn a_qcow2_file_is_called_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        fs::write(&path, [&b"QFI\xFB"[..], &[0; 4096]].concat()).unwrap();
+        let text = check(&path, None).unwrap();
+        assert!(text.contains("qcow2") && text.contains("4100"), "{text}");
+        assert!(check(&path, Some(&DiskKey::new([1; 32]))).is_err());
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! A disk, as an argument: a file and words, looked at before anything runs.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use stockade::disk::{self, Content, Lock, check_sealed};
-use stockade::run::devices::{self, Disk, DiskCache, DiskFormat};
+use stockade::run::devices::{self, Disk, DiskCache, DiskFormat, DiskMedium};
 use stockade_boot::manifest::{DiskAccess, DiskEntry, DiskMode};
 
 use crate::failure::Failure;
@@ -104,24 +105,23 @@ impl DiskArgument {
             path: self.path.clone(),
             source,
         };
-        let is_writable = self.access == DiskAccess::ReadWrite;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(is_writable)
-            .open(&self.path)
-            .map_err(failed)?;
         let lock = match self.access {
             DiskAccess::ReadWrite => Lock::Exclusive,
             DiskAccess::ReadOnly => Lock::Shared,
         };
-        disk::lock(&file, &self.path, lock)?;
+        let file = disk::open(&self.path, lock)?;
         let content = Content::of(&file).map_err(failed)?;
         let format = self.format(content)?;
         self.check_mode(content)?;
         self.check_content(&file, format)?;
         let path = self.path.canonicalize().map_err(failed)?;
+        let kind = file.metadata().map_err(failed)?.file_type();
         let disk = Disk {
             format,
+            medium: match kind.is_block_device() {
+                true => DiskMedium::BlockDevice,
+                false => DiskMedium::File,
+            },
             access: match self.access {
                 DiskAccess::ReadWrite => devices::DiskAccess::ReadWrite,
                 DiskAccess::ReadOnly => devices::DiskAccess::ReadOnly,
@@ -138,12 +138,7 @@ impl DiskArgument {
             path: self.path.clone(),
             source,
         };
-        let metadata = file.metadata().map_err(failed)?;
-        // Devices of the host do not tell their size here.
-        if !metadata.is_file() {
-            return Ok(());
-        }
-        let bytes = metadata.len();
+        let bytes = disk::length(file).map_err(failed)?;
         if format == DiskFormat::Raw && (bytes == 0 || !bytes.is_multiple_of(512)) {
             let path = self.path.clone();
             return Err(Failure::DiskSize { path, bytes });

@@ -27,11 +27,12 @@ impl Content {
         Ok(Self::of_first(&first[..length]))
     }
 
-    fn of_first(first: &[u8]) -> Self {
+    /// Judges by a file's first bytes.
+    pub(super) fn of_first(first: &[u8]) -> Self {
         match first {
             [b'Q', b'F', b'I', 0xFB, ..] => Self::Qcow2,
-            _ if first == disk::format::MAGIC => Self::Sealed,
-            _ if first == store::format::MAGIC => Self::Store,
+            _ if first.starts_with(&disk::format::MAGIC) => Self::Sealed,
+            _ if first.starts_with(&store::format::MAGIC) => Self::Store,
             _ => Self::Unknown,
         }
     }

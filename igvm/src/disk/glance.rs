@@ -8,7 +8,7 @@ use stockade_storage::disk::format::Header;
 use stockade_storage::store::format::{Header as StoreHeader, USUAL_AREA_BLOCKS};
 use stockade_storage::{BLOCK_BYTES, Fault, StoreFault};
 
-use super::DiskError;
+use super::{DiskError, length};
 
 /// Sees whether a raw file can be a sealed disk, as far as one can without its key.
 pub fn check_sealed(file: &File, path: &Path) -> Result<(), DiskError> {
@@ -20,7 +20,7 @@ pub fn check_sealed(file: &File, path: &Path) -> Result<(), DiskError> {
         path: path.into(),
         source,
     };
-    let length = file.metadata().map_err(read)?.len();
+    let length = length(file).map_err(read)?;
     let mut first = [0; BLOCK_BYTES];
     if length < BLOCK_BYTES as u64 {
         return Err(fault(Fault::NotSealed));
@@ -44,7 +44,7 @@ pub fn check_store(file: &File, path: &Path) -> Result<(), DiskError> {
         path: path.into(),
         fault,
     };
-    let length = file.metadata().map_err(read)?.len();
+    let length = length(file).map_err(read)?;
     let mut first = [0; BLOCK_BYTES];
     if length < BLOCK_BYTES as u64 {
         return Err(fault(StoreFault::NotAStore));

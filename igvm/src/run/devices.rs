@@ -48,8 +48,10 @@ pub struct HostDevices {
 /// A disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
-    /// The file.
+    /// The file or the block device.
     pub path: PathBuf,
+    /// Which of them.
+    pub medium: DiskMedium,
     /// What is in it.
     pub format: DiskFormat,
     /// Whether QEMU may write to it.
@@ -68,11 +70,30 @@ impl Disk {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
+            medium: DiskMedium::File,
             format: DiskFormat::Raw,
             access: DiskAccess::ReadWrite,
             cache: DiskCache::Writeback,
             serial: String::new(),
             queues: 1,
+        }
+    }
+}
+
+/// What a disk's bytes lie in. QEMU takes neither for the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskMedium {
+    /// A file.
+    File,
+    /// A disk of the host, a partition or a volume.
+    BlockDevice,
+}
+
+impl DiskMedium {
+    const fn driver(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::BlockDevice => "host_device",
         }
     }
 }
@@ -192,7 +213,7 @@ impl Disk {
                 "cache": cache, "discard": "unmap",
             })
         };
-        let mut file = options("file");
+        let mut file = options(self.medium.driver());
         file["filename"] = self.path.to_string_lossy().into();
         let mut disk = options(self.format.name());
         disk["node-name"] = node(slot).into();
@@ -320,6 +341,19 @@ mod tests {
         assert_eq!(device["serial"], "01234567890123456789");
         assert_eq!(device["num-queues"], 4);
         assert_eq!(device["drive"], backend["node-name"]);
+    }
+
+    #[test]
+    fn a_block_device_has_a_driver_of_its_own() {
+        let driver = |medium| {
+            let disk = Disk {
+                medium,
+                ..Disk::new("/dev/sdz")
+            };
+            disk.backend(2)["file"]["driver"].clone()
+        };
+        assert_eq!(driver(DiskMedium::File), "file");
+        assert_eq!(driver(DiskMedium::BlockDevice), "host_device");
     }
 
     #[test]

@@ -314,6 +314,7 @@ fn a_disk_that_is_none_is_named() {
     run_with("--disk", folder.path()).assert_refused(&["Is a directory"]);
     run_with("--disk", &empty).assert_refused(&["empty.img", "0 bytes", "disk create"]);
     run_with("--disk", &odd).assert_refused(&["odd.img", "1000 bytes", "512"]);
+    run_with("--disk", "/dev/zero").assert_refused(&["/dev/zero", "character device"]);
     let words = |path: &Path, words: &str| format!("{},{words}", path.display());
     run_with("--disk", words(&raw, "format=qcow2")).assert_refused(&["raw.img", "not a qcow2"]);
     for (bad, remedy) in [
