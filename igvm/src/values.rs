@@ -3,6 +3,8 @@
 use stockade_boot::layout::MINIMUM_RAM;
 use stockade_boot::ram::RamMap;
 
+/// What a disk has whole ones of.
+const SECTOR: u64 = 512;
 /// The smallest disk.
 const LEAST_DISK: u64 = 1 << 20;
 /// The largest disk: its blocks and the spare ones have numbers of 32 bits.
@@ -34,7 +36,13 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
 /// The size of a disk.
 pub(crate) fn parse_disk_size(text: &str) -> Result<u64, String> {
     match parse_bytes(text)? {
-        bytes @ LEAST_DISK..=MOST_DISK => Ok(bytes),
+        bytes @ LEAST_DISK..=MOST_DISK if bytes.is_multiple_of(SECTOR) => Ok(bytes),
+        bytes @ LEAST_DISK..=MOST_DISK => {
+            let (below, above) = (bytes / SECTOR * SECTOR, bytes.next_multiple_of(SECTOR));
+            Err(format!(
+                "a disk has whole sectors of {SECTOR} bytes; give {below} or {above}"
+            ))
+        }
         _ => Err("a disk has 1M to 15T".to_owned()),
     }
 }
@@ -105,6 +113,14 @@ mod tests {
         for nonsense in ["0", "1023K", "16T", "1P", "", "-1G"] {
             assert!(parse_disk_size(nonsense).is_err(), "{nonsense}");
         }
+    }
+
+    /// No machine would take such a file.
+    #[test]
+    fn disks_have_whole_sectors() {
+        assert_eq!(parse_disk_size("1049088"), Ok(2049 * 512));
+        let error = parse_disk_size("1048577").unwrap_err();
+        assert!(error.contains("1048576 or 1049088"), "{error}");
     }
 
     #[test]
