@@ -101,10 +101,17 @@ impl DeviceArguments {
 
     /// Returns what the manifest says of the devices, which share their memory with others that take `others` bytes of it.
     pub(crate) fn measured(&self, others: u64) -> Result<Devices, Failure> {
+        if self.bounce.is_some() && self.is_empty() && others == 0 {
+            return Err(Failure::StrayBounce);
+        }
+        self.entries(others)
+    }
+
+    fn entries(&self, others: u64) -> Result<Devices, Failure> {
         if self.disk_key.is_some() && self.keys().next().is_none() {
             return Err(Failure::StrayKey);
         }
-        if self.is_empty() {
+        if self.is_empty() && self.bounce.is_none() {
             return Ok(Devices::default());
         }
         let disks = (FIRST_DISK_SLOT..).zip(&self.disk);
@@ -188,7 +195,7 @@ impl DeviceArguments {
         let Some(manifest) = image.manifest() else {
             return Ok(());
         };
-        let (wanted, given) = (manifest.devices(), self.measured(0)?);
+        let (wanted, given) = (manifest.devices(), self.entries(0)?);
         let is_same = wanted.disks().eq(given.disks())
             && wanted.nets().eq(given.nets())
             && wanted.store() == given.store();
@@ -380,6 +387,17 @@ mod tests {
         assert!(many(Some(4 << 20)).measured(0).is_ok());
         let refused = many(Some(4 << 20)).measured(CONSOLE_BYTES);
         assert!(matches!(refused, Err(Failure::Bounce(6))));
+    }
+
+    #[test]
+    fn shared_memory_is_for_somebody() {
+        let alone = DeviceArguments {
+            bounce: Some(4 << 20),
+            ..DeviceArguments::default()
+        };
+        assert!(matches!(alone.measured(0), Err(Failure::StrayBounce)));
+        let console = alone.measured(CONSOLE_BYTES).unwrap();
+        assert_eq!(console.bounce_bytes(), 4 << 20);
     }
 
     #[test]

@@ -12,6 +12,8 @@ use stockade_boot::firmware::FirmwareError;
 use stockade_boot::format::FormatError;
 use stockade_storage::KeyId;
 
+use crate::guest_arguments::TPM_MEMORY;
+
 /// Why a command came to nothing.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -115,6 +117,20 @@ pub(crate) enum Failure {
     /// Another machine runs with this state.
     #[error("the state in {} is in use by another VM; wait for its end, or give --state another directory", .0.display())]
     StateInUse(PathBuf),
+    /// Limits for nobody.
+    #[error(
+        "--module-memory and --module-seconds are for the paravisor's modules, and there is none; leave them out, or give --paravisor-module or --tpm"
+    )]
+    StrayLimits,
+    /// The TPM's engine would end at its start, or at work.
+    #[error(
+        "--module-memory {0} is too little for the TPM's engine, which takes 6 MiB and more at work; give {least} at least, or leave it out",
+        least = TPM_MEMORY
+    )]
+    TpmMemory(u16),
+    /// Shared memory for nobody.
+    #[error("--bounce is for disks, network cards and consoles, and there is none; leave it out")]
+    StrayBounce,
     /// Less shared memory than the devices need.
     #[error("--bounce is too small for these devices; give them {0}M at least")]
     Bounce(u64),

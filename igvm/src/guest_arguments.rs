@@ -22,6 +22,13 @@ const COMMAND_LINE: &str = "console=ttyS0 quiet";
 /// The name by which the paravisor knows the TPM's engine among its modules.
 const TPM_ENGINE: &str = "tpm";
 
+/// MiB a module has, unless `--module-memory` says otherwise.
+const MODULE_MEMORY: u16 = 8;
+/// Seconds a module has for a request, unless `--module-seconds` says otherwise.
+const MODULE_SECONDS: u16 = 300;
+/// MiB the TPM's engine has at least: at its start it takes six.
+pub(crate) const TPM_MEMORY: u16 = 7;
+
 /// What the guest is made of.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Guest {
@@ -39,12 +46,12 @@ pub(crate) struct Guest {
     /// A program that the paravisor runs beside the guest at CPL-3 (docs/modules.md): a file, a blank, its arguments; repeatable
     #[arg(long, value_name = "FILE WORDS")]
     paravisor_module: Vec<String>,
-    /// MiB of memory for each of the paravisor's modules
-    #[arg(long, value_name = "MIB", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
-    module_memory: u16,
-    /// Seconds of processor time a module of the paravisor has for a request
-    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u16).range(1..))]
-    module_seconds: u16,
+    /// MiB of memory for each of the paravisor's modules [default: 8]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u16).range(1..=64))]
+    module_memory: Option<u16>,
+    /// Seconds of processor time a module of the paravisor has for a request [default: 300]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..))]
+    module_seconds: Option<u16>,
     /// More words for the kernel's command line
     #[arg(long, value_name = "TEXT", default_value = "")]
     append: String,
@@ -162,9 +169,9 @@ impl Guest {
         } else {
             self.kernel_options(paravisor, otherwise.mode, cache, voice)?
         };
-        options.paravisor_modules = self.paravisor_modules(cache, voice)?;
-        if !options.paravisor_modules.is_empty() {
-            options.module_limits = ModuleLimits::new(self.module_memory, self.module_seconds);
+        if let Some(limits) = self.module_limits()? {
+            options.paravisor_modules = self.paravisor_modules(cache, voice)?;
+            options.module_limits = limits;
         }
         options.max_vcpus = cpus;
         options.identity = self.identity()?;
@@ -224,6 +231,25 @@ impl Guest {
             self.append.clone()
         };
         Ok(options)
+    }
+
+    /// Returns what each of the paravisor's modules may use, if there are any.
+    fn module_limits(&self) -> Result<Option<ModuleLimits>, Failure> {
+        let (memory, seconds) = (self.module_memory, self.module_seconds);
+        if self.paravisor_module.is_empty() && !self.tpm {
+            let is_stray = memory.is_some() || seconds.is_some();
+            return if is_stray {
+                Err(Failure::StrayLimits)
+            } else {
+                Ok(None)
+            };
+        }
+        let memory = memory.unwrap_or(MODULE_MEMORY);
+        if self.tpm && memory < TPM_MEMORY {
+            return Err(Failure::TpmMemory(memory));
+        }
+        let seconds = seconds.unwrap_or(MODULE_SECONDS);
+        Ok(Some(ModuleLimits::new(memory, seconds)))
     }
 
     /// Collects the programs that run beside the guest.
@@ -337,6 +363,24 @@ pub(crate) fn check_memory(options: &BuildOptions, memory: u64) -> Result<(), Fa
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_are_for_modules_and_enough_for_the_tpm() {
+        let guest = |memory, tpm| Guest {
+            module_memory: memory,
+            tpm,
+            ..Guest::default()
+        };
+        assert!(guest(None, false).module_limits().unwrap().is_none());
+        let usual = ModuleLimits::new(MODULE_MEMORY, MODULE_SECONDS);
+        assert_eq!(guest(None, true).module_limits().unwrap(), Some(usual));
+        let least = ModuleLimits::new(TPM_MEMORY, MODULE_SECONDS);
+        assert_eq!(guest(Some(7), true).module_limits().unwrap(), Some(least));
+        let small = guest(Some(6), true).module_limits();
+        assert!(matches!(small, Err(Failure::TpmMemory(6))));
+        let stray = guest(Some(8), false).module_limits();
+        assert!(matches!(stray, Err(Failure::StrayLimits)));
+    }
 
     /// The paravisor finds a module by its name: the first of two is taken for both, and one named as the engine for the TPM.
     #[test]

@@ -375,6 +375,18 @@ fn a_damaged_qcow2_file_and_a_disk_another_qemu_has_are_named() {
         .assert_refused(&["used.img", "lock", "another process"]);
 }
 
+/// They would go unnoticed.
+#[test]
+fn limits_of_what_is_not_there_or_does_not_fit_are_refused() {
+    run_with("--bounce", "4M").assert_refused(&["--bounce", "leave it out"]);
+    run_with("--module-memory", "8").assert_refused(&["--module-memory", "--paravisor-module"]);
+    run_with("--module-seconds", "9").assert_refused(&["--module-seconds", "--tpm"]);
+    let small = Stockade::new("run").args(["--tpm", "--module-memory", "6"]);
+    small
+        .finish()
+        .assert_refused(&["--module-memory 6", "7 at least"]);
+}
+
 #[test]
 fn a_network_there_is_not_is_refused_with_those_there_are() {
     for value in ["bridge", "tap", "tap=", ""] {
