@@ -32,8 +32,9 @@ const MAC_PREFIX: [u8; 5] = [0x52, 0x54, 0x00, 0x57, 0xAD];
 /// What the guest has of the host.
 #[derive(Debug, Default, Args)]
 pub(crate) struct DeviceArguments {
-    /// A disk: a file, then after commas mode=plain or mode=sealed, readonly, format=raw (the default) or format=qcow2 (QEMU then
-    /// opens the backing file it names, too), key=FILE or key-id=HEX, bootindex=N for firmware, which tries the lowest first; repeatable
+    /// A disk: a file (a comma in its name is written twice), then after commas mode=plain or mode=sealed, readonly, format=raw (the
+    /// default) or format=qcow2 (QEMU then opens the backing file it names, too), key=FILE or key-id=HEX, bootindex=N for firmware,
+    /// which tries the lowest first; repeatable
     #[arg(long, value_name = "FILE[,WORDS]")]
     disk: Vec<DiskArgument>,
     /// The key of the sealed disk, as key=FILE behind it: released to the guest when it was attested

@@ -29,11 +29,10 @@ impl FromStr for DiskArgument {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut words = text.split(',');
-        let path = words.next().unwrap_or_default();
-        if path.is_empty() {
+        let words = split(text);
+        let Some((path, words)) = words.split_first().filter(|(path, _)| !path.is_empty()) else {
             return Err("give a file, such as disk.img".to_owned());
-        }
+        };
         let mut disk = Self {
             path: path.into(),
             mode: DiskMode::PLAIN,
@@ -45,7 +44,7 @@ impl FromStr for DiskArgument {
         };
         let mut mode = None;
         for word in words {
-            match word.split_once('=').unwrap_or((word, "")) {
+            match word.split_once('=').unwrap_or((word.as_str(), "")) {
                 ("readonly", "") => disk.access = DiskAccess::ReadOnly,
                 ("mode", "plain") => mode = Some(DiskMode::PLAIN),
                 ("mode", "sealed") => mode = Some(DiskMode::SEALED),
@@ -62,7 +61,7 @@ impl FromStr for DiskArgument {
                 ("key-id", id) => disk.key = Some(KeyArgument::of_id(id)?),
                 _ => {
                     return Err(format!(
-                        "{word:?} says nothing of a disk; there are mode=plain, mode=sealed, readonly, format=raw, format=qcow2, key=FILE, key-id=HEX, bootindex=N"
+                        "{word:?} says nothing of a disk; there are mode=plain, mode=sealed, readonly, format=raw, format=qcow2, key=FILE, key-id=HEX, bootindex=N; a comma in a file's name is written twice"
                     ));
                 }
             }
@@ -78,6 +77,21 @@ impl FromStr for DiskArgument {
         };
         Ok(disk)
     }
+}
+
+/// Takes a list apart at its commas; as in QEMU's lists, two of them are one that belongs to a word.
+fn split(text: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut rest = text.chars().peekable();
+    while let Some(character) = rest.next() {
+        match words.last_mut() {
+            Some(word) if character != ',' || rest.next_if_eq(&',').is_some() => {
+                word.push(character)
+            }
+            _ => words.push(String::new()),
+        }
+    }
+    words
 }
 
 fn parse_boot_index(text: &str) -> Result<u8, String> {
@@ -203,6 +217,18 @@ mod tests {
             let error = nonsense.parse::<DiskArgument>().unwrap_err();
             assert!(error.contains(words), "{nonsense}: {error}");
         }
+    }
+
+    #[test]
+    fn two_commas_are_one_in_a_name() {
+        let disk: DiskArgument = "a,,b.img,key=c,,,readonly".parse().unwrap();
+        assert_eq!(disk.path, PathBuf::from("a,b.img"));
+        assert_eq!(disk.key, Some(KeyArgument::File("c,".into())));
+        assert_eq!(disk.access, DiskAccess::ReadOnly);
+        let disk: DiskArgument = ",,,,".parse().unwrap();
+        assert_eq!(disk.path, PathBuf::from(",,"));
+        let error = "a,b.img".parse::<DiskArgument>().unwrap_err();
+        assert!(error.contains("a comma in a file's name"), "{error}");
     }
 
     /// A file with this content, given with these words.

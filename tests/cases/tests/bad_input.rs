@@ -324,6 +324,10 @@ fn a_disk_that_is_none_is_named() {
     ] {
         run_with("--disk", words(&raw, bad)).assert_refused(&[remedy]);
     }
+    let odd_name = file(folder.path(), "a,b.img", b"");
+    run_with("--disk", &odd_name).assert_refused(&["b.img", "written twice"]);
+    let doubled = odd_name.display().to_string().replace(',', ",,");
+    run_with("--disk", doubled).assert_refused(&["a,b.img", "0 bytes"]);
     assert_eq!(fs::read(&raw).expect("it is ours"), [7; 1024]);
     assert_eq!(fs::read(&odd).expect("it is ours"), [7; 1000]);
 }
