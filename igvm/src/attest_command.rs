@@ -1,14 +1,17 @@
 //! `stockade attest`: what a guest's TPM was attested by, judged on a machine that trusts neither the guest nor its host.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use stockade::attest::{Certificates, Expected, Root, RootChoice, Verdict, hex, verify};
+use stockade::input;
 
 use crate::failure::Failure;
 use crate::values::{self, Measurement};
+
+/// More than evidence can have.
+const MOST_BYTES: u64 = 64 << 10;
 
 /// Arguments of `stockade attest`.
 #[derive(Debug, Subcommand)]
@@ -103,7 +106,7 @@ fn describe(verdict: &Verdict) -> String {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    fs::read(path).map_err(|source| Failure::File {
+    input::read(path, MOST_BYTES).map_err(|source| Failure::File {
         path: path.into(),
         source,
     })

@@ -16,6 +16,8 @@ use stockade_storage::disk::seals::Seals;
 use stockade_storage::store::format::{Header as StoreHeader, USUAL_AREA_BLOCKS};
 use stockade_storage::{BLOCK_BYTES, DiskKey, Fault, HostBlock, StoreFault};
 
+use crate::input;
+
 mod content;
 mod glance;
 mod open;
@@ -23,6 +25,9 @@ mod open;
 pub use content::Content;
 pub use glance::{check_sealed, check_store};
 pub use open::{Lock, length, open};
+
+/// A key's digits with all the blanks anybody would put around them.
+const MOST_KEY_BYTES: u64 = 4096;
 
 /// Why a disk could not be made or checked.
 #[derive(Debug, thiserror::Error)]
@@ -155,9 +160,13 @@ pub fn create_store(path: &Path) -> Result<(), DiskError> {
 
 /// Reads a key: 32 bytes, or 64 hexadecimal digits.
 pub fn read_key(path: &Path) -> Result<DiskKey, DiskError> {
-    let content = std::fs::read(path).map_err(|source| DiskError::Read {
-        path: path.into(),
-        source,
+    let content = input::read(path, MOST_KEY_BYTES);
+    let content = content.map_err(|source| match source.kind() {
+        io::ErrorKind::FileTooLarge => DiskError::Key { path: path.into() },
+        _ => DiskError::Read {
+            path: path.into(),
+            source,
+        },
     })?;
     let key = <[u8; 32]>::try_from(&content[..])
         .ok()
@@ -580,6 +589,10 @@ mod tests {
         assert!(read_key(&path).is_ok());
         fs::write(&path, "too short").unwrap();
         assert!(matches!(read_key(&path), Err(DiskError::Key { .. })));
+        fs::write(&path, [7; 5000]).unwrap();
+        assert!(matches!(read_key(&path), Err(DiskError::Key { .. })));
+        let endless = read_key(Path::new("/dev/zero")).unwrap_err();
+        assert!(endless.to_string().contains("/dev/zero"), "{endless}");
         assert_eq!(from_digits(&[b'g'; 64]), None);
         assert_eq!(
             from_digits("0aF9".repeat(16).as_bytes()).unwrap()[..2],

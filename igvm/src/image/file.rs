@@ -17,13 +17,17 @@ use stockade_boot::manifest::Manifest;
 use zerocopy::FromBytes;
 
 use super::error::ImageError;
+use crate::input;
 
 /// No parameter area is greater.
 const MAX_PARAMETER_AREA: u64 = 1 << 30;
 
+/// More than an image, or any file that goes into one, can have.
+const MOST_BYTES: u64 = 1 << 30;
+
 /// Reads a file, naming it if that fails.
 pub fn read(path: &Path) -> Result<Vec<u8>, ImageError> {
-    fs::read(path).map_err(|source| ImageError::Read {
+    input::read(path, MOST_BYTES).map_err(|source| ImageError::Read {
         path: path.into(),
         source,
     })

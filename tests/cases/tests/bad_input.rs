@@ -104,6 +104,18 @@ fn a_kernel_cut_short_is_named() {
     run_with("--kernel", &kernel).assert_refused(&["cut"]);
 }
 
+/// They would be read for ever.
+#[test]
+fn what_is_no_file_is_not_read() {
+    for argument in ["--kernel", "--initrd", "--firmware", "--image"] {
+        run_with(argument, "/dev/zero").assert_refused(&["/dev/zero", "regular file"]);
+    }
+    let item = run_with("--fw-cfg", "name=opt/a,file=/dev/zero");
+    item.assert_refused(&["/dev/zero", "regular file"]);
+    let key = run_with("--disk-key", "/dev/zero");
+    key.assert_refused(&["--disk-key"]);
+}
+
 #[test]
 fn an_initrd_that_is_missing_is_named() {
     run_with("--initrd", "/nonexistent/initrd").assert_refused(&["/nonexistent/initrd"]);
