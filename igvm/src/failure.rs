@@ -45,6 +45,15 @@ pub(crate) enum Failure {
         /// What is wrong with it.
         error: FirmwareError,
     },
+    /// Firmware in QEMU's own format.
+    #[error("{}: a qcow2 file; firmware is taken as it is, so convert it (qemu-img convert -O raw)", .0.display())]
+    FirmwareQcow2(PathBuf),
+    /// Code and variables in one.
+    #[error("{}: this file holds code and variables; take OVMF_CODE_4M.fd and OVMF_VARS_4M.fd, one for each", .0.display())]
+    FirmwareCombined(PathBuf),
+    /// A BIOS.
+    #[error("{}: no UEFI firmware, for there is no firmware volume in it; take OVMF_CODE_4M.fd, as distributions package it (ovmf)", .0.display())]
+    FirmwareNotUefi(PathBuf),
     /// Firmware that would end without a word.
     #[error(
         "{}: this firmware keeps its variables behind system management mode (SMM), and a confidential VM has none; take OVMF_CODE_4M.fd, \

@@ -10,6 +10,9 @@ use stockade::setup::{self, Cache};
 use crate::failure::Failure;
 use crate::voice::Voice;
 
+/// What a qcow2 file begins with; some distributions package their firmware so.
+const QCOW2: &[u8] = b"QFI\xFB";
+
 /// Firmware that starts the guest.
 #[derive(Debug, Default, Args)]
 pub(crate) struct FirmwareArguments {
@@ -109,16 +112,40 @@ impl FirmwareArguments {
             let path = path.to_owned();
             move |error| Failure::Firmware { path, error }
         };
-        firmware.check_code().map_err(failed(&code))?;
-        if firmware.needs_smm() {
-            return Err(Failure::FirmwareNeedsSmm(code));
+        check_raw(&firmware.code, &code)?;
+        if let (Some(content), Some(path)) = (&firmware.variables, &variables) {
+            check_raw(content, path)?;
         }
+        firmware.check_code().map_err(failed(&code))?;
+        check_build(&firmware, &code)?;
         match &variables {
             Some(variables) => firmware.check_variables().map_err(failed(variables))?,
             None => add_template(&mut firmware, cache, voice)?,
         }
         Ok(firmware)
     }
+}
+
+fn check_raw(content: &[u8], path: &Path) -> Result<(), Failure> {
+    match content.starts_with(QCOW2) {
+        true => Err(Failure::FirmwareQcow2(path.to_owned())),
+        false => Ok(()),
+    }
+}
+
+/// Sees that a guest of ours can start with the code.
+fn check_build(firmware: &Firmware, path: &Path) -> Result<(), Failure> {
+    let path = path.to_owned();
+    if firmware.is_combined() {
+        return Err(Failure::FirmwareCombined(path));
+    }
+    if !firmware.is_uefi() {
+        return Err(Failure::FirmwareNotUefi(path));
+    }
+    if firmware.needs_smm() {
+        return Err(Failure::FirmwareNeedsSmm(path));
+    }
+    Ok(())
 }
 
 /// Gives firmware of its user's own the distribution's variables, if they are for such code.

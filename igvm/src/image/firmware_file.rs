@@ -37,6 +37,18 @@ impl Firmware {
         firmware::check(&self.code)
     }
 
+    /// Returns whether the code is UEFI firmware: an older BIOS wants devices a guest of ours does not have.
+    #[must_use]
+    pub fn is_uefi(&self) -> bool {
+        volume::has_volume(&self.code)
+    }
+
+    /// Returns whether the code has its variables in front of it, in one file.
+    #[must_use]
+    pub fn is_combined(&self) -> bool {
+        volume::begins_with_variables(&self.code)
+    }
+
     /// Returns whether the code begins with a look for system management mode and ends there: a guest of ours has none.
     #[must_use]
     pub fn needs_smm(&self) -> bool {

@@ -7,6 +7,16 @@ use std::io::Read;
 
 use lzma_rust2::LzmaReader;
 
+/// What volumes begin at.
+const PAGE: usize = 4096;
+/// The volume's file system, here `FFF12B8D-7696-4C8B-A985-2747075B4F50`: variables.
+const VARIABLES: (usize, &[u8]) = (
+    0x10,
+    &[
+        0x8D, 0x2B, 0xF1, 0xFF, 0x96, 0x76, 0x8B, 0x4C, 0xA9, 0x85, 0x27, 0x47, 0x07, 0x5B, 0x4F,
+        0x50,
+    ],
+);
 /// The volume's length, signature, header's length and extended header's place (3.2.1).
 const VOLUME_LENGTH: usize = 0x20;
 const VOLUME_SIGNATURE: (usize, &[u8]) = (0x28, b"_FVH");
@@ -55,6 +65,23 @@ pub(super) fn needs_smm(code: &[u8]) -> bool {
         rest = behind;
     }
     false
+}
+
+/// Returns whether a volume begins at any page: what has none is no UEFI firmware.
+pub(super) fn has_volume(code: &[u8]) -> bool {
+    let (at, signature) = VOLUME_SIGNATURE;
+    let mut pages = code.chunks(PAGE);
+    pages.any(|page| {
+        page.get(at..)
+            .is_some_and(|rest| rest.starts_with(signature))
+    })
+}
+
+/// Returns whether the first volume is one of variables.
+pub(super) fn begins_with_variables(code: &[u8]) -> bool {
+    let (at, guid) = VARIABLES;
+    let rest = volume_length(code).and_then(|_| code.get(at..));
+    rest.is_some_and(|rest| rest.starts_with(guid))
 }
 
 /// Returns how long the volume is that begins here, if one does.
@@ -245,6 +272,18 @@ mod tests {
         let head = [&LZMA[..], &[24, 0, 1, 0]].concat();
         let section = section_of(SECTION_BY_GUID, &[head, packed].concat());
         assert!(needs_smm(&volume_of(&[file_of(FILE_OF_VOLUMES, &section)])));
+    }
+
+    #[test]
+    fn volumes_and_those_of_variables_are_told() {
+        let mut variables = volume_of(&[]);
+        variables[0x10..0x20].copy_from_slice(VARIABLES.1);
+        variables.resize(PAGE, 0xFF);
+        let code = [&[0; PAGE][..], &volume_of(&[])].concat();
+        assert!(has_volume(&code) && !begins_with_variables(&code));
+        assert!(begins_with_variables(&[&variables[..], &code].concat()));
+        assert!(!begins_with_variables(&volume_of(&[])));
+        assert!(!has_volume(&[0; 3 * PAGE]) && !has_volume(&[]));
     }
 
     /// Each prefix, and each byte in turn put to either extreme.

@@ -159,6 +159,32 @@ fn code_that_is_none_is_named() {
     run_with(&[flag, missing]).assert_refused(&["/nonexistent/code.fd"]);
 }
 
+#[test]
+fn code_of_another_kind_is_named_with_what_to_take() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |name: &str, content: &[u8], words: &[&str]| {
+        let path = file(folder.path(), name, content);
+        run_with(&[Path::new("--firmware"), &path]).assert_refused(words);
+    };
+    let mut bios = vec![0x90; 0x4_0000];
+    bios[0x3_FFF0] = 0xEA;
+    refused(
+        "bios.bin",
+        &bios,
+        &["bios.bin", "no UEFI", "OVMF_CODE_4M.fd"],
+    );
+    bios[..4].copy_from_slice(b"QFI\xFB");
+    refused(
+        "code.qcow2",
+        &bios,
+        &["code.qcow2", "qemu-img convert -O raw"],
+    );
+    let parts = ["OVMF_VARS_4M.fd", "OVMF_CODE_4M.fd"];
+    let both = parts.map(|name| fs::read(firmware(name)).unwrap()).concat();
+    let words = ["OVMF.fd", "code and variables", "OVMF_VARS_4M.fd"];
+    refused("OVMF.fd", &both, &words);
+}
+
 /// Variables given as the code end in erased flash.
 #[test]
 fn code_without_a_reset_vector_is_named() {
