@@ -345,13 +345,20 @@ fn describe_other(
             path: path.into(),
             fault: Fault::NotSealed,
         }),
-        Err(StoreFault::NotAStore) if Content::of_first(first) == Content::Qcow2 => Ok(format!(
-            "qcow2 disk     in a file of {length} bytes, nothing to check without QEMU\n"
-        )),
-        Err(StoreFault::NotAStore) => {
-            Ok(format!("plain disk     {length} bytes, nothing to check\n"))
-        }
+        Err(StoreFault::NotAStore) => Ok(describe_unsealed(Content::of_first(first), length)),
         Err(error) => Err(fault(error)),
+    }
+}
+
+fn describe_unsealed(content: Content, length: u64) -> String {
+    let named = |name| {
+        let kind = format!("{name} disk");
+        format!("{kind:<14} in a file of {length} bytes, which only QEMU can check\n")
+    };
+    match content {
+        Content::Qcow2 => named("qcow2"),
+        Content::Foreign(name) => named(name),
+        _ => format!("plain disk     {length} bytes, nothing to check\n"),
     }
 }
 

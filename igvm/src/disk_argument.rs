@@ -170,6 +170,7 @@ impl DiskArgument {
         let path = || self.path.clone();
         match (self.format, content) {
             (None, Content::Qcow2) => Err(Failure::UnsaidQcow2(path())),
+            (None, Content::Foreign(name)) => Err(Failure::ForeignDisk { path: path(), name }),
             (None, _) => Ok(DiskFormat::Raw),
             (Some(DiskFormat::Qcow2), Content::Qcow2) => Ok(DiskFormat::Qcow2),
             (Some(DiskFormat::Qcow2), _) => Err(Failure::NotQcow2(path())),
@@ -254,6 +255,19 @@ mod tests {
         assert_eq!(format(",format=qcow2"), DiskFormat::Qcow2);
         let other = opened(&[7; 512], ",format=qcow2");
         assert!(matches!(other, Err(Failure::NotQcow2(_))));
+    }
+
+    /// A guest would find nothing on it, and format it.
+    #[test]
+    fn a_disk_of_another_program_is_raw_by_its_users_word_alone() {
+        let mut header = [0; 512];
+        header[..8].copy_from_slice(b"vhdxfile");
+        let error = opened(&header, "").unwrap_err().to_string();
+        assert!(
+            error.contains("vhdx") && error.contains("qemu-img"),
+            "{error}"
+        );
+        assert!(opened(&header, ",format=raw").is_ok());
     }
 
     /// A guest would find nothing on it, and format it.

@@ -95,6 +95,14 @@ pub(crate) enum Failure {
         "{}: begins as a qcow2 file does, which a guest can write into a raw disk; say format=qcow2 if it is one, format=raw if not", .0.display()
     )]
     UnsaidQcow2(PathBuf),
+    /// A disk of another program.
+    #[error("{}: a {name} disk; convert it (qemu-img convert -O raw), or say format=raw if it is none", path.display())]
+    ForeignDisk {
+        /// Which file.
+        path: PathBuf,
+        /// Its format.
+        name: &'static str,
+    },
     /// A disk that is plain only because nobody said what it is.
     #[error("{}: a sealed disk; say mode=sealed, or mode=plain to have a guest see, and overwrite, what is in the file", .0.display())]
     UnsaidSealed(PathBuf),

@@ -336,6 +336,12 @@ fn a_disk_that_is_none_is_named() {
     ] {
         run_with("--disk", words(&raw, bad)).assert_refused(&[remedy]);
     }
+    let foreign = file(
+        folder.path(),
+        "other.vmdk",
+        &[b"KDMV", [7; 508].as_slice()].concat(),
+    );
+    run_with("--disk", &foreign).assert_refused(&["other.vmdk", "a vmdk disk", "-O raw"]);
     let odd_name = file(folder.path(), "a,b.img", b"");
     run_with("--disk", &odd_name).assert_refused(&["b.img", "written twice"]);
     let doubled = odd_name.display().to_string().replace(',', ",,");
