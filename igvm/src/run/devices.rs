@@ -335,11 +335,13 @@ mod tests {
         for layer in [&backend, &backend["file"]] {
             assert_eq!(layer["read-only"], true);
             assert_eq!(layer["cache"]["direct"], true);
+            assert_eq!(layer["cache"]["no-flush"], false, "a flush is one");
             assert_eq!(layer["discard"], "unmap");
         }
         let device = parsed(&arguments, "-device", 1);
         assert_eq!(device["serial"], "01234567890123456789");
         assert_eq!(device["num-queues"], 4);
+        assert_eq!(device["write-cache"], "on", "a flush is offered");
         assert_eq!(device["drive"], backend["node-name"]);
     }
 

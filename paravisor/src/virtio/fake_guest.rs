@@ -21,8 +21,10 @@ pub(super) const DISCARD: u32 = 11;
 pub(super) const WRITE_ZEROES: u32 = 13;
 /// A request that is not answered.
 pub(super) const OPEN: u8 = 0xFF;
+/// Ranges to give up and to zero.
+pub(super) const RANGES: Features = Features::from_bits_retain(1 << 13 | 1 << 14);
 /// What a driver takes of what is offered: a cache that it flushes, and ranges.
-const WANTED: Features = Features::from_bits_retain(1 << 9 | 1 << 13 | 1 << 14);
+const WANTED: Features = Features::from_bits_retain(1 << 9 | RANGES.bits());
 
 /// The guest's side of a disk.
 pub(super) struct FakeGuest<'m> {
@@ -34,7 +36,12 @@ pub(super) struct FakeGuest<'m> {
 impl<'m> FakeGuest<'m> {
     /// Starts a driver of `blk`.
     pub(super) fn start(memory: &'m FakeMemory, blk: &mut Blk) -> Self {
-        let chosen = Features::VERSION_1 | (blk.device_features() & WANTED);
+        Self::start_with(memory, blk, WANTED)
+    }
+
+    /// The same for a driver that takes these features, if they are offered.
+    pub(super) fn start_with(memory: &'m FakeMemory, blk: &mut Blk, wanted: Features) -> Self {
+        let chosen = Features::VERSION_1 | (blk.device_features() & wanted);
         blk.negotiate(chosen).unwrap();
         let driver = Driver::new(memory, 0x1000, 128, chosen);
         blk.activate(&[Some(driver.config)], memory);

@@ -14,7 +14,7 @@ use stockade_devices::virtio::blk::Blk;
 
 use super::Plain;
 use crate::virtio::fake_guest::{
-    DATA, DISCARD, FLUSH, FakeGuest, IN, OPEN, OUT, WRITE_ZEROES, segment,
+    DATA, DISCARD, FLUSH, FakeGuest, IN, OPEN, OUT, RANGES, WRITE_ZEROES, segment,
 };
 use crate::virtio::{Engine, Turn};
 
@@ -66,6 +66,55 @@ impl<'m> Rig<'m> {
 
 fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|at| u8::try_from(at % 253).unwrap()).collect()
+}
+
+/// What a guest is told to last does: the host has answered a flush, not only the write before it.
+#[test]
+fn a_flush_is_open_until_the_host_has_answered_its_own() {
+    let memory = FakeMemory::new(0x4_0000);
+    let mut rig = Rig::new(&memory);
+    let written = rig.guest.ask(OUT, 8, &[segment(DATA, 512)], &[]);
+    let flushed = rig.guest.ask(FLUSH, 0, &[], &[]);
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        rig.turn();
+        seen.push([written, flushed].map(|number| rig.guest.status(number)));
+        rig.host.serve_disk_requests(1);
+    }
+    assert_eq!(seen, [[OPEN, OPEN], [0, OPEN], [0, 0]]);
+    assert_eq!(rig.host.asked, [(OUT, 8), (FLUSH, 0)]);
+}
+
+#[test]
+fn a_flush_the_host_fails_is_an_error() {
+    let memory = FakeMemory::new(0x4_0000);
+    let mut rig = Rig::new(&memory);
+    rig.host.failing = Some(FLUSH);
+    let number = rig.guest.ask(FLUSH, 0, &[], &[]);
+    rig.settle();
+    assert_eq!(rig.guest.status(number), 1);
+}
+
+/// A driver that does not know of the cache never flushes it: a write that is over must last (Virtio 1.2, 5.2.6.2).
+#[test]
+fn without_flushes_of_the_drivers_each_write_is_followed_by_one_of_ours() {
+    let memory = FakeMemory::new(0x4_0000);
+    let mut rig = Rig::new(&memory);
+    rig.blk.reset();
+    rig.guest = FakeGuest::start_with(&memory, &mut rig.blk, RANGES);
+    let written = rig.guest.ask(OUT, 8, &[segment(DATA, 512)], &[]);
+    rig.turn();
+    assert_eq!(rig.host.serve_disk(), 1);
+    rig.turn();
+    assert_eq!(rig.guest.status(written), OPEN, "the flush is missing");
+    assert_eq!(rig.host.serve_disk(), 1);
+    rig.turn();
+    assert_eq!(rig.guest.status(written), 0);
+    let zeroed = rig.guest.ask_range(WRITE_ZEROES, 16, 32);
+    rig.settle();
+    assert_eq!(rig.guest.status(zeroed), 0);
+    let kinds: Vec<u32> = rig.host.asked.iter().map(|(kind, _)| *kind).collect();
+    assert_eq!(kinds, [OUT, FLUSH, WRITE_ZEROES, FLUSH]);
 }
 
 /// A request of 512 KiB is four chunks, and its buffers end nowhere near theirs.
