@@ -82,6 +82,13 @@ impl<'m> Rig<'m> {
         assert!((1..20).any(|_| is_over(self)));
     }
 
+    /// The same; returns how often memory was allocated.
+    fn turns_counting(&mut self) -> u64 {
+        // Emptied, the fake host's list has room.
+        self.host.notified.clear();
+        allocation_counter::measure(|| self.turns()).count_total
+    }
+
     fn send(&mut self, header: Header, frame: &[u8]) {
         let bytes = [&header.to_bytes(0)[..], frame].concat();
         self.memory.write(Gpa(SEND), &bytes).unwrap();
@@ -184,6 +191,31 @@ fn what_the_hosts_card_does_is_left_to_it() {
     rig.turns();
     assert_eq!(rig.sent(), [(header, frame)]);
     assert!(rig.drivers[1].take_used().is_some());
+}
+
+/// What a guest or the network can ask for at will costs no memory: none can run out.
+#[test]
+fn frames_of_a_card_in_use_allocate_nothing() {
+    for offered in [ALL, 0] {
+        let memory = FakeMemory::new(0x10_0000);
+        let mut rig = Rig::new(&memory, SENDS_LARGE, offered);
+        let (header, frame) = large(14_600);
+        let mut all = || {
+            rig.offer(40);
+            rig.send(header, &frame);
+            if offered == ALL {
+                rig.arrive(header, &frame);
+            }
+            rig.arrive(Header::default(), &plain(60));
+            let mut allocated = rig.turns_counting();
+            assert!(!rig.sent().is_empty() && !rig.taken().is_empty());
+            allocated += rig.turns_counting();
+            while rig.drivers[1].take_used().is_some() {}
+            allocated
+        };
+        all();
+        assert_eq!(all(), 0);
+    }
 }
 
 #[test]

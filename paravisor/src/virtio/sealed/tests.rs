@@ -122,6 +122,20 @@ impl<'m> Rig<'m> {
         assert!((0..1000).any(|_| is_settled(self)));
     }
 
+    /// The same; returns how often the turns allocated memory. The fake host may.
+    fn settle_counting(&mut self) -> u64 {
+        let mut count = 0;
+        let mut is_settled = || {
+            // Emptied, it has room.
+            self.host.notified.clear();
+            let mut turn = Turn::More;
+            count += allocation_counter::measure(|| turn = self.turn()).count_total;
+            turn == Turn::Done && self.host.serve_disk() == 0
+        };
+        assert!((0..1000).any(|_| is_settled()));
+        count
+    }
+
     /// The same with the store.
     fn settle(&mut self) {
         for _ in 0..8 {
@@ -157,6 +171,30 @@ impl<'m> Rig<'m> {
     fn statuses<const N: usize>(&self, numbers: [u64; N]) -> [u8; N] {
         numbers.map(|number| self.guest.status(number))
     }
+}
+
+/// What a guest can ask for at will costs no memory: none can run out.
+#[test]
+fn requests_of_a_disk_in_use_allocate_nothing() {
+    let memory = FakeMemory::new(MEMORY);
+    let mut rig = Rig::remembered(&memory);
+    let mut all = || {
+        let asked = [
+            rig.write(5, 40, 0x5A),
+            rig.flush(),
+            rig.guest.ask(IN, 40, &[], &[segment(DATA, 40 * 4096)]),
+        ];
+        let mut allocated = 0;
+        for _ in 0..8 {
+            allocated += rig.settle_counting();
+            let (host, bays) = rig.store.as_mut().unwrap();
+            settle(host, bays);
+        }
+        assert_eq!(rig.statuses(asked), [0; 3]);
+        allocated
+    };
+    all();
+    assert_eq!(all(), 0);
 }
 
 fn holds(file: &[u8], word: &[u8]) -> bool {
