@@ -2,13 +2,21 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use spin::Mutex;
 use stockade_backend::HostBus;
-use stockade_bus::{AccessError, Level, PciConfig};
+use stockade_backend::block::{Block, MIN_MEMORY};
+use stockade_backend::fake::{FakeHost, FakeMemory as SharedFake};
+use stockade_backend::shared::AnyShared;
+use stockade_backend::transport::Doorbell;
+use stockade_boot::manifest::DiskAccess;
+use stockade_bus::fake::FakeMemory;
+use stockade_bus::{AccessError, Gpa, GuestMemory, Level, MemoryError, PciConfig};
 use stockade_devices::pci::{BARS, Bar, BarRange, MsiMessage, PciFunction};
 
 use super::{Bays, DEVICE_VECTORS, Gathering, Moment};
 use crate::machine::{Functions, SlotFunction};
-use crate::virtio::{Fitted, Turn};
+use crate::virtio::fake_guest::{DATA, FakeGuest, IN, segment};
+use crate::virtio::{Card, Fitted, Memory, Plain, Turn};
 
 #[derive(Default)]
 struct Counts {
@@ -311,4 +319,95 @@ fn one_vcpu_keeps_a_vigil_and_none_for_a_device_in_use() {
     let _ = serve(&bays, 0);
     let bay = Arc::clone(&bays.bays[0].1);
     bay.with(&mut |_| assert!(bays.begin_vigil().is_empty()));
+}
+
+/// Guest memory that vCPUs share.
+struct Locked(Mutex<FakeMemory>);
+
+impl GuestMemory for Locked {
+    fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<(), MemoryError> {
+        self.0.lock().read(gpa, buffer)
+    }
+
+    fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), MemoryError> {
+        self.0.lock().write(gpa, bytes)
+    }
+
+    fn is_ram(&self, gpa: Gpa) -> bool {
+        self.0.lock().is_ram(gpa)
+    }
+
+    fn compare_exchange(
+        &self,
+        gpa: Gpa,
+        width: u8,
+        expected: u64,
+        new: u64,
+    ) -> Result<bool, MemoryError> {
+        self.0.lock().compare_exchange(gpa, width, expected, new)
+    }
+}
+
+/// A plain disk whose driver has asked to read a sector of sevens, in memory of its own.
+fn disk(work: impl FnOnce(&mut FakeGuest<'_>)) -> (Card<Plain>, FakeHost, &'static Locked) {
+    let shared = SharedFake::new(MIN_MEMORY.max(1 << 20));
+    let mut host = FakeHost::disk(shared.clone(), 64);
+    host.disk.fill(7);
+    let doorbell = Doorbell {
+        apic_id: 0,
+        vector: 0xE4,
+        change_vector: 0xEF,
+    };
+    let shared: AnyShared = Box::new(shared);
+    let block = Block::open(&mut host, FakeHost::function(), shared, doorbell).unwrap();
+    let (mut blk, engine) = Plain::new(block, DiskAccess::ReadWrite, [0; 20], 1);
+    let memory = FakeMemory::new(0x2_0000);
+    let mut guest = FakeGuest::start(&memory, &mut blk);
+    guest.ask(IN, 0, &[], &[segment(DATA, 512)]);
+    work(&mut guest);
+    let memory: &'static Locked = Box::leak(Box::new(Locked(Mutex::new(memory))));
+    let mut card = Card::new((blk, engine), memory as Memory);
+    // It may master the bus.
+    card.config_write(4, 6, 0xFFFF);
+    (card, host, memory)
+}
+
+const REGISTERS: Bar = Bar::try_new(4).unwrap();
+/// Its place among the registers, and what it says of a device that is broken (Virtio 1.2, 2.1 and 4.1.4.3).
+const DEVICE_STATUS: u64 = 0x14;
+const NEEDS_RESET: u8 = 64;
+
+#[test]
+fn a_driver_that_breaks_the_rules_stops_its_own_device_and_no_other() {
+    let mut functions = Functions::default();
+    let mut bays = Bays::default();
+    let (broken, mut host, _) = disk(|guest| {
+        // More than its ring has room for.
+        let index = guest.driver.config.driver.0 + 2;
+        guest.driver.put_u16(index, 1000);
+    });
+    bays.fit(Box::new(broken), &mut functions).unwrap();
+    let (good, mut other, memory) = disk(|_| {});
+    bays.fit(Box::new(good), &mut functions).unwrap();
+    bays.look_at_all();
+    for _ in 0..4 {
+        let _ = bays.serve(&mut host, Moment::default(), |_, _| {});
+        let served = [host.serve_disk(), other.serve_disk()];
+        assert_eq!(served[0], 0, "nothing of the broken ring is asked for");
+        bays.signal(0b11);
+    }
+    let mut statuses = [0; 2];
+    for (status, (_, bay)) in statuses.iter_mut().zip(&bays.bays) {
+        bay.with(&mut |card| {
+            let byte = core::slice::from_mut(status);
+            card.bar_read(REGISTERS, DEVICE_STATUS, byte).unwrap();
+        });
+    }
+    assert_eq!(
+        statuses.map(|status| status & NEEDS_RESET),
+        [NEEDS_RESET, 0]
+    );
+    let mut sector = [0; 512];
+    memory.read(Gpa(DATA), &mut sector).unwrap();
+    assert_eq!(sector, [7; 512]);
 }
