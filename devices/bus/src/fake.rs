@@ -1,6 +1,7 @@
 //! The other side of each trait, for tests.
 
 use core::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::vec;
 use std::vec::Vec;
 
@@ -127,5 +128,54 @@ impl GuestMemory for FakeMemory {
         }
         self.write(gpa, &new.to_le_bytes()[..width])?;
         Ok(true)
+    }
+}
+
+/// Guest memory that its owner changes as soon as it was read: whoever reads a byte again finds another one. What is written stays.
+#[derive(Debug)]
+pub struct FickleMemory<'m> {
+    memory: &'m FakeMemory,
+    seen: RefCell<BTreeSet<u64>>,
+}
+
+impl<'m> FickleMemory<'m> {
+    /// Returns memory that has what `memory` has, once.
+    #[must_use]
+    pub fn new(memory: &'m FakeMemory) -> Self {
+        Self {
+            memory,
+            seen: RefCell::default(),
+        }
+    }
+}
+
+impl GuestMemory for FickleMemory<'_> {
+    fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<(), MemoryError> {
+        self.memory.read(gpa, buffer)?;
+        let mut seen = self.seen.borrow_mut();
+        for (at, byte) in (gpa.0..).zip(buffer) {
+            if !seen.insert(at) {
+                *byte = !*byte;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), MemoryError> {
+        self.memory.write(gpa, bytes)
+    }
+
+    fn is_ram(&self, gpa: Gpa) -> bool {
+        self.memory.is_ram(gpa)
+    }
+
+    fn compare_exchange(
+        &self,
+        gpa: Gpa,
+        width: u8,
+        expected: u64,
+        new: u64,
+    ) -> Result<bool, MemoryError> {
+        self.memory.compare_exchange(gpa, width, expected, new)
     }
 }

@@ -2,7 +2,7 @@ use std::vec;
 use std::vec::Vec;
 
 use proptest::prelude::*;
-use stockade_bus::fake::FakeMemory;
+use stockade_bus::fake::{FakeMemory, FickleMemory};
 use stockade_bus::{Gpa, GuestMemory};
 
 use super::*;
@@ -165,6 +165,47 @@ fn a_read_gets_its_data_where_it_wants_it() {
         assert_eq!(rig.interrupts().queues, 1);
         assert!(rig.interrupts().is_empty());
         assert_eq!(rig.driver.take_used().unwrap().1, 1025);
+    }
+}
+
+/// What was checked is what is done, whatever the guest writes into its request meanwhile.
+#[test]
+fn a_request_is_what_was_read_of_it_first() {
+    let memory = FakeMemory::new(RAM);
+    let range = [&9_u64.to_le_bytes()[..], &8_u32.to_le_bytes(), &[0; 4]].concat();
+    memory.write(Gpa(DATA), &range).unwrap();
+    for (kind, len, expected) in [
+        (IN, 512, Kind::Read { sector: 5 }),
+        (
+            OUT,
+            512,
+            Kind::Write {
+                sector: 5,
+                is_through: true,
+            },
+        ),
+        (11, 16, Kind::Discard),
+    ] {
+        let mut rig = Rig::new(&memory, options(), SPLIT | DISCARD);
+        let data = [segment(DATA, len)];
+        match kind {
+            IN => rig.ask(kind, 5, &[], &data),
+            _ => rig.ask(kind, 5, &data, &[]),
+        }
+        let Next::Request(token) = rig.blk.next(&FickleMemory::new(&memory)) else {
+            unreachable!("{kind} is refused");
+        };
+        let request = rig.blk.request(token).unwrap();
+        assert_eq!(request.kind(), expected);
+        if kind == 11 {
+            let range = Range {
+                sector: 9,
+                count: 8,
+            };
+            assert_eq!(request.ranges(), [range]);
+        } else {
+            assert!(request.pieces(0, 512).eq(data));
+        }
     }
 }
 

@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 use std::vec::Vec;
 
 use proptest::prelude::*;
-use stockade_bus::fake::FakeMemory;
+use stockade_bus::fake::{FakeMemory, FickleMemory};
 use stockade_bus::{Gpa, GuestMemory};
 
 use super::*;
@@ -95,6 +95,34 @@ fn a_chain_has_its_buffers_in_order() {
         queue.push(&memory, &[used]).unwrap();
         assert_eq!(driver.take_used(), Some((id, 512)));
         assert_eq!(queue.in_flight(), 0);
+    }
+}
+
+/// Another processor of the guest may write a descriptor between a check of it and its use.
+#[test]
+fn each_descriptor_is_copied_once() {
+    for (features, table) in KINDS
+        .into_iter()
+        .flat_map(|kind| [(kind, None), (kind, Some(Gpa(TABLES)))])
+    {
+        let memory = FakeMemory::new(RAM);
+        let mut driver = Driver::new(&memory, RING, 8, features);
+        let readable = [segment(BUFFERS, 16), segment(BUFFERS + 0x100, 1)];
+        let writable = [segment(BUFFERS + 0x200, 512)];
+        let id = driver.add(&readable, &writable, table).unwrap();
+        let (mut queue, mut chain) = (queue(&driver), Chain::new(4));
+        let fickle = FickleMemory::new(&memory);
+        assert_eq!(queue.pop(&fickle, &mut chain), Ok(true), "{features:?}");
+        assert_eq!(
+            (chain.readable(), chain.writable()),
+            (&readable[..], &writable[..])
+        );
+        let used = Used {
+            head: chain.head(),
+            written: 512,
+        };
+        queue.push(&fickle, &[used]).unwrap();
+        assert_eq!(driver.take_used(), Some((id, 512)));
     }
 }
 
