@@ -151,6 +151,30 @@ mod tests {
         assert_eq!(pm_base(&lpc_bridge(Condition::SetUp)), Some(PM_BASE));
     }
 
+    /// Firmware asks for each part of the memory below 1 MiB to be RAM, and reads back whether it is; beyond the parts there are no bits.
+    #[test]
+    fn the_ram_firmware_opens_below_1_mib_reads_back_as_open() {
+        let mut bridge = host_bridge(Condition::PowerOn);
+        assert_eq!(bridge.config_read(0x90), 0);
+        bridge.config_write(0x90, u32::MAX, u32::MAX);
+        bridge.config_write(0x94, u32::MAX, u32::MAX);
+        assert_eq!(bridge.config_read(0x90), 0x3333_3330);
+        assert_eq!(bridge.config_read(0x94), 0x0033_3333);
+        bridge.config_write(0x90, 0x1000_0000, 0xFF00_0000);
+        assert_eq!(bridge.config_read(0x90), 0x1033_3330);
+    }
+
+    /// What firmware writes of the root complex's base is kept: base and enable bit (ICH9 data sheet, 13.1.35).
+    #[test]
+    fn the_root_complexs_base_is_kept_as_firmware_writes_it() {
+        let mut bridge = lpc_bridge(Condition::PowerOn);
+        assert_eq!(bridge.config_read(0xF0), 0);
+        bridge.config_write(0xF0, 0xFED1_C001, u32::MAX);
+        assert_eq!(bridge.config_read(0xF0), 0xFED1_C001);
+        bridge.config_write(0xF0, u32::MAX, u32::MAX);
+        assert_eq!(bridge.config_read(0xF0), 0xFFFF_C001);
+    }
+
     /// Firmware built for SMM must see at once that there is none.
     #[test]
     fn smram_is_locked_and_closed() {

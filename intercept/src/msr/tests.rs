@@ -166,6 +166,25 @@ fn counters_never_count_and_keep_nothing() {
     assert_eq!(value(&file, Msr(0xC001_0004)), 0);
 }
 
+/// Kernels of all ages read and write them to work around errata of chips this is none of.
+#[test]
+fn configuration_nobody_needs_reads_zero_and_takes_anything() {
+    for number in [
+        0xC001_0055,
+        0xC001_1020,
+        0xC001_1021,
+        0xC001_1022,
+        0xC001_1028,
+        0xC001_102A,
+    ] {
+        let mut file = file();
+        assert_eq!(value(&file, Msr(number)), 0, "{number:#x}");
+        let written = file.write(Msr(number), u64::MAX, &mut vmsa());
+        assert_eq!(written, Ok(MsrWrite::Done), "{number:#x}");
+        assert_eq!(value(&file, Msr(number)), 0, "{number:#x}");
+    }
+}
+
 #[test]
 fn barrier_is_asked_for_and_cannot_be_read() {
     let mut file = file();

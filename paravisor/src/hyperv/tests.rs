@@ -58,6 +58,34 @@ fn the_hypercall_page_is_code_where_the_guest_wants_it() {
     assert_eq!(msr(&mut rig, HYPERCALL, None), Some(0));
 }
 
+/// A timer of the guest's former life would raise its vector in the next one, or write into its memory.
+#[test]
+fn power_on_leaves_no_timer_and_no_page_of_the_life_before() {
+    const PAGE: u64 = 0x5001;
+    let clock = FakeClock::default();
+    let mut rig = rig(&clock);
+    let after_power_on = [
+        (0x4000_0073, 0),
+        (0x4000_0080, 0),
+        (0x4000_0082, 0),
+        (0x4000_0083, 0),
+        (0x4000_0092, 1 << 16),
+        (COUNT0, 0),
+        (CONFIG0, 0),
+    ];
+    let written = [PAGE, 1, PAGE, PAGE, 0xEE, 50_000, DIRECT];
+    for ((number, _), value) in after_power_on.into_iter().zip(written) {
+        assert!(msr(&mut rig, number, Some(value)).is_some());
+        assert_eq!(msr(&mut rig, number, None), Some(value), "{number:#x}");
+    }
+    assert_ne!(rig.vcpu.deadline_tsc(&rig.machine), u64::MAX);
+    rig.vcpu.power_on(&rig.machine);
+    for (number, value) in after_power_on {
+        assert_eq!(msr(&mut rig, number, None), Some(value), "{number:#x}");
+    }
+    assert_eq!(rig.vcpu.deadline_tsc(&rig.machine), u64::MAX);
+}
+
 #[test]
 fn a_direct_timer_arms_the_host_and_comes_as_its_vector() {
     let clock = FakeClock::default();

@@ -1,8 +1,11 @@
+use alloc::vec::Vec;
+
 use stockade_boot::manifest::Start;
+use stockade_boot::ram::RamMap;
 use stockade_bus::Gpa;
 use stockade_bus::fake::FakeClock;
 
-use super::{Fittings, Machine, Request, TestFittings};
+use super::{FirmwareFittings, Fittings, Machine, Request, TestFittings};
 
 fn read(machine: &Machine<&FakeClock>, port: u16) -> u8 {
     let mut byte = [0];
@@ -286,6 +289,39 @@ fn firmware_places_configuration_space_and_power_management() {
         assert_eq!(read(&machine, 0x605), 0xFF);
         machine.port_write(0x804, &[0x01, 0x20]);
         assert_eq!(machine.take_request(), Request::PowerOff);
+        machine.reset();
+    }
+}
+
+/// OVMF asks the clock's cells how much memory there is, as it would a BIOS' (`GetSystemMemorySizeBelow4gb`): in KiB above 1 MiB, in
+/// units of 64 KiB above 16 MiB and above 4 GiB.
+#[test]
+fn firmware_finds_the_memorys_size_in_the_clocks_cells() {
+    let clock = FakeClock::default();
+    let firmware = FirmwareFittings {
+        memory: &Nowhere,
+        vcpus: 1,
+        ram: RamMap::try_new(1 << 30, 6 << 30).unwrap(),
+        files: Vec::new(),
+        surface: None,
+    };
+    let fittings = Fittings {
+        start: Start::Firmware,
+        firmware: Some(firmware),
+        ..Fittings::default()
+    };
+    let machine = Machine::with_fittings(1, &clock, 0, fittings);
+    let cell = |number: u8| {
+        machine.port_write(0x70, &[number]);
+        u32::from(read(&machine, 0x71))
+    };
+    let of = |cells: &[u8]| cells.iter().rev().fold(0, |sum, at| sum << 8 | cell(*at));
+    for _ in 0..2 {
+        assert_eq!(of(&[0x15, 0x16]), 640);
+        assert_eq!([of(&[0x17, 0x18]), of(&[0x30, 0x31])], [0xFFFF; 2]);
+        assert_eq!(of(&[0x34, 0x35]), (1024 - 16) * 16);
+        assert_eq!(of(&[0x5B, 0x5C, 0x5D]), 2048 * 16);
+        // The battery keeps them.
         machine.reset();
     }
 }
