@@ -2,23 +2,32 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use stockade_rig::guest::{finding, findings};
-use stockade_rig::{Finished, Initrd, Stockade, appended, host_view};
+use stockade_rig::{Finished, Initrd, Stockade, appended, host_view, package_file};
 
 const DISK_BYTES: u64 = 128 << 20;
 /// TCG runs the workload at a fraction of a processor's speed.
 const LIMIT: Duration = Duration::from_secs(400);
 /// Written by the guest, looked for in the host's file.
 const SECRET: &str = "nobody-but-the-guest-wrote-this-line";
+/// Files of the workload that are this and nothing else.
+const PATTERN: &str = "pattern-of-guest";
 /// What else a file system holds: names of its own, and its label.
-const WORDS: [&str; 4] = [SECRET, "lost+found", "direct-random.0.0", "label-of-guest"];
+const WORDS: [&str; 5] = [
+    SECRET,
+    PATTERN,
+    "lost+found",
+    "direct-random.0.0",
+    "label-of-guest",
+];
 
-/// Loads the drivers. The first boot makes the file system if there is none; a workload of `fio` writes and checks 64 MiB; the guest
+/// Loads the drivers. The first boot makes the file system if there is none; a workload of `fio` writes and checks 80 MiB; the guest
 /// reboots itself; the second boot checks all of it again, and the file system.
 const SCRIPT: &str = r#"
 modprobe -a virtio_pci virtio_blk
@@ -39,6 +48,8 @@ all() {
     job direct-sequential libaio 1 write "$1" "$2"
     job buffered-random psync 0 randwrite "$1" "$2"
     job buffered-sequential psync 0 write "$1" "$2"
+    # "pattern-of-guest"
+    job pattern psync 0 write "--verify=pattern --verify_pattern=0x7061747465726e2d6f662d6775657374 $1" "$2"
 }
 if [ -f /m/secret ]; then
     say "secret $(cat /m/secret)"
@@ -71,11 +82,12 @@ fn disk_file(folder: &Path) -> PathBuf {
     path
 }
 
-fn run(folder: &Path, disk: &Path, words: &str) -> Finished {
+fn run(folder: &Path, disk: &Path, words: &str, arguments: &[&str]) -> Finished {
     let disk = format!("{}{words}", disk.display());
     // Half of the memory is for the files of the initramfs, and fio brings many.
     Stockade::new("run")
         .args(["--memory", "768M", "--append", &appended("")])
+        .args(arguments)
         .arg("--initrd")
         .arg(initrd(folder))
         .args(["--disk", &disk])
@@ -92,6 +104,7 @@ fn assert_all_good(run: &Finished) {
         "direct-sequential",
         "buffered-random",
         "buffered-sequential",
+        "pattern",
     ] {
         for time in ["written", "again"] {
             let good = format!("{job} {time} 0");
@@ -112,7 +125,8 @@ fn a_plain_disk_keeps_what_a_workload_wrote_over_a_reboot() {
         .arg(&disk)
         .status();
     assert!(made.unwrap().success());
-    let run = run(folder.path(), &disk, "");
+    // The least there is: half of what it has by itself.
+    let run = run(folder.path(), &disk, "", &["--bounce", "2M"]);
     assert_all_good(&run);
     for word in WORDS {
         assert!(host_view::count(&disk, word.as_bytes()) > 0, "{word}");
@@ -136,7 +150,7 @@ fn sealed_disk(folder: &Path) -> PathBuf {
 fn a_sealed_disk_keeps_what_a_workload_wrote_and_shows_the_host_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let disk = sealed_disk(folder.path());
-    let run = run(folder.path(), &disk, ",mode=sealed");
+    let run = run(folder.path(), &disk, ",mode=sealed", &[]);
     assert_all_good(&run);
     for word in WORDS {
         assert_eq!(host_view::count(&disk, word.as_bytes()), 0, "{word}");
@@ -186,6 +200,7 @@ fn a_read_only_disk_is_read_and_stays_as_it_was() {
     let script = "modprobe -a virtio_pci virtio_blk
         sleep 1
         say \"ro $(cat /sys/block/vda/ro)\"
+        say \"serial $(cat /sys/block/vda/serial)\"
         say \"sum $(md5sum /dev/vda | cut -c1-32)\"
         dd if=/dev/zero of=/dev/vda bs=4k count=1 2>/dev/null; say \"write $?\"";
     let initrd = Initrd::new(script).modules(&["virtio_pci", "virtio_blk"]);
@@ -196,11 +211,65 @@ fn a_read_only_disk_is_read_and_stays_as_it_was() {
         .finish();
     run.assert_code(0);
     assert_eq!(finding(&run.stdout, "ro"), Some("1"));
+    // What the driver asks for when it wants to know which disk this is.
+    assert_eq!(finding(&run.stdout, "serial"), Some("stockade-disk-00"));
     let sum = Command::new("md5sum").arg(&disk).output().unwrap();
     let sum = String::from_utf8(sum.stdout).unwrap();
     assert_eq!(finding(&run.stdout, "sum"), sum.get(..32));
     assert_eq!(finding(&run.stdout, "write"), Some("1"));
     assert!(std::fs::read(&disk).unwrap() == content);
+}
+
+/// Writes 4 MiB from the first MiB on and reads them again.
+const WRITE_AND_READ: &str = "modprobe -a virtio_pci virtio_blk
+    sleep 1
+    say \"sectors $(cat /sys/block/vda/size)\"
+    yes nobody-but-the-guest-wrote-this-line | head -c 4194304 >/tmp/written
+    dd if=/tmp/written of=/dev/vda bs=64k seek=16 conv=notrunc,fsync 2>/dev/null; say \"write $?\"
+    echo 3 >/proc/sys/vm/drop_caches
+    dd if=/dev/vda of=/tmp/read bs=64k skip=16 count=64 2>/dev/null; say \"read $?\"
+    cmp /tmp/written /tmp/read; say \"compared $?\"";
+
+fn qemu_img(arguments: &[&OsStr]) {
+    let program = package_file("qemu-utils", "usr/bin/qemu-img");
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// The file grows with what is in it, and the guest sees a disk as any other.
+#[test]
+fn a_disk_in_qemus_own_format_is_written_and_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (disk, raw) = (path("disk.qcow2"), path("disk.img"));
+    let words = |words: [&'static str; 4]| words.map(OsStr::new);
+    let [create, flag, format, size] = words(["create", "-f", "qcow2", "64M"]);
+    qemu_img(&[create, flag, format, disk.as_ref(), size]);
+    let run = Stockade::guest("")
+        .arg("--initrd")
+        .arg(
+            Initrd::new(WRITE_AND_READ)
+                .modules(&["virtio_pci", "virtio_blk"])
+                .write(folder.path()),
+        )
+        .args(["--disk", &format!("{},format=qcow2", disk.display())])
+        .finish();
+    run.assert_code(0);
+    assert_eq!(finding(&run.stdout, "sectors"), Some("131072"));
+    for what in ["write", "read", "compared"] {
+        let found = finding(&run.stdout, what);
+        assert_eq!(found, Some("0"), "{what}: {}", run.transcript());
+    }
+    let bytes = disk.metadata().unwrap().len();
+    assert!((4 << 20..16 << 20).contains(&bytes), "{bytes}");
+    let [convert, flag, format, _] = words(["convert", "-O", "raw", ""]);
+    qemu_img(&[convert, flag, format, disk.as_ref(), raw.as_ref()]);
+    let content = std::fs::read(&raw).unwrap();
+    let line = format!("{SECRET}\n").into_bytes();
+    let (before, from) = content.split_at(1 << 20);
+    let (written, behind) = from.split_at(4 << 20);
+    assert!(written.iter().eq(line.iter().cycle().take(4 << 20)));
+    assert!(before.iter().chain(behind).all(|byte| *byte == 0));
 }
 
 /// What the guest gives up reads as zeros, on a plain disk also for the host: its file has holes there. A sealed disk keeps its file as it is.
