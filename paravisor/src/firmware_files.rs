@@ -1,6 +1,7 @@
 //! The files firmware of the guest's reads from its configuration device: what machine it is on, and the tables for whoever it starts.
 //!
-//! All of it is made here of what is measured and of what the paravisor knows; nothing comes from the host.
+//! All of it is made here of what is measured and of what the paravisor knows. Of the host are two numbers: how many vCPUs there are and
+//! where memory ends, which `stockade_boot::parameters` has checked.
 
 use alloc::vec::Vec;
 

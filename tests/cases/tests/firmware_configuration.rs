@@ -17,7 +17,12 @@ fn run() -> Stockade {
     Stockade::new("run").args(["--memory", "512M"]).limit(LIMIT)
 }
 
-/// A kernel's driver reads what the image brings, from a file and from a text; next to them is what is ours to say.
+/// What a kernel's driver finds: files of ours and of the image.
+const NAMES: &str = "etc/acpi/rsdp etc/acpi/tables etc/e820 etc/smbios/smbios-anchor etc/smbios/smbios-tables \
+    etc/system-states etc/table-loader opt/org.example/file opt/org.example/text";
+
+/// A kernel's driver reads what the image brings, from a file and from a text; next to them is what is ours to say, and nothing of what
+/// the host's QEMU tells its own guests.
 #[test]
 fn a_guest_reads_the_files_of_its_image() {
     let folder = tempfile::tempdir().unwrap();
@@ -41,6 +46,7 @@ fn a_guest_reads_the_files_of_its_image() {
             "name=opt/org.example/file,file={}",
             words.display()
         ))
+        .args(["--qemu-arg=-fw_cfg", "--qemu-arg=name=opt/evil,string=x"])
         .finish();
     run.assert_code(0);
     assert_eq!(
@@ -50,11 +56,7 @@ fn a_guest_reads_the_files_of_its_image() {
         run.transcript()
     );
     assert_eq!(finding(&run.stdout, "file"), Some("the same"));
-    let names = finding(&run.stdout, "names").unwrap();
-    for name in ["etc/acpi/tables", "etc/e820", "etc/smbios/smbios-tables"] {
-        assert!(names.contains(name), "{names}");
-    }
-    assert!(!names.contains("bootorder"), "{names}");
+    assert_eq!(finding(&run.stdout, "names"), Some(NAMES));
 }
 
 #[test]
