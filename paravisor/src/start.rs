@@ -85,13 +85,15 @@ pub(crate) fn run(platform: Platform) -> ! {
     let firmware = firmware::fittings(&launch, ram, &devices);
     let firmware = firmware.unwrap_or_else(|reason| stop(reason));
     let unix_seconds = wall_clock(&cpu.ghcb);
+    let records = Kept::new(&launch.manifest, devices.bays.records());
+    check_tpm_state(&launch.manifest, &records).unwrap_or_else(|reason| stop(reason));
     let means = modules::Means {
         memory: modules.clone(),
         ram,
         clock,
         unix_seconds,
         cpuid: launch.cpuid,
-        records: Kept::new(&launch.manifest, devices.bays.records()),
+        records,
         psp: Arc::new(Mutex::new(psp)),
     };
     let tenants = Arc::new(modules::modules(&launch.manifest, &means));
@@ -246,6 +248,16 @@ fn fittings(
             .contains(GuestFlags::TEST_DEVICES)
             .then_some(test_devices),
     }
+}
+
+/// A guest whose TPM cannot have its state is not started: with a TPM that fails, or with a new one, it would go another way than the one
+/// its owner sealed and measured.
+fn check_tpm_state(manifest: &Manifest, records: &Kept) -> Result<(), StopReason> {
+    if manifest.flags().contains(GuestFlags::TPM) && matches!(records, Kept::Nowhere) {
+        log::error!("the TPM: T01: the store that has its state is missing");
+        return Err(StopReason::TPM_LOST);
+    }
+    Ok(())
 }
 
 /// Returns what the TPM is put together from, if the guest is to have one.

@@ -84,6 +84,8 @@ stop_reasons! {
     FIRMWARE_DIGEST_MISMATCH = 26, "the firmware differs from the measured one";
     /// Firmware's variables are in the store and not to be had: an older or a template's set would be another machine.
     VARIABLES_LOST = 27, "the firmware's variables cannot be read from the sealed store";
+    /// The TPM's state is in the store and not to be had: a failed TPM, or a new one, would be another machine.
+    TPM_LOST = 28, "the TPM's state cannot be read from the sealed store";
 }
 
 impl StopReason {
@@ -121,7 +123,7 @@ mod tests {
             assert_eq!(reason.code(), number);
             assert_eq!(StopReason::from(number), *reason);
         }
-        assert_eq!(StopReason::ALL.len(), 27);
+        assert_eq!(StopReason::ALL.len(), 28);
     }
 
     #[test]

@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -73,14 +72,7 @@ impl Place {
 
     /// Starts with the store cut short by the host after everybody has looked at it.
     fn start_with_store_of(&self, bytes: u64) -> Stockade {
-        let program = self.path("qemu");
-        let store = self.store();
-        let script = format!(
-            "#!/bin/sh\ncase \"$*\" in *-kernel*) truncate -s {bytes} {};; esac\nexec qemu-system-x86_64 \"$@\"\n",
-            store.display()
-        );
-        fs::write(&program, script).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let program = tamper::truncating_qemu(self.0.path(), &self.store(), bytes);
         self.start().arg("--qemu").arg(program)
     }
 }

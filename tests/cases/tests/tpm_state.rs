@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use stockade_rig::guest::{finding, findings};
-use stockade_rig::{Finished, Initrd, Stockade, appended};
+use stockade_rig::{Finished, Initrd, Stockade, appended, tamper};
 
 const LIMIT: Duration = Duration::from_secs(400);
 /// The model ends so when the host has no power.
@@ -71,14 +71,13 @@ impl Machine {
     }
 
     fn start(&self) -> Stockade {
+        self.start_with(self.words)
+    }
+
+    /// Starts this machine's state with other words, so with another image.
+    fn start_with(&self, words: &str) -> Stockade {
         Stockade::new("run")
-            .args([
-                "--tpm",
-                "--memory",
-                "512M",
-                "--append",
-                &appended(self.words),
-            ])
+            .args(["--tpm", "--memory", "512M", "--append", &appended(words)])
             .arg("--initrd")
             .arg(&self.initrd)
             .arg("--state")
@@ -161,9 +160,21 @@ fn power_cut_leaves_what_the_guest_was_told() {
     }
 }
 
-/// A guest that cannot have its own TPM gets none: a new one in its place would look like an attack on it, or be one.
+/// The machine stopped before there was a guest.
+#[track_caller]
+fn assert_stopped(run: &Finished, words: &[&str]) {
+    run.assert_code(12).assert_says(words);
+    run.assert_says(&["T01", "TPM's state cannot be read", "code 28"]);
+    assert!(
+        !run.stderr.contains("entering the guest"),
+        "{}",
+        run.transcript()
+    );
+}
+
+/// A guest that cannot have its own TPM is not started: one that fails, or a new one, would pass for a loss of all that was sealed.
 #[test]
-fn a_damaged_state_takes_the_tpm_away_and_an_older_one_is_what_the_log_warns_of() {
+fn a_state_that_cannot_be_opened_stops_the_machine_and_an_older_one_is_what_the_log_warns_of() {
     let machine = Machine::new("");
     let first = machine.run();
     let old = fs::read(machine.store()).unwrap();
@@ -174,11 +185,22 @@ fn a_damaged_state_takes_the_tpm_away_and_an_older_one_is_what_the_log_warns_of(
     // In the tag of the first entry, on which later ones depend.
     flipped[4096 + 52] ^= 1;
     fs::write(machine.store(), &flipped).unwrap();
-    let refused = machine.run();
-    refused.assert_says(&["S07", "modules' records are missing", "the TPM fails"]);
-    assert_eq!(finding(&refused.stdout, "primary"), None);
-    assert_eq!(finding(&refused.stdout, "rsa"), None);
+    assert_stopped(&machine.start().finish(), &["S07"]);
     assert!(fs::read(machine.store()).unwrap() == flipped);
+
+    // Another chip, and another image on the same one, have other keys.
+    fs::write(machine.store(), &new).unwrap();
+    let elsewhere = machine.start().args(["--model-arg", "seed=7"]);
+    assert_stopped(&elsewhere.finish(), &["S06"]);
+    assert_stopped(&machine.start_with("test.other").finish(), &["S06"]);
+    assert!(fs::read(machine.store()).unwrap() == new);
+
+    for bytes in [0, 0x6000] {
+        fs::write(machine.store(), &new).unwrap();
+        let qemu = tamper::truncating_qemu(machine.folder.path(), &machine.store(), bytes);
+        assert_stopped(&machine.start().arg("--qemu").arg(qemu).finish(), &[]);
+        assert_eq!(fs::metadata(machine.store()).unwrap().len(), bytes);
+    }
 
     fs::write(machine.store(), &old).unwrap();
     let older = machine.run();

@@ -1,7 +1,8 @@
-//! Changing an image behind its owner's back.
+//! Changing an image, or a file of the host's, behind its owner's back.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use igvm::IgvmDirectiveHeader;
 use stockade::image::Image;
@@ -44,4 +45,17 @@ pub fn truncate(image: &Path, keep: f64) {
     )]
     let length = (bytes.len() as f64 * keep) as usize;
     fs::write(image, &bytes[..length]).expect("the image is writable");
+}
+
+/// Returns a program in `folder`, for `--qemu`, that cuts `file` to this length after everybody has looked at it and then is QEMU.
+#[must_use]
+pub fn truncating_qemu(folder: &Path, file: &Path, bytes: u64) -> PathBuf {
+    let program = folder.join("qemu");
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *-kernel*) truncate -s {bytes} {};; esac\nexec qemu-system-x86_64 \"$@\"\n",
+        file.display()
+    );
+    fs::write(&program, script).expect("the folder is writable");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    program
 }
