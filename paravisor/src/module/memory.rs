@@ -443,4 +443,32 @@ mod tests {
         space.read(at, &mut bytes).unwrap();
         assert_eq!((bytes, space.pages()), ([0; 3], 2));
     }
+
+    /// What runs over the lower end of the stack must find nothing there, and what runs over a mapping no stack.
+    #[test]
+    fn nothing_that_may_go_anywhere_comes_near_the_stack_or_the_heap() {
+        let (mut memory, mut space) = fixture(100);
+        let stack = STACK_TOP - STACK_BYTES..STACK_TOP;
+        memory
+            .place(&mut space, stack.clone(), Access::Write)
+            .unwrap();
+        for bytes in [0x1000, 0x3000, MOST_BYTES] {
+            let at = memory.map(&mut space, Place::Any, bytes, Access::None);
+            let at = at.unwrap();
+            assert!(at + bytes <= stack.start - GUARD, "{at:#x}");
+        }
+        // One that grows moves down, not up to the stack.
+        let at = memory.map(&mut space, Place::Any, 0x1000, Access::Write);
+        let grown = memory.resize(&mut space, at.unwrap(), 0x1000, 0x2000, MayMove::Yes);
+        assert!(grown.unwrap() + 0x2000 <= stack.start - GUARD);
+        // However much is mapped, the heap keeps its distance.
+        let mut lowest = u64::MAX;
+        while let Ok(at) = memory.map(&mut space, Place::Any, MOST_BYTES, Access::None) {
+            lowest = at;
+        }
+        assert!(lowest < MAPPINGS.start + MOST_BYTES, "{lowest:#x}");
+        memory.set_heap(MAPPINGS.start - GUARD);
+        let end = memory.set_break(&mut space, MAPPINGS.start - GUARD + 1);
+        assert_eq!(end, MAPPINGS.start - GUARD);
+    }
 }
