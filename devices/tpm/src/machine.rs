@@ -188,3 +188,238 @@ impl<E: Engine> Tpm<E> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::io;
+    use std::rc::Rc;
+
+    use stockade_devices::tpm::command::{HEADER_BYTES, Header};
+
+    use super::*;
+    use crate::MemoryRecords;
+    use crate::endorsement::{ATTESTATION_KEY, ECC_KEY, NV_DEFINED, RSA_KEY, sized};
+
+    const FLAGS: u16 = MAKE_RSA_ENDORSEMENT_KEY;
+    const EVICT_CONTROL: u32 = 0x120;
+    const NV_DEFINE: u32 = 0x12A;
+    const PCR_ALLOCATE: u32 = 0x12B;
+    const CREATE_PRIMARY: u32 = 0x131;
+    const READ_PUBLIC: u32 = 0x173;
+
+    /// A store that is gone after so many writes, as after a power cut.
+    struct Dying {
+        records: MemoryRecords,
+        puts_left: usize,
+    }
+
+    impl Dying {
+        fn alive(&self) -> Result<(), RecordError> {
+            match self.puts_left {
+                0 => Err(io::Error::other("no power").into()),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    impl Records for Dying {
+        fn get(&mut self, name: &str) -> Result<Option<Vec<u8>>, RecordError> {
+            self.alive()?;
+            self.records.get(name)
+        }
+
+        fn put(&mut self, name: &str, value: &[u8]) -> Result<(), RecordError> {
+            self.alive()?;
+            self.puts_left -= 1;
+            self.records.put(name, value)?;
+            self.alive()
+        }
+
+        fn delete(&mut self, name: &str) -> Result<(), RecordError> {
+            self.alive()?;
+            self.records.delete(name)
+        }
+    }
+
+    type Store = Rc<RefCell<Dying>>;
+
+    /// An engine that keeps what it is given under its handle or index, with the start in which that was.
+    struct Fake {
+        store: Store,
+        start: u8,
+        commands: Rc<RefCell<Vec<u32>>>,
+    }
+
+    impl Fake {
+        /// Keeps something, unless it is there already.
+        fn keep(&mut self, name: &str) -> ResponseCode {
+            let start = self.start;
+            match self.store.get(name) {
+                Ok(Some(_)) => NV_DEFINED,
+                Ok(None) if self.store.put(name, &[start]).is_ok() => ResponseCode::SUCCESS,
+                _ => ResponseCode::FAILURE,
+            }
+        }
+
+        fn public(&mut self, handle: u32) -> Option<Vec<u8>> {
+            let made = self.store.get(&name(handle)).ok()??;
+            let mut body = Vec::new();
+            sized(&mut body, b"public");
+            sized(&mut body, &[&handle.to_be_bytes()[..], &made].concat());
+            Some(body)
+        }
+    }
+
+    fn name(number: u32) -> String {
+        format!("object {number:x}")
+    }
+
+    fn number(command: &[u8], at: usize) -> u32 {
+        let bytes = command[at..].first_chunk().unwrap();
+        u32::from_be_bytes(*bytes)
+    }
+
+    impl Engine for Fake {
+        fn power_on(&mut self, _: Option<&[u8]>) -> Result<(), EngineError> {
+            match self.keep("seeds") {
+                ResponseCode::FAILURE => Err(EngineError::Failed(1, "power_on")),
+                _ => Ok(()),
+            }
+        }
+
+        fn power_off(&mut self) {}
+
+        fn execute(&mut self, _: Locality, command: &[u8]) -> Result<Vec<u8>, EngineError> {
+            let code = Header::read(command).unwrap().code;
+            self.commands.borrow_mut().push(code);
+            let mut body = Vec::new();
+            let outcome = match code {
+                CREATE_PRIMARY => {
+                    body.extend_from_slice(&[0x80, 0, 0, 0]);
+                    ResponseCode::SUCCESS
+                }
+                // Behind two handles and an authorization.
+                EVICT_CONTROL => self.keep(&name(number(command, HEADER_BYTES + 8 + 13))),
+                // Behind a handle, an authorization, an empty value and a size.
+                NV_DEFINE => self.keep(&name(number(command, HEADER_BYTES + 4 + 13 + 4))),
+                PCR_ALLOCATE => self.keep("banks"),
+                READ_PUBLIC => match self.public(number(command, HEADER_BYTES)) {
+                    Some(public) => {
+                        body = public;
+                        ResponseCode::SUCCESS
+                    }
+                    None => ResponseCode::FAILURE,
+                },
+                _ => ResponseCode::SUCCESS,
+            };
+            // Chosen once more, banks are what they were.
+            let outcome = match (code, outcome) {
+                (PCR_ALLOCATE, NV_DEFINED) => ResponseCode::SUCCESS,
+                _ => outcome,
+            };
+            let mut response = [&command::failed(outcome)[..], &body].concat();
+            let len = u32::try_from(response.len()).unwrap();
+            response[2..6].copy_from_slice(&len.to_be_bytes());
+            Ok(response)
+        }
+
+        fn hash_start(&mut self) -> Result<(), EngineError> {
+            Ok(())
+        }
+
+        fn hash_data(&mut self, _: &[u8]) -> Result<(), EngineError> {
+            Ok(())
+        }
+
+        fn hash_end(&mut self) -> Result<(), EngineError> {
+            Ok(())
+        }
+
+        fn is_established(&mut self) -> Result<bool, EngineError> {
+            Ok(false)
+        }
+
+        fn reset_established(&mut self, _: Locality) -> Result<(), EngineError> {
+            Ok(())
+        }
+
+        fn save(&mut self) -> Result<Vec<u8>, EngineError> {
+            Ok(Vec::new())
+        }
+    }
+
+    struct NoReports;
+
+    impl Attester for NoReports {
+        fn report(&mut self, _: &[u8]) -> io::Result<Vec<u8>> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    /// Powers a TPM on that has this store, and returns what it was asked for.
+    fn start(store: &Store, number: u8) -> Result<Vec<u32>, TpmError> {
+        let commands = Rc::default();
+        let engine = Fake {
+            store: Rc::clone(store),
+            start: number,
+            commands: Rc::clone(&commands),
+        };
+        let mut tpm = Tpm::new(engine, Box::new(Rc::clone(store)));
+        tpm = tpm.attested_by(Box::new(NoReports));
+        tpm.power_on(FLAGS)?;
+        assert!(tpm.is_on());
+        Ok(commands.take())
+    }
+
+    /// A first start cut short at any write is made up for by the second: all there, what was made made once, and the names in reports
+    /// those of the keys that lie at the handles.
+    #[test]
+    fn a_manufacture_cut_short_is_completed_by_the_next_start() {
+        const WRITES: usize = 9;
+        for puts in 1..=WRITES + 1 {
+            let store = Rc::new(RefCell::new(Dying {
+                records: MemoryRecords::default(),
+                puts_left: puts,
+            }));
+            let first = start(&store, 1);
+            assert_eq!(first.is_ok(), puts > WRITES, "{puts} writes");
+            store.borrow_mut().puts_left = usize::MAX;
+            let second = start(&store, 2).unwrap();
+            assert_eq!(second.is_empty(), puts >= WRITES, "{puts} writes");
+            assert_eq!(start(&store, 3).unwrap(), [0; 0], "{puts} writes");
+
+            let records = &mut store.borrow_mut().records;
+            let mut names = Vec::new();
+            for handle in [RSA_KEY, ECC_KEY, ATTESTATION_KEY] {
+                let made = records.get(&name(handle)).unwrap().unwrap();
+                let it = [&handle.to_be_bytes()[..], &made].concat();
+                sized(&mut names, &it);
+            }
+            assert_eq!(records.get("names").unwrap(), Some(names), "{puts} writes");
+            for index in [0x0140_0001, 0x0140_0002] {
+                assert!(records.get(&name(index)).unwrap().is_some());
+            }
+            assert_eq!(records.get("banks").unwrap().map(|it| it.len()), Some(1));
+            assert_eq!(records.get("seeds").unwrap(), Some(vec![1]));
+        }
+    }
+
+    #[test]
+    fn a_tpm_without_power_executes_nothing() {
+        let store = Rc::new(RefCell::new(Dying {
+            records: MemoryRecords::default(),
+            puts_left: 2,
+        }));
+        let engine = Fake {
+            store: Rc::clone(&store),
+            start: 1,
+            commands: Rc::default(),
+        };
+        let mut tpm = Tpm::new(engine, Box::new(store));
+        assert!(tpm.power_on(0).is_err());
+        assert!(!tpm.is_on());
+        let refused = tpm.execute(Locality::ZERO, &command::self_test());
+        assert!(matches!(refused, Err(TpmError::Engine(EngineError::Off))));
+    }
+}
