@@ -168,7 +168,7 @@ fn lead(shared: &'static Shared, plan: &Plan, cpu: Cpu) -> ! {
         log::info!("heap: {} bytes in use", heap::used_bytes());
         Ok(())
     });
-    vcpu.stats.dropped_frames = shared.machine.bays().dropped_frames();
+    vcpu.stats.refusals = shared.machine.bays().refusals();
     let modules = shared.modules.as_ref();
     vcpu.stats.module_bytes = modules.map_or(0, ModuleMemory::most_bytes);
     console::print_line(format_args!("stockade-stats: {}", vcpu.stats.to_json()));

@@ -5,6 +5,8 @@ use core::fmt::Write;
 
 use stockade_intercept::exit::Exit;
 
+use crate::virtio::Refusals;
+
 /// What [`Exit::kind`] can say of what a guest does.
 const KINDS: [&str; 11] = [
     "npf", "msr", "hlt", "host", "ioio", "cpuid", "vmmcall", "wbinvd", "xsetbv", "rdtsc", "other",
@@ -197,8 +199,8 @@ pub struct Stats {
     pub resets: u64,
     /// Interrupts of the host nobody had asked for.
     pub dropped_vectors: u64,
-    /// Network frames, of the host's or the guest's, that were not what their headers say.
-    pub dropped_frames: u64,
+    /// What devices did not do.
+    pub refusals: Refusals,
     /// Faults in guest RAM that were not the guest's.
     pub spurious_faults: u64,
     /// Returns from the guest without an exit.
@@ -251,7 +253,7 @@ impl Stats {
         }
         self.resets += other.resets;
         self.dropped_vectors += other.dropped_vectors;
-        self.dropped_frames += other.dropped_frames;
+        self.refusals = [self.refusals, other.refusals].into_iter().sum();
         self.spurious_faults += other.spurious_faults;
         self.empty_returns += other.empty_returns;
         self.unknown_msrs += other.unknown_msrs;
@@ -280,7 +282,9 @@ impl Stats {
         for (name, count) in [
             ("resets", self.resets),
             ("dropped_vectors", self.dropped_vectors),
-            ("dropped_frames", self.dropped_frames),
+            ("dropped_frames", self.refusals.dropped_frames),
+            ("io_errors", self.refusals.io_errors),
+            ("offline_devices", self.refusals.offline_devices),
             ("spurious_faults", self.spurious_faults),
             ("empty_returns", self.empty_returns),
             ("unknown_msrs", self.unknown_msrs),

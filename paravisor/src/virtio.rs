@@ -17,6 +17,8 @@ mod host_disk;
 mod net;
 mod sealed;
 
+use core::iter::Sum;
+
 use stockade_backend::HostBus;
 use stockade_bus::GuestMemory;
 use stockade_devices::pci::PciFunction;
@@ -86,9 +88,30 @@ pub trait Engine {
         false
     }
 
-    /// Returns how many frames it dropped, of the host's or the guest's, for what was wrong with them.
-    fn dropped_frames(&self, _front: &Self::Front) -> u64 {
-        0
+    /// Returns what it did not do.
+    fn refusals(&self, _front: &Self::Front) -> Refusals {
+        Refusals::default()
+    }
+}
+
+/// What devices did not do, for what was wrong with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Refusals {
+    /// Frames, of the host's or the guest's, that were dropped.
+    pub dropped_frames: u64,
+    /// Requests of the guest that ended with an I/O error.
+    pub io_errors: u64,
+    /// Devices that are offline, for what the host has done.
+    pub offline_devices: u64,
+}
+
+impl Sum for Refusals {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            dropped_frames: sum.dropped_frames.saturating_add(one.dropped_frames),
+            io_errors: sum.io_errors.saturating_add(one.io_errors),
+            offline_devices: sum.offline_devices.saturating_add(one.offline_devices),
+        })
     }
 }
 
@@ -107,9 +130,9 @@ pub trait Fitted: PciFunction + Send {
     /// Notes that its next turn comes because it has gathered for long enough.
     fn late(&mut self) {}
 
-    /// Returns how many frames it dropped for what was wrong with them.
-    fn dropped_frames(&mut self) -> u64 {
-        0
+    /// Returns what it did not do.
+    fn refusals(&mut self) -> Refusals {
+        Refusals::default()
     }
 
     /// Has the host signal nothing until the next turn, for somebody looks whether there is news. Returns whether there will be.

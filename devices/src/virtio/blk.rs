@@ -84,6 +84,7 @@ pub struct Blk {
     /// The queue that is looked at first.
     turn: usize,
     chain: Chain,
+    io_errors: u64,
 }
 
 impl Blk {
@@ -102,6 +103,7 @@ impl Blk {
             waiting: 0,
             turn: 0,
             chain: Chain::new(CHAIN_CAPACITY),
+            io_errors: 0,
             options,
         }
     }
@@ -178,6 +180,9 @@ impl Blk {
         } else if !slot.is(token.serial, Use::Busy) {
             return;
         }
+        if status == Status::IoError {
+            self.io_errors = self.io_errors.saturating_add(1);
+        }
         let answer = slot.answer(status);
         let (queue, is_orphan) = (slot.queue, slot.is(token.serial, Use::Orphan));
         slot.release();
@@ -185,6 +190,12 @@ impl Blk {
         if !is_orphan {
             self.give_back(memory, queue, answer);
         }
+    }
+
+    /// Returns how many requests the engine has ended with an I/O error since it was made.
+    #[must_use]
+    pub fn io_errors(&self) -> u64 {
+        self.io_errors
     }
 
     /// Returns how many requests are with the engine, those without a device included.

@@ -19,7 +19,7 @@ use stockade_devices::pci::PciFunction;
 
 pub(crate) use vigil::Watched;
 
-use super::{Attention, Doubt, Fitted, Turn};
+use super::{Attention, Doubt, Fitted, Refusals, Turn};
 use crate::machine::{Functions, SlotFunction, SlotNumber};
 use crate::module::channel::Bell;
 use crate::records::Records;
@@ -206,11 +206,11 @@ impl Bays {
         u8::try_from(index.checked_rem(vcpus).unwrap_or(0)).unwrap_or(0)
     }
 
-    /// Returns how many frames cards have dropped, of the host's or the guest's, for what was wrong with them.
+    /// Returns what the devices did not do, for what was wrong with it.
     #[must_use]
-    pub fn dropped_frames(&self) -> u64 {
-        let dropped = |(_, bay): &(_, Arc<Bay>)| bay.card.lock().dropped_frames();
-        self.bays.iter().map(dropped).sum()
+    pub fn refusals(&self) -> Refusals {
+        let refusals = |(_, bay): &(_, Arc<Bay>)| bay.card.lock().refusals();
+        self.bays.iter().map(refusals).sum()
     }
 
     /// Has every device looked at once.

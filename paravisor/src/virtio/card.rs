@@ -5,7 +5,7 @@ use stockade_bus::{AccessError, Level, PciConfig};
 use stockade_devices::pci::{BARS, Bar, BarRange, MsiMessage, PciFunction, VirtioPci};
 use stockade_devices::virtio::Work;
 
-use super::{Engine, Fitted, Memory, Turn};
+use super::{Engine, Fitted, Memory, Refusals, Turn};
 
 /// A virtio function and what is behind it.
 pub struct Card<E: Engine> {
@@ -60,9 +60,9 @@ where
         self.engine.keeps_records()
     }
 
-    fn dropped_frames(&mut self) -> u64 {
+    fn refusals(&mut self) -> Refusals {
         let Self { pci, engine } = self;
-        engine.dropped_frames(pci.device())
+        engine.refusals(pci.device())
     }
 
     fn check(&mut self, bus: &mut dyn HostBus) {

@@ -12,7 +12,7 @@ use stockade_backend::shared::AnyShared;
 use stockade_bus::GuestMemory;
 use stockade_devices::virtio::console::{Console, ConsoleSize};
 
-use super::{Engine, Turn};
+use super::{Engine, Refusals, Turn};
 
 /// Buffers taken in each direction in a turn.
 const BUDGET: usize = 16;
@@ -84,6 +84,13 @@ impl Characters {
 
 impl Engine for Characters {
     type Front = Console;
+
+    fn refusals(&self, _: &Console) -> Refusals {
+        Refusals {
+            offline_devices: u64::from(self.wire.failure().is_some()),
+            ..Refusals::default()
+        }
+    }
 
     fn turn(
         &mut self,

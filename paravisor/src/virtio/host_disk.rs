@@ -7,7 +7,7 @@ use stockade_bus::GuestMemory;
 use stockade_devices::virtio::blk::Blk;
 
 use super::gather::{Gathering, Rest};
-use super::{Engine, Turn};
+use super::{Engine, Refusals, Turn};
 
 /// Rounds of a turn: after the first there may be what came meanwhile, without a signal.
 const ROUNDS: usize = 2;
@@ -49,6 +49,14 @@ pub trait DiskEngine {
 
 impl<E: DiskEngine> Engine for E {
     type Front = Blk;
+
+    fn refusals(&self, blk: &Blk) -> Refusals {
+        Refusals {
+            io_errors: blk.io_errors(),
+            offline_devices: u64::from(self.host().block.failure().is_some()),
+            ..Refusals::default()
+        }
+    }
 
     fn turn(&mut self, blk: &mut Blk, memory: &dyn GuestMemory, bus: &mut dyn HostBus) -> Turn {
         self.begin_turn();

@@ -17,7 +17,7 @@ use stockade_devices::virtio::net::{
     Address, Given, Header, Listening, Net, NetOptions, Taken, Telling, features,
 };
 
-use super::{Engine, Turn};
+use super::{Engine, Refusals, Turn};
 use frame::{Frame, Piece};
 
 /// Frames taken in each direction in a turn.
@@ -226,9 +226,13 @@ impl Engine for Frames {
         self.gathers_sent || self.gathers_received
     }
 
-    fn dropped_frames(&self, net: &Net) -> u64 {
+    fn refusals(&self, net: &Net) -> Refusals {
         let here = self.dropped.saturating_add(self.wire.dropped());
-        here.saturating_add(net.dropped())
+        Refusals {
+            dropped_frames: here.saturating_add(net.dropped()),
+            offline_devices: u64::from(self.wire.failure().is_some()),
+            ..Refusals::default()
+        }
     }
 
     fn turn(&mut self, net: &mut Net, memory: &dyn GuestMemory, mut bus: &mut dyn HostBus) -> Turn {

@@ -67,6 +67,7 @@ impl Blk {
             waiting: _,
             turn,
             chain: _,
+            io_errors: _,
         } = self;
         let is_alive = |slot: &&Slot| matches!(slot.usage, Use::Busy | Use::Waiting);
         BlkState {

@@ -73,7 +73,7 @@ impl<'m> Rig<'m> {
     }
 
     fn dropped(&self) -> u64 {
-        self.engine.dropped_frames(&self.net)
+        self.engine.refusals(&self.net).dropped_frames
     }
 
     /// Gives turns until nothing is left to be done.
