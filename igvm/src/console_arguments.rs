@@ -1,5 +1,6 @@
 //! A virtio console, as an argument: what QEMU connects it to, and what of it is measured.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -111,6 +112,10 @@ impl ConsoleArguments {
             return Ok(None);
         };
         check_folder(output)?;
+        check_output(output).map_err(|source| Failure::Framebuffer {
+            path: output.clone(),
+            source,
+        })?;
         let (disk, output) = (disk.to_owned(), output.clone());
         let framebuffer = Framebuffer { disk, output };
         framebuffer.make().map_err(|source| Failure::File {
@@ -123,16 +128,27 @@ impl ConsoleArguments {
 
 /// Sees that there is a folder for a file.
 fn check_folder(path: &Path) -> Result<(), Failure> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    if folder.unwrap_or(Path::new(".")).is_dir() {
+    if folder_of(path).is_dir() {
         return Ok(());
     }
     Err(Failure::File {
         path: path.to_owned(),
         source: std::io::ErrorKind::NotFound.into(),
     })
+}
+
+/// Sees that a file can be put in place of this one; tries with a file that has no name.
+fn check_output(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    tempfile::tempfile_in(folder_of(path)).map(drop)
+}
+
+fn folder_of(path: &Path) -> &Path {
+    let folder = path.parent();
+    let folder = folder.filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]
@@ -160,6 +176,23 @@ mod tests {
         assert!(console("file=/nonexistent/a").host().is_err());
         assert!(console("file=a").host().unwrap().is_some());
         assert!(ConsoleArguments::default().host().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_picture_that_cannot_be_written_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let shown = |output: &Path| {
+            let console = ConsoleArguments {
+                framebuffer: Some(output.into()),
+                ..ConsoleArguments::default()
+            };
+            console.framebuffer(&folder.path().join("disk"))
+        };
+        assert!(shown(&folder.path().join("a.ppm")).is_ok());
+        for output in [folder.path(), Path::new("/proc/a.ppm")] {
+            let refused = shown(output);
+            assert!(matches!(refused, Err(Failure::Framebuffer { .. })));
+        }
     }
 
     #[test]

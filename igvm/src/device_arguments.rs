@@ -155,6 +155,9 @@ impl DeviceArguments {
             Some(firmware) if firmware.variables.is_none() && self.state.is_some() => {
                 Err(Failure::StateWithoutVariables)
             }
+            None if self.disk.iter().any(DiskArgument::has_boot_index) => {
+                Err(Failure::BootIndexWithoutFirmware)
+            }
             _ => Ok(()),
         }
     }
@@ -355,6 +358,31 @@ mod tests {
         assert!(places.eq([None, Some(7), Some(0)]));
         let refused = measured(&["a,bootindex=1", "b", "c,bootindex=1"]);
         assert!(matches!(refused, Err(Failure::BootIndex(1))));
+    }
+
+    #[test]
+    fn a_boot_order_and_kept_variables_are_for_firmware_that_has_use_for_them() {
+        let disk = |words: &str| DeviceArguments {
+            disk: vec![words.parse().unwrap()],
+            ..DeviceArguments::default()
+        };
+        let state = DeviceArguments {
+            state: Some("dir".into()),
+            ..DeviceArguments::default()
+        };
+        let firmware = |variables| Firmware {
+            variables,
+            ..Firmware::default()
+        };
+        let (without, with) = (firmware(None), firmware(Some(vec![])));
+        let order = disk("a,bootindex=1");
+        assert!(order.check_start(Some(&without)).is_ok());
+        let refused = order.check_start(None);
+        assert!(matches!(refused, Err(Failure::BootIndexWithoutFirmware)));
+        assert!(disk("a").check_start(None).is_ok());
+        assert!(state.check_start(None).is_ok() && state.check_start(Some(&with)).is_ok());
+        let refused = state.check_start(Some(&without));
+        assert!(matches!(refused, Err(Failure::StateWithoutVariables)));
     }
 
     #[test]

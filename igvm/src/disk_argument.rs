@@ -113,6 +113,11 @@ impl DiskArgument {
         }
     }
 
+    /// Returns whether it has a place in the firmware's boot order.
+    pub(crate) fn has_boot_index(&self) -> bool {
+        self.boot_index.is_some()
+    }
+
     /// Sees that the file is there, can be used as asked, and is nobody else's now.
     pub(crate) fn open(&self) -> Result<(Disk, File), Failure> {
         let failed = |source| Failure::File {

@@ -10,6 +10,7 @@ use stockade::run::RunError;
 use stockade::setup::SetupError;
 use stockade_boot::firmware::FirmwareError;
 use stockade_boot::format::FormatError;
+use stockade_boot::manifest::MAX_ITEM_BYTES;
 use stockade_storage::KeyId;
 
 use crate::guest_arguments::TPM_MEMORY;
@@ -167,12 +168,35 @@ pub(crate) enum Failure {
         "--framebuffer shows what firmware and its guests draw; give --firmware or --disk, and no kernel"
     )]
     ScreenWithoutFirmware,
+    /// A boot order nobody asks for.
+    #[error(
+        "bootindex= is for firmware, which tries disks in that order; leave it out, or the kernel"
+    )]
+    BootIndexWithoutFirmware,
+    /// A picture that cannot be written.
+    #[error("--framebuffer {}: {source}; name a file in a directory you may write to", path.display())]
+    Framebuffer {
+        /// Where it would go.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// Two disks in one place of the boot order.
     #[error("two disks have bootindex={0}; give each another")]
     BootIndex(u8),
     /// A name twice.
     #[error("--fw-cfg has two files named {0}; leave one out")]
     ItemTwice(String),
+    /// An item nobody could read.
+    #[error("--fw-cfg {name}: {origin} has {bytes} bytes; there can be 1 byte to {most} KiB", most = MAX_ITEM_BYTES >> 10)]
+    ItemLength {
+        /// Its name.
+        name: String,
+        /// Where its content is from.
+        origin: String,
+        /// How long that is.
+        bytes: u64,
+    },
     /// More disks or cards than there are places.
     #[error("too many disks or network cards; there can be 14 disks and 8 cards")]
     TooManyDevices,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use stockade::image::{self, Firmware, FirmwareItem};
 use stockade::setup::{self, Cache};
+use stockade_boot::manifest::MAX_ITEM_BYTES;
 
 use crate::failure::Failure;
 use crate::voice::Voice;
@@ -71,13 +72,23 @@ fn parse_item(text: &str) -> Result<ItemArgument, String> {
 
 impl ItemArgument {
     fn read(&self) -> Result<FirmwareItem, Failure> {
-        Ok(FirmwareItem {
-            name: self.name.clone(),
-            content: match &self.source {
-                ItemSource::File(path) => image::read(path)?,
-                ItemSource::Text(text) => text.clone().into_bytes(),
-            },
-        })
+        let content = match &self.source {
+            ItemSource::File(path) => image::read(path)?,
+            ItemSource::Text(text) => text.clone().into_bytes(),
+        };
+        let (name, bytes) = (self.name.clone(), content.len() as u64);
+        if !(1..=MAX_ITEM_BYTES).contains(&bytes) {
+            let origin = match &self.source {
+                ItemSource::File(path) => path.display().to_string(),
+                ItemSource::Text(_) => "its text".to_owned(),
+            };
+            return Err(Failure::ItemLength {
+                name,
+                origin,
+                bytes,
+            });
+        }
+        Ok(FirmwareItem { name, content })
     }
 }
 
@@ -199,5 +210,25 @@ mod tests {
             assert!(parse_item(text).is_err(), "{text}");
         }
         assert!(parse_item(&format!("opt/{},string=x", "a".repeat(52))).is_err());
+    }
+
+    #[test]
+    fn items_are_neither_empty_nor_too_long() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let text = format!("opt/a,file={}", file.path().display());
+        let item = parse_item(&text).expect("it is one");
+        let empty = item.read().expect_err("it is empty").to_string();
+        assert!(
+            empty.contains("opt/a") && empty.contains("0 bytes"),
+            "{empty}"
+        );
+        let name = file.path().display().to_string();
+        assert!(empty.contains(&name) && empty.contains("64 KiB"), "{empty}");
+        file.as_file()
+            .set_len(MAX_ITEM_BYTES + 1)
+            .expect("it is ours");
+        assert!(item.read().is_err());
+        file.as_file().set_len(MAX_ITEM_BYTES).expect("it is ours");
+        assert!(item.read().is_ok());
     }
 }

@@ -397,6 +397,19 @@ fn a_damaged_qcow2_file_and_a_disk_another_qemu_has_are_named() {
         .assert_refused(&["used.img", "lock", "another process"]);
 }
 
+/// A boot order is what firmware asks for.
+#[test]
+fn a_boot_order_for_a_kernel_is_refused() {
+    let folder = folder();
+    let disk = file(folder.path(), "disk.img", &[7; 512]);
+    let words = format!("{},bootindex=1", disk.display());
+    let run = Stockade::new("run")
+        .args(["--disk", &words])
+        .arg("--kernel");
+    let run = run.arg(&workshop().kernel).finish();
+    run.assert_refused(&["bootindex=", "firmware"]);
+}
+
 /// They would go unnoticed.
 #[test]
 fn limits_of_what_is_not_there_or_does_not_fit_are_refused() {
