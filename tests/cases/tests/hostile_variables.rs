@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use stockade::image::Image;
@@ -198,7 +199,7 @@ fn older_variables_come_without_the_disk_that_is_newer() {
     assert_eq!(color, b"blue");
 }
 
-/// What was measured at the build is what starts, or nothing.
+/// What was measured at the build is what starts, to the firmware's shell, or nothing.
 #[test]
 fn swapped_firmware_is_refused_in_each_of_its_parts() {
     let place = Place::new();
@@ -211,6 +212,9 @@ fn swapped_firmware_is_refused_in_each_of_its_parts() {
         .arg(&image)
         .finish()
         .assert_code(0);
+    let mut guest = Stockade::image(&image).limit(LIMIT).start();
+    shell::enter(&mut guest);
+    switch_off(guest).assert_says(&["entering the guest"]);
     let whole = fs::read(&image).unwrap();
     let built = Image::open(&image).unwrap();
     let manifest = built.manifest().unwrap();
@@ -226,14 +230,36 @@ fn swapped_firmware_is_refused_in_each_of_its_parts() {
     }
 }
 
-/// A disk without a boot loader, of noise or of nothing: the firmware goes on to its own shell, and the disk stays as it is.
+/// Makes a disk with a partition table and a file system of Linux's in its only partition: nothing that firmware could read.
+fn linux_only_disk(path: &Path) {
+    const MIB: u64 = 1 << 20;
+    fs::File::create(path).unwrap().set_len(16 * MIB).unwrap();
+    let table = ["-n", "1:2048:0", "-t", "1:8300"];
+    let mut partition = Command::new("sgdisk");
+    partition.args(table).arg(path);
+    let mut format = Command::new("mkfs.ext4");
+    format.args(["-q", "-F", "-E", "offset=1048576"]).arg(path);
+    for tool in [&mut partition, format.arg("14M")] {
+        let output = tool.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+/// A disk without a boot loader, of noise, of nothing or of Linux alone: the firmware goes on to its own shell, and the disk stays as it is.
 #[test]
 fn a_disk_without_a_boot_loader_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let noise: Vec<u8> = (0..1_u32 << 18)
         .flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes())
         .collect();
-    let disks: [(&str, &[u8]); 2] = [("noise.img", &noise), ("empty.img", &[0; 1 << 20])];
+    let linux = folder.path().join("linux.img");
+    linux_only_disk(&linux);
+    let linux = fs::read(linux).unwrap();
+    let disks: [(&str, &[u8]); 3] = [
+        ("noise.img", &noise),
+        ("empty.img", &[0; 1 << 20]),
+        ("linux.img", &linux),
+    ];
     let path = |name: &str| -> PathBuf { Path::new(folder.path()).join(name) };
     let mut run = Stockade::new("run").args(["--memory", "256M"]).limit(LIMIT);
     for (name, content) in disks {
@@ -243,7 +269,11 @@ fn a_disk_without_a_boot_loader_is_left_alone() {
     let mut guest = run.start();
     shell::enter(&mut guest);
     let map = shell::ask(&mut guest, "map");
-    assert!(map.contains("BLK1") && !map.contains("FS0"), "{map}");
+    // The third disk and its partition are seen, and no file system.
+    for words in ["BLK2", "HD(1,GPT"] {
+        assert!(map.contains(words), "{words}: {map}");
+    }
+    assert!(!map.contains("FS0"), "{map}");
     switch_off(guest);
     for (name, content) in disks {
         assert!(fs::read(path(name)).unwrap() == content, "{name}");
