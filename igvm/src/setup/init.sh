@@ -41,7 +41,7 @@ check() {
     for _ in 1 2 3 4 5 6 7 8 9 10; do usleep 50000; done
     took=$(($(uptime_centis) - start))
     if [ "$took" -ge 50 ] && [ "$took" -lt 500 ]; then say "timer ok"; else say "timer off: $took cs for 50"; fi
-    if dmesg | grep -iE 'ACPI (Error|BIOS Error)|APIC error|clocksource.*unstable|Marking TSC|MP-BIOS bug|firmware bug|FW bug|unchecked MSR|BUG:|WARNING:' | grep -v 'Speculative Return Stack Overflow'; then
+    if dmesg | grep -iE 'ACPI.*(Warning|Error)|APIC error|clocksource.*unstable|Marking TSC|MP-BIOS bug|\[firmware (bug|warn|info)\]|firmware bug|FW bug|unchecked MSR|BUG:|WARNING:' | grep -v 'Speculative Return Stack Overflow'; then
         say "log has complaints"
     else
         say "log clean"

@@ -7,17 +7,31 @@
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use stockade_rig::firmware::{FirmwarePc, SecureBoot};
 use stockade_rig::guest::finding;
 use stockade_rig::stock_disk::{KernelFlavour, Session, StockDisk};
 use stockade_rig::{ID_KEYS, Initrd, Stockade};
 
 /// What the kernel says where firmware is at fault, and what it says of itself.
-const COMPLAINTS: &str =
-    "dmesg | grep -iE 'firmware bug|fw bug|acpi (bios )?error|unchecked MSR|BUG:' || true";
-/// Every table, taken apart by ACPICA's compiler.
-const TABLES: &str = "cd /tmp && acpidump -b && ls *.dat | wc -l && \
-    (iasl -d *.dat 2>&1 | grep -iE '^error|could not|not found' || true)";
+const COMPLAINTS: &str = "dmesg | grep -iE '\\[firmware (bug|warn|info)\\]|firmware bug|fw bug|acpi.*(warning|error)|unchecked MSR|BUG:|WARNING:' || true";
+/// Of those, what no firmware and no paravisor can help.
+const KNOWN: [&str; 1] = [
+    // The processor QEMU is told to be has no microcode against it.
+    "Speculative Return Stack Overflow",
+];
+/// Every table, taken apart by ACPICA's compiler and put together again: the names of the tables, behind what went wrong.
+const TABLES: &str = "cd /tmp && acpidump -b && iasl -d *.dat >taken 2>&1; grep -iE '^error|could not|not found' taken; \
+    for table in *.dsl; do iasl -ve $table >made 2>&1; grep -q ' 0 Errors' made || cat made; done; echo *.dat";
+/// Ours, and the firmware adds none.
+const TABLE_NAMES: &str = "apic.dat dsdt.dat facp.dat facs.dat mcfg.dat spcr.dat waet.dat wsmt.dat";
+/// The types of SMBIOS structures, each once.
+const STRUCTURES: &str = "dmidecode -q >/dev/null && dmidecode | sed -n 's/^Handle .* DMI type \\([0-9]*\\),.*/\\1/p' | sort -nu | tr '\\n' ' '";
+/// BIOS, system, chassis, processor, memory array, device and range, boot, and the end.
+const TYPES: &str = "0 1 3 4 16 17 19 32 127";
+/// Variables the platform's specification names, and those of the database of keys.
+const GLOBAL: &str = "8be4df61-93ca-11d2-aa0d-00e098032b8c";
+const KEYS: &str = "d719b2cb-3d3a-4596-a3bc-dad00e67656f";
 
 /// A variable of the guest's own, which lasts and which an operating system sees, as Linux' tools write one.
 const WRITE_VARIABLE: &str = "printf teal > /tmp/color && \
@@ -90,21 +104,23 @@ fn look_around(session: &mut Session<'_>, configuration: &Configuration) {
     let mib = kib.parse::<u64>().unwrap_or(0) >> 10;
     let expected = configuration.memory_mib * 4 / 5..=configuration.memory_mib;
     assert!(expected.contains(&mib), "{mib} MiB");
-    assert_eq!(session.run(COMPLAINTS), "");
+    let complaints = session.run(COMPLAINTS);
+    let is_known = |line: &&str| KNOWN.iter().any(|known| line.contains(known));
+    let others: Vec<&str> = complaints.lines().filter(|line| !is_known(line)).collect();
+    assert!(others.is_empty(), "{others:#?}");
 }
 
 /// Asks the firmware all that the distribution's tools ask it.
 fn ask_the_firmware(session: &mut Session<'_>) {
-    let tables = session.run(TABLES);
-    let count = tables.lines().next().and_then(|line| line.parse().ok());
-    assert!(count.unwrap_or(0) >= 5, "{tables}");
-    assert_eq!(tables.lines().count(), 1, "{tables}");
+    assert_eq!(session.run(TABLES), TABLE_NAMES);
     let flags = session.run(WINDOWS_TABLES);
     let flags: Vec<&str> = flags.split_whitespace().collect();
     assert_eq!(flags, ["03", "00", "00", "00", "07", "00", "00", "00"]);
+    assert_eq!(session.run(STRUCTURES), TYPES);
     let smbios = session.run("dmidecode");
-    for words in ["BIOS Information", "System Information", "Memory Device"] {
-        assert!(smbios.contains(words), "{smbios}");
+    // What dmidecode writes where a value makes no sense to it.
+    for words in ["OUT OF SPEC", "BAD INDEX", "TRUNCATED"] {
+        assert!(!smbios.contains(words), "{smbios}");
     }
     let functions = session.run("lspci -vv");
     for words in ["Host bridge", "ISA bridge", "Virtio", "MSI-X: Enable+"] {
@@ -117,8 +133,17 @@ fn ask_the_firmware(session: &mut Session<'_>) {
 /// The firmware's variables as Linux' tools list them, and one as it was written.
 fn ask_for_variables(session: &mut Session<'_>) {
     let names = session.run("efivar -l");
-    for name in ["BootOrder", "SecureBoot", "-PK", "-db", "-Color"] {
-        assert!(names.contains(name), "{name}: {names}");
+    for (space, name) in [
+        (GLOBAL, "BootOrder"),
+        (GLOBAL, "SecureBoot"),
+        (GLOBAL, "PK"),
+        (GLOBAL, "KEK"),
+        (KEYS, "db"),
+        (KEYS, "dbx"),
+        ("11112222-3333-4444-5555-666677778888", "Color"),
+    ] {
+        let whole = format!("{space}-{name}");
+        assert!(names.lines().any(|line| line == whole), "{whole}: {names}");
     }
     let color = session.run(READ_VARIABLE);
     for words in ["Name: \"Color\"", "74 65 61 6c", "Non-Volatile"] {
@@ -137,7 +162,8 @@ fn a_debian_disk_boots_signed_to_its_login_reboots_and_powers_off() {
         memory_mib: 1024,
         secure_boot: SecureBoot::On,
     };
-    let mut machine = pc(folder.path(), &configuration).confidentially().start();
+    let pc = pc(folder.path(), &configuration);
+    let mut machine = pc.confidentially().start();
     let mut session = Session::log_in(&mut machine);
     look_around(&mut session, &configuration);
     ask_the_firmware(&mut session);
@@ -150,6 +176,23 @@ fn a_debian_disk_boots_signed_to_its_login_reboots_and_powers_off() {
     let mut session = Session::log_in(&mut machine);
     look_around(&mut session, &configuration);
     ask_for_variables(&mut session);
+    ask_what_is_kept(&mut session);
+    // The power button, by way of the firmware's tables and systemd.
+    machine.signal(Signal::SIGTERM);
+    machine.finish().assert_code(0);
+
+    let mut machine = pc.confidentially().start();
+    let mut session = Session::log_in(&mut machine);
+    ask_for_variables(&mut session);
+    ask_what_is_kept(&mut session);
+    session.leave("systemctl poweroff");
+    let finished = machine.finish();
+    finished.assert_code(0);
+    finished.assert_says(&["firmware variables: from the sealed store"]);
+}
+
+/// The system was started by the entry of its own, from the disk it wrote to.
+fn ask_what_is_kept(session: &mut Session<'_>) {
     let entries = session.run("efibootmgr; cat /root/kept");
     let current = entries
         .lines()
@@ -157,8 +200,6 @@ fn a_debian_disk_boots_signed_to_its_login_reboots_and_powers_off() {
     let own = format!("Boot{}* kept", current.unwrap_or_default());
     assert!(entries.contains(&own), "{entries}");
     assert_eq!(entries.lines().last(), Some("kept"), "{entries}");
-    session.leave("systemctl poweroff");
-    machine.finish().assert_code(0);
 }
 
 #[test]
