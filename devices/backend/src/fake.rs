@@ -105,6 +105,9 @@ pub struct FakeHost {
     pub is_refusing: bool,
     /// Reads float high, as of a device that is gone.
     pub is_gone: bool,
+    /// The generation of its configuration is another one at each reading.
+    pub is_restless: bool,
+    generation: u8,
     space: BTreeMap<u8, u32>,
     feature_select: u32,
     queue_select: u16,
@@ -154,6 +157,8 @@ impl FakeHost {
             failing: None,
             is_refusing: false,
             is_gone: false,
+            is_restless: false,
+            generation: 0,
 
             space: configuration(device_type),
             feature_select: 0,
@@ -229,6 +234,7 @@ impl FakeHost {
             0x10 | 0x1A => u64::from(self.vector),
             0x12 => self.queues.len() as u64,
             0x14 => u64::from(self.status),
+            0x15 => u64::from(self.generation),
             0x18 => queue.map_or(0, |queue| u64::from(queue.size)),
             0x1E => u64::from(self.queue_select),
             _ => 0,
@@ -326,6 +332,7 @@ impl HostBus for FakeHost {
             let at = usize::try_from(at).expect("small");
             bytes.copy_from_slice(&self.config[at..at + bytes.len()]);
         } else if offset < COMMON_LEN {
+            self.generation = self.generation.wrapping_add(self.is_restless.into());
             let value = self.common_read(offset).to_le_bytes();
             bytes.copy_from_slice(&value[..bytes.len()]);
         }

@@ -173,10 +173,11 @@ fn double_fetch_data_count_as_they_were_when_taken() {
 }
 
 #[test]
-fn config_shrinks_a_disk_is_as_large_as_it_was() {
-    lied_about_disk("config-shrinks")
-        .assert_lived()
-        .assert_missing(2);
+fn config_shrinks_a_disk_in_use_is_as_large_as_it_was_or_offline() {
+    let lied = lied_about_disk("config-shrinks");
+    let size = format!("{}", DISK_BYTES / 512);
+    assert_eq!(finding(&lied.finished.stdout, "disk"), Some(&*size));
+    lied.assert_lived().assert_offline(&[10]);
 }
 
 #[test]

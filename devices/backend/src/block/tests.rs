@@ -50,6 +50,16 @@ fn a_disk_opens_with_its_size_and_features() {
     assert_eq!(host.accepted & (1 << 33), 1 << 33);
 }
 
+/// A driver that waits for a capacity to settle would wait for ever.
+#[test]
+fn a_disk_whose_configuration_never_settles_is_refused() {
+    let memory = FakeMemory::new(MIN_MEMORY);
+    let mut host = FakeHost::disk(memory.clone(), SECTORS);
+    host.is_restless = true;
+    let block = Block::open(&mut host, FakeHost::function(), memory, DOORBELL);
+    assert_eq!(block.err(), Some(BackendError::Malformed("configuration")));
+}
+
 #[test]
 fn what_is_written_is_read_across_guest_memory() {
     let (mut host, mut block) = rig();

@@ -1,20 +1,15 @@
 //! `virtio-config-shrinks`: a disk in use becomes smaller, and a message tells of it.
-//!
-//! From its first whole reading on, the capacity is never twice the same.
 
 use crate::host::pci::{Register, VirtioKind};
 use crate::tap::{Count, Lie, Who};
 
 pub(in crate::hostile) struct ConfigShrinks {
     count: Count,
-    /// Readings of its first byte.
-    reads: Count,
     looks: Count,
 }
 
 pub(in crate::hostile) static ATTACK: ConfigShrinks = ConfigShrinks {
     count: Count::new(),
-    reads: Count::new(),
     looks: Count::new(),
 };
 
@@ -31,14 +26,13 @@ impl Lie for ConfigShrinks {
     }
 
     fn register_read(&self, who: Who, register: Register, len: usize, value: u64) -> u64 {
-        let _ = len;
+        let is_used = who.kind == VirtioKind::Block && who.is_live;
         match register {
-            Register::Device(0) if who.kind == VirtioKind::Block && self.reads.next() > 0 => {
-                self.lied(format_args!("capacity {value:#x} has shrunk"));
+            // The capacity, however it is read; the generation does not tell.
+            Register::Device(0..8) if is_used && value != 0 => {
+                self.lied(format_args!("capacity {value:#x} has shrunk ({len} bytes)"));
                 value >> 1
             }
-            // The generation, so that a careful driver reads on for ever.
-            Register::Common(0x15) => self.reads.get() & 0xFF,
             _ => value,
         }
     }
