@@ -72,6 +72,8 @@ impl ResponseCode {
     pub const FAILURE: Self = Self(0x101);
     /// It does not have the size its header says.
     pub const COMMAND_SIZE: Self = Self(0x142);
+    /// An algorithm came to no result.
+    pub const NO_RESULT: Self = Self(0x154);
     /// It was cancelled.
     pub const CANCELED: Self = Self(0x909);
 }

@@ -43,6 +43,7 @@ mod smp;
 mod state;
 mod stock_disk;
 mod tpm;
+mod tpm_channel;
 mod tpm_engine;
 mod tpm_firmware;
 mod tpm_state;

@@ -117,7 +117,8 @@ impl Engine for Libtpms {
         check(code, "a command")?;
         let response = self.response.bytes();
         let was_cancelled = callbacks::take_cancelled();
-        if was_cancelled && command::response_code(response) == ResponseCode::FAILURE {
+        let code = command::response_code(response);
+        if was_cancelled && [ResponseCode::FAILURE, ResponseCode::NO_RESULT].contains(&code) {
             // OpenSSL made no key, and libtpms cannot tell why.
             return Ok(command::failed(ResponseCode::CANCELED).to_vec());
         }
