@@ -5,6 +5,7 @@
 
 mod words;
 
+use std::fmt;
 use std::io::{self, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -61,7 +62,7 @@ pub struct Simulator {
 impl Simulator {
     /// Binds `address` and the port after it.
     pub fn bind(address: &str, cancel: Cancel, startup: Startup) -> io::Result<Self> {
-        let commands = TcpListener::bind(address)?;
+        let commands = TcpListener::bind(address).map_err(|error| named(&address, &error))?;
         let mut next = commands.local_addr()?;
         let port = next
             .port()
@@ -70,7 +71,7 @@ impl Simulator {
         next.set_port(port);
         Ok(Self {
             commands,
-            platform: TcpListener::bind(next)?,
+            platform: TcpListener::bind(next).map_err(|error| named(&next, &error))?,
             cancel,
             startup,
         })
@@ -92,6 +93,11 @@ impl Simulator {
         drop(jobs);
         work_off(tpm, &work, self.startup);
     }
+}
+
+/// Returns the error with the address it is about: of two ports one was not asked for by name.
+fn named(address: &impl fmt::Display, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{address}: {error}"))
 }
 
 /// Gives every connection a thread.

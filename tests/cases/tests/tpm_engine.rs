@@ -227,6 +227,19 @@ fn folder_in_use_is_refused() {
     assert!(said.contains("another process"), "{said}");
 }
 
+#[test]
+fn a_port_in_use_is_named() {
+    let (tpm, _folder) = new();
+    let address = format!("127.0.0.1:{}", tpm.port());
+    let second = Command::new(&engine().program)
+        .args(["--socket", &address])
+        .output()
+        .unwrap();
+    assert!(!second.status.success());
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(said.contains(&address), "{said}");
+}
+
 /// A key of 3072 bits takes a while; cancelled before it has begun, no time, and in the midst of it no longer.
 #[test]
 fn making_an_rsa_key_is_cancelled() {
