@@ -271,7 +271,10 @@ fn tpm(manifest: &Manifest, modules: &Modules) -> Option<TpmFitting> {
     }
     let lasting = match manifest.devices().store() {
         Some(_) => Lasting::Kept,
-        None => Lasting::Ephemeral,
+        None => {
+            log::warn!("the TPM is a new one: its keys and all it keeps end with the machine");
+            Lasting::Ephemeral
+        }
     };
     Some(TpmFitting {
         channel: channel?,
