@@ -40,19 +40,20 @@ tpm2 nvwrite -C p -i certificate 0x1c00002 2>/dev/null && tpm2 nvread -C o 0x1c0
 "#;
 
 /// A folder with what came out of the guest.
-struct Evidence {
-    folder: tempfile::TempDir,
-    digest: String,
+pub(crate) struct Evidence<'a> {
+    folder: &'a Path,
+    pub(crate) digest: String,
 }
 
-impl Evidence {
-    fn new(run: &Finished, folder: tempfile::TempDir) -> Self {
-        for name in ["report", "ek.pub", "ak.pub", "other.pub", "again"] {
+impl<'a> Evidence<'a> {
+    /// Takes files of these names from what a guest printed, a line of hexadecimal digits after the other.
+    pub(crate) fn new(run: &Finished, folder: &'a Path, names: &[&str]) -> Self {
+        for name in names {
             let prefix = format!("file {name} ");
             let said = findings(&run.stdout).into_iter();
             let digits: String = said.filter_map(|line| line.strip_prefix(&prefix)).collect();
             assert!(!digits.is_empty(), "no {name}\n{}", run.transcript());
-            fs::write(folder.path().join(name), bytes(&digits)).unwrap();
+            fs::write(folder.join(name), bytes(&digits)).unwrap();
         }
         let (_, digest) = run.stderr.split_once("launch digest ").unwrap();
         Self {
@@ -61,11 +62,18 @@ impl Evidence {
         }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
     }
 
-    fn verify(&self, report: &str, ek: &str, ak: &str, nonce: &str, digest: &str) -> Stockade {
+    pub(crate) fn verify(
+        &self,
+        report: &str,
+        ek: &str,
+        ak: &str,
+        nonce: &str,
+        digest: &str,
+    ) -> Stockade {
         Stockade::new("attest")
             .args(["verify", "--nonce", nonce, "--expect-measurement", digest])
             .arg("--report")
@@ -128,7 +136,8 @@ fn evidence_stands_for_its_guest_and_for_nothing_else() {
         "{}",
         run.transcript()
     );
-    let it = Evidence::new(&run, folder);
+    let names = ["report", "ek.pub", "ak.pub", "other.pub", "again"];
+    let it = Evidence::new(&run, folder.path(), &names);
     let (ek, ak, digest) = ("ek.pub", "ak.pub", it.digest.clone());
     let good = it
         .verify("report", ek, ak, NONCE, &digest)

@@ -1,24 +1,35 @@
-//! What a TPM keeps over a power cycle with `--state`, what power cuts leave of it, and what becomes of it when its host brings the state
-//! back changed, emptied or older.
+//! What a TPM keeps over a power cycle with `--state` and over another image, what power cuts leave of it, and what becomes of it when
+//! its host brings the state back changed, emptied or older.
+//!
+//! `STOCKADE_POWER_CUTS=N` makes N cuts in the making of a new TPM in place of one.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use stockade_rig::guest::{finding, findings};
-use stockade_rig::{Finished, Initrd, Stockade, appended, tamper};
+use stockade_rig::{Finished, ID_KEYS, Initrd, Stockade, appended, tamper};
+
+use crate::attestation::Evidence;
 
 const LIMIT: Duration = Duration::from_secs(400);
 /// The model ends so when the host has no power.
 const CUT: &str = "the host lost power after";
+/// Writes of the host while a new TPM is made, at least.
+const MAKING: u32 = 12;
 
 /// Gives a new TPM what is to last, or looks what has; either way says what it found.
 const SCRIPT: &str = r#"
 export TPM2TOOLS_TCTI=device:/dev/tpmrm0 TSS2_LOG=all+NONE
 cd /tmp
 [ -c /dev/tpmrm0 ] || say "no TPM"
+clock() {
+    tpm2 readclock >/tmp/clock 2>/dev/null
+    say "$1 $(sed -n 's/^ *clock: //p' /tmp/clock) $(sed -n 's/^ *reset_count: //p' /tmp/clock)"
+}
+clock began
 tpm2 readpublic -c 0x81010001 >rsa 2>/dev/null && say "rsa $(md5sum <rsa)"
 tpm2 readpublic -c 0x81010016 >ecc 2>/dev/null && say "ecc $(md5sum <ecc)"
 tpm2 createprimary -C o -G ecc -c primary.ctx >/dev/null 2>&1 || say "no primary"
@@ -45,6 +56,17 @@ done
 tpm2 getcap properties-variable 2>/dev/null >properties
 say "lockout $(grep LOCKOUT_COUNTER properties | tr -d ' ')"
 say "kept $(tpm2 nvread 0x1500001 -C o -s 11 2>/dev/null)"
+if grep -q test.attest /proc/cmdline; then
+    head -c 32 /dev/zero >nonce
+    tpm2 nvwrite -C o -i nonce 0x1400002
+    tpm2 nvread -C o -o report 0x1400001
+    tpm2 readpublic -c 0x81010001 -o ek.pub >/dev/null
+    tpm2 readpublic -c 0x81000003 -o ak.pub >/dev/null
+    for name in report ek.pub ak.pub; do
+        od -A n -v -t x1 $name | tr -d ' ' | while read digits; do say "file $name $digits"; done
+    done
+    clock ended
+fi
 "#;
 
 /// A machine's folder: its initramfs and its state.
@@ -53,6 +75,8 @@ struct Machine {
     initrd: PathBuf,
     /// On the command line, which is measured: its state is this machine's only.
     words: &'static str,
+    /// It is one of a family, so that another image has the same keys.
+    has_family: bool,
 }
 
 impl Machine {
@@ -63,7 +87,20 @@ impl Machine {
             folder,
             initrd,
             words,
+            has_family: false,
         }
+    }
+
+    fn of_a_family(self) -> Self {
+        fs::write(self.key(), ID_KEYS[0]).unwrap();
+        Self {
+            has_family: true,
+            ..self
+        }
+    }
+
+    fn key(&self) -> PathBuf {
+        self.folder.path().join("key.pem")
     }
 
     fn store(&self) -> PathBuf {
@@ -76,8 +113,16 @@ impl Machine {
 
     /// Starts this machine's state with other words, so with another image.
     fn start_with(&self, words: &str) -> Stockade {
-        Stockade::new("run")
-            .args(["--tpm", "--memory", "512M", "--append", &appended(words)])
+        let run = if self.has_family {
+            Stockade::new("run")
+                .args(["--seal", "family", "--id-key"])
+                .arg(self.key())
+                .arg("--certificates")
+                .arg(self.folder.path().join("certificates"))
+        } else {
+            Stockade::new("run")
+        };
+        run.args(["--tpm", "--memory", "512M", "--append", &appended(words)])
             .arg("--initrd")
             .arg(&self.initrd)
             .arg("--state")
@@ -110,30 +155,71 @@ fn counts(run: &Finished) -> Vec<u64> {
         .collect()
 }
 
+/// The TPM's clock, in milliseconds, and how often it has been reset.
+#[track_caller]
+fn clock(run: &Finished, when: &str) -> [u64; 2] {
+    let words = found(run, when).split(' ');
+    let numbers: Vec<u64> = words.map(|word| word.parse().unwrap()).collect();
+    numbers.try_into().unwrap()
+}
+
+/// A power cycle of the same image, and then of another one of its family.
 #[test]
 fn a_power_cycle_keeps_keys_seeds_memory_counters_and_failed_guesses() {
-    let machine = Machine::new("");
+    let machine = Machine::new("test.attest").of_a_family();
     let (first, second) = (machine.run(), machine.run());
+    let updated = machine.start_with("test.attest test.updated").finish();
+    updated.assert_code(0);
     first.assert_says(&["modules' records are in the sealed store"]);
     assert!(is_new(&first), "{}", first.transcript());
-    assert!(!is_new(&second), "{}", second.transcript());
-    for name in ["rsa", "ecc", "primary", "kept", "lockout"] {
-        assert_eq!(
-            found(&first, name),
-            found(&second, name),
-            "{name}\n{}\n{}",
-            first.transcript(),
-            second.transcript()
-        );
+    for later in [&second, &updated] {
+        assert!(!is_new(later), "{}", later.transcript());
+        for name in ["rsa", "ecc", "primary", "kept", "lockout"] {
+            assert_eq!(
+                found(&first, name),
+                found(later, name),
+                "{name}\n{}\n{}",
+                first.transcript(),
+                later.transcript()
+            );
+        }
     }
     assert_eq!(found(&second, "kept"), "open sesame");
     assert_eq!(found(&second, "lockout"), "TPM2_PT_LOCKOUT_COUNTER:0x1");
-    let [one, other] = [&first, &second].map(|run| counts(run)[0]);
-    assert_eq!(other, one + 1, "{}", second.transcript());
+    let [one, other, another] = [&first, &second, &updated].map(|run| counts(run)[0]);
+    assert_eq!((other, another), (one + 1, one + 2));
+    // Its clock goes on from where it was, and each power-on is a reset.
+    for (before, after) in [(&first, &second), (&second, &updated)] {
+        let ([ended, resets], [began, more]) = (clock(before, "ended"), clock(after, "began"));
+        assert!(began >= ended, "{ended}, then {began}");
+        assert_eq!(more, resets + 1);
+    }
+    stand_for_one_tpm(machine.folder.path(), [&first, &second, &updated]);
     // What the TPM keeps is in the file, and nobody reads it there.
     let file = fs::read(machine.store()).unwrap();
     let has = |words: &[u8]| file.windows(words.len()).any(|window| window == words);
     assert!(has(b"STOCKLOG") && !has(b"open sesame"));
+}
+
+/// Each run's evidence is good, by the RSA endorsement key, and the attestation key is the same in all.
+#[track_caller]
+fn stand_for_one_tpm(folder: &Path, runs: [&Finished; 3]) {
+    let nonce = "00".repeat(32);
+    let keys = runs.map(|run| {
+        let it = Evidence::new(run, folder, &["report", "ek.pub", "ak.pub"]);
+        let judged = it.verify("report", "ek.pub", "ak.pub", &nonce, &it.digest);
+        let judged = judged.arg("--test-chain").finish();
+        judged.assert_code(0);
+        assert!(
+            judged.stdout.contains("RSA, of the attested TPM"),
+            "{}",
+            judged.transcript()
+        );
+        (fs::read(it.path("ak.pub")).unwrap(), it.digest)
+    });
+    let [(first, digest), (second, same), (third, updated)] = keys;
+    assert!(first == second && second == third);
+    assert!(digest == same && same != updated);
 }
 
 /// What the guest was told of the counter is there afterwards; the increment under way may be there or not.
@@ -157,6 +243,35 @@ fn power_cut_leaves_what_the_guest_was_told() {
             let is_fit = then == told + 1 || then == told + 2;
             assert!(is_fit, "told {told}, then {then}\n{}", after.transcript());
         }
+    }
+}
+
+fn cuts() -> u32 {
+    let number = std::env::var("STOCKADE_POWER_CUTS").ok();
+    number.map_or(1, |number| number.parse().expect("a number of cuts"))
+}
+
+/// A new TPM's records are written one after the other; whatever is missing is made by the next start.
+#[test]
+fn power_cut_while_a_new_tpm_is_made_leaves_one_that_is_made_in_full() {
+    for number in 0..cuts() {
+        let machine = Machine::new("");
+        let write = 1 + (number + 4).wrapping_mul(0x9E37_79B9) % MAKING;
+        let attack = format!("virtio-power-cut:{write}");
+        let cut = machine.start().attacked_by(&attack).finish();
+        cut.assert_says(&[CUT]);
+        assert!(
+            !cut.stderr.contains("entering the guest"),
+            "write {write}\n{}",
+            cut.transcript()
+        );
+        let after = machine.run();
+        assert!(is_new(&after), "{}", after.transcript());
+        for name in ["rsa", "ecc", "primary"] {
+            let _ = found(&after, name);
+        }
+        assert_eq!(found(&after, "kept"), "open sesame");
+        assert_eq!(counts(&after).len(), 1);
     }
 }
 
