@@ -113,11 +113,12 @@ pub(crate) fn modules(manifest: &Manifest, means: &Means) -> Modules {
 
 fn add(modules: &mut Modules, plan: Plan, memory: &ModuleMemory, means: &Means) {
     let name = String::from(plan.name());
-    // A second one of a name would find the first one's.
-    let records = match modules.channel(&name) {
-        Some(_) => Box::new(NoRecords),
-        None => means.records.store(&name, modules.bell()),
-    };
+    if modules.channel(&name).is_some() {
+        // It would find the first one's records, and have reports that pass for the first one's.
+        log::error!("module {name}: another one has this name, it is not started");
+        return;
+    }
+    let records = means.records.store(&name, modules.bell());
     let space = match memory.space() {
         Ok(space) => OwnSpace(space),
         Err(error) => {
