@@ -11,6 +11,7 @@ pub mod flushes;
 pub mod sealed;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
 use stockade_rig::{Finished, Stockade, appended, workshop};
@@ -75,4 +76,32 @@ pub fn measured(image: &Path) -> String {
     let finished = Stockade::new("measure").arg(image).finish();
     finished.assert_code(0);
     finished.stdout.trim().to_owned()
+}
+
+/// Compiles a Rust source file as a static program of this name, as `docs/modules.md` has it.
+#[must_use]
+pub fn static_program(source: &Path, folder: &Path, name: &str) -> PathBuf {
+    let mut command = Command::new("rustc");
+    command
+        .args(["--edition", "2024", "-C", "opt-level=2"])
+        .args(["-C", "panic=abort", "-C", "target-feature=+crt-static"])
+        .args(["-C", "strip=symbols"]);
+    compiled(command, source, folder, name)
+}
+
+/// Compiles a C source file as a static program of this name.
+#[must_use]
+pub fn static_c_program(source: &Path, folder: &Path, name: &str) -> PathBuf {
+    let mut command = Command::new("cc");
+    command.args(["-O2", "-Wall", "-Werror", "-static", "-s"]);
+    compiled(command, source, folder, name)
+}
+
+fn compiled(mut command: Command, source: &Path, folder: &Path, name: &str) -> PathBuf {
+    let program = folder.join(name);
+    let command = command.arg("-o").arg(&program).arg(source);
+    let output = command.output().expect("the compiler is there");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    program
 }

@@ -3,9 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
+use stockade_cases::static_program;
 use stockade_rig::guest::{finding, findings};
 use stockade_rig::{Initrd, Stockade, appended};
 
@@ -18,18 +18,7 @@ const LONGEST_US: u64 = 1_600;
 
 fn works(folder: &Path) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../modules/works.rs");
-    let program = folder.join("works");
-    let output = Command::new("rustc")
-        .args(["--edition", "2024", "-C", "opt-level=2"])
-        .args(["-C", "target-feature=+crt-static", "-C", "strip=symbols"])
-        .arg("-o")
-        .arg(&program)
-        .arg(&source)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    program
+    static_program(&source, folder, "works")
 }
 
 /// What the module answers.

@@ -1,12 +1,12 @@
-//! Modules of the paravisor: one that works, and two dozen that do not, beside a guest that must not notice.
+//! Modules of the paravisor: two that work, and two dozen that do not, beside a guest that must not notice.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
+use stockade_cases::{static_c_program, static_program};
 use stockade_rig::guest::findings;
 use stockade_rig::{Finished, Initrd, Stockade, appended, host_view};
 
@@ -21,29 +21,6 @@ i=0; while [ $i -lt 40 ]; do i=$((i + 1)); usleep 50000; done
 dmesg | grep -qE "BUG:|Oops|soft lockup|rcu.*stall" && say "kernel complains"
 "#;
 
-/// Compiles a source file as a static program of this name.
-fn compile(source: &Path, folder: &Path, name: &str) -> PathBuf {
-    let program = folder.join(name);
-    let output = Command::new("rustc")
-        .args([
-            "--edition",
-            "2024",
-            "-C",
-            "opt-level=2",
-            "-C",
-            "panic=abort",
-        ])
-        .args(["-C", "target-feature=+crt-static", "-C", "strip=symbols"])
-        .arg("-o")
-        .arg(&program)
-        .arg(source)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    program
-}
-
 /// The example of the documentation, compiled from there.
 fn example(folder: &Path) -> PathBuf {
     let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/modules.md");
@@ -52,7 +29,7 @@ fn example(folder: &Path) -> PathBuf {
     let (code, _) = code.split_once("```").unwrap();
     let source = folder.join("echo.rs");
     fs::write(&source, code).unwrap();
-    compile(&source, folder, "echo")
+    static_program(&source, folder, "echo")
 }
 
 /// A module of each misdeed's name.
@@ -63,7 +40,7 @@ fn misdeeds(folder: &Path, names: &[&str]) -> Vec<PathBuf> {
 /// A program of `tests/modules` under each of these names.
 fn named(folder: &Path, source: &str, names: &[&str]) -> Vec<PathBuf> {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../modules");
-    let program = compile(&tests.join(source).with_extension("rs"), folder, source);
+    let program = static_program(&tests.join(source).with_extension("rs"), folder, source);
     let copy = |name: &&str| {
         let path = folder.join(name);
         fs::copy(&program, &path).unwrap();
@@ -138,10 +115,14 @@ const GIVEN_UP: &str = "it is not started again";
 fn messages_go_through_the_channel_and_back() {
     let folder = tempfile::tempdir().unwrap();
     let module = format!("{} one two", example(folder.path()).display());
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../modules/echo.c");
+    let in_c = static_c_program(&source, folder.path(), "in-c");
+    let in_c = format!("{} three", in_c.display());
     let view = folder.path().join("view");
-    let ask = "module_client 0 hello-module; module_client 0 again";
+    let ask =
+        "module_client 0 hello-module; module_client 0 again; module_client 1 a; module_client 1 b";
     let arguments = ["--host-view", view.to_str().unwrap()];
-    let run = run(folder.path(), &[module], ask, &arguments);
+    let run = run(folder.path(), &[module, in_c], ask, &arguments);
     let said = findings(&run.stdout);
     assert!(
         said.contains(&"module 0 2 eludom-olleh"),
@@ -150,6 +131,13 @@ fn messages_go_through_the_channel_and_back() {
     );
     assert!(said.contains(&"module 0 2 niaga"));
     run.assert_says(&[r#"module echo: ready as ["echo", "one", "two"]"#]);
+    // The other one, in C, remembers what it was asked before.
+    assert!(
+        said.contains(&"module 1 2 a after none") && said.contains(&"module 1 2 b after a"),
+        "{}",
+        run.transcript()
+    );
+    run.assert_says(&["module in-c: ready as in-c three, 2 words"]);
     // The host has the staged file, but nothing of what was said.
     assert!(host_view::count(&view, b"ready as ") > 0);
     assert_eq!(host_view::count(&view, b"eludom-olleh"), 0);
@@ -225,7 +213,10 @@ fn calls_and_ends_are_what_linux_makes_of_them() {
                 "changes-rights",
                 &["has no code of its own making", "has ended"],
             ),
-            ("eats-memory", &["MiB and then -12", "has ended"]),
+            (
+                "eats-memory",
+                &["was given 2 MiB and then -12", "has ended"],
+            ),
             ("aborts", &["failed: signal 6 to itself", GIVEN_UP]),
             ("exits-3", &["failed: exit status 3", GIVEN_UP]),
         ],
