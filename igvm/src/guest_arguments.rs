@@ -70,6 +70,9 @@ pub(crate) struct Guest {
     /// Give the guest a TPM 2.0
     #[arg(long)]
     tpm: bool,
+    /// What takes the place of the TPM's engine, for tests of what becomes of a guest with a bad one: a file, a blank, its arguments
+    #[arg(long, value_name = "FILE WORDS", requires = "tpm", hide = true)]
+    tpm_engine: Option<String>,
     /// Give the guest the small devices that test kernels expect of QEMU; its exit status becomes ours
     #[arg(long)]
     test_devices: bool,
@@ -130,7 +133,7 @@ fn parse_id(text: &str) -> Result<[u8; 16], String> {
 
 impl Guest {
     /// Names of the arguments, which make no sense for an image that is there already.
-    pub(crate) const ARGUMENTS: [&str; 20] = [
+    pub(crate) const ARGUMENTS: [&str; 21] = [
         "kernel",
         "firmware",
         "vars",
@@ -146,6 +149,7 @@ impl Guest {
         "hyperv",
         "rng",
         "tpm",
+        "tpm_engine",
         "test_devices",
         "id_key",
         "family",
@@ -263,7 +267,10 @@ impl Guest {
         let mut modules = own.collect::<Result<Vec<_>, _>>()?;
         check_names(&modules, self.tpm)?;
         if self.tpm {
-            modules.push(tpm_engine(cache, voice)?);
+            modules.push(match &self.tpm_engine {
+                Some(text) => other_tpm_engine(text)?,
+                None => tpm_engine(cache, voice)?,
+            });
         }
         Ok(modules)
     }
@@ -320,6 +327,16 @@ fn tpm_engine(cache: &Cache, voice: &mut Voice) -> Result<image::Module, Failure
     Ok(image::Module {
         content: image::read(&engine.program)?,
         command_line: TPM_ENGINE.to_owned(),
+    })
+}
+
+/// Returns another program as the engine.
+fn other_tpm_engine(text: &str) -> Result<image::Module, Failure> {
+    let module = image::Module::open(text)?;
+    let words = text.split_once(' ').map_or("", |(_, words)| words);
+    Ok(image::Module {
+        command_line: format!("{TPM_ENGINE} {words}"),
+        ..module
     })
 }
 

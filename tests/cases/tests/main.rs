@@ -43,6 +43,7 @@ mod smp;
 mod state;
 mod stock_disk;
 mod tpm;
+mod tpm_broken;
 mod tpm_channel;
 mod tpm_engine;
 mod tpm_firmware;

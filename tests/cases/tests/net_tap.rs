@@ -94,7 +94,7 @@ impl Drop for Interface {
 fn skipped(why: &str) -> Option<Interface> {
     let why = format!("no TAP interface can be made here: {why}");
     assert!(std::env::var_os("CI").is_none(), "{why}");
-    writeln!(std::io::stderr(), "net_tap: skipped, {why}").unwrap();
+    eprintln!("net_tap: skipped, {why}");
     None
 }
 
