@@ -33,8 +33,8 @@ use view::View;
 
 /// Requests of the guest that are worked on at a time.
 pub const DEPTH: u16 = 64;
-/// Blocks encrypted or decrypted in a turn: some 50 µs of a processor's time, and up to 4 ms where it is emulated.
-const STEPS: usize = 12;
+/// Blocks encrypted or decrypted in a turn: some 60 µs of a processor's time, and up to 4 ms where it is emulated.
+const STEPS: usize = 24;
 /// Requests and transfers taken or sent in a round.
 const BUDGET: usize = 32;
 /// Sectors of the state machine's blocks.
