@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use stockade::attest::Refusal;
 use stockade::disk::DiskError;
-use stockade::image::ImageError;
+use stockade::image::{ImageError, ProgramError};
 use stockade::keys::Address;
 use stockade::run::RunError;
 use stockade::setup::SetupError;
@@ -64,6 +64,14 @@ pub(crate) enum Failure {
     /// Modules for a kernel that takes none.
     #[error("a bzImage takes no modules; leave --module out, or take --initrd")]
     Modules,
+    /// A module the paravisor could not start.
+    #[error("{}: {error}; a module is a static program (rustc -C target-feature=+crt-static, cc -static)", path.display())]
+    Module {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: ProgramError,
+    },
     /// Two modules the paravisor could not tell apart.
     #[error("two of the paravisor's modules are named {0}; copy one to a file of another name")]
     ModuleTwice(String),

@@ -266,6 +266,11 @@ impl Guest {
         let own = own.map(|text| image::Module::open(text));
         let mut modules = own.collect::<Result<Vec<_>, _>>()?;
         check_names(&modules, self.tpm)?;
+        for (text, module) in self.paravisor_module.iter().zip(&modules) {
+            let path = text.split(' ').next().unwrap_or_default().into();
+            let checked = image::check_program(&module.content);
+            checked.map_err(|error| Failure::Module { path, error })?;
+        }
         if self.tpm {
             modules.push(match &self.tpm_engine {
                 Some(text) => other_tpm_engine(text)?,

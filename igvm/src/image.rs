@@ -16,6 +16,7 @@ mod kernel_file;
 mod page_tables;
 mod pages;
 mod parts;
+mod program_file;
 mod vmsa;
 mod volume;
 
@@ -31,3 +32,4 @@ pub use file::{Image, read, write};
 pub use firmware_file::{Firmware, FirmwareItem};
 pub use id_block::Identity;
 pub use kernel_file::{Module, read_kernel};
+pub use program_file::{ProgramError, check_program};

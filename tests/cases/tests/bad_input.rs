@@ -85,10 +85,15 @@ fn a_module_that_is_missing_is_named() {
 
 /// The paravisor finds them by their names.
 #[test]
-fn a_module_in_the_place_of_another_or_of_the_tpm_is_refused() {
+fn a_module_that_is_no_program_or_in_the_place_of_another_is_refused() {
     let folder = folder();
     let module = file(folder.path(), "tpm", &elf_header(62));
     let with = |argument: &str| Stockade::new("run").arg("--paravisor-module").arg(argument);
+    let script = file(folder.path(), "script", b"#!/bin/sh\n");
+    let script = with(&script.display().to_string()).finish();
+    script.assert_refused(&["script", "no ELF", "+crt-static"]);
+    let dynamic = with("/bin/sleep 9").finish();
+    dynamic.assert_refused(&["/bin/sleep", "dynamically", "+crt-static"]);
     let module = module.display().to_string();
     let twice = with(&module).arg("--paravisor-module").arg(&module);
     twice.finish().assert_refused(&["two", "named tpm"]);
