@@ -1,5 +1,6 @@
 //! `stockade run`: from arguments to a finished machine.
 
+use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -151,6 +152,9 @@ pub(crate) fn run(arguments: &Run) -> Result<u8, Failure> {
         .devices
         .key_source(server, &measurement.launch_digest)?;
     // Nothing is made before everything else is in order.
+    if let Some(folder) = &arguments.certificates {
+        make_writable(folder)?;
+    }
     devices.store = state.as_mut().map(StateDirectory::make).transpose()?;
     let options = RunOptions {
         devices,
@@ -166,6 +170,15 @@ pub(crate) fn run(arguments: &Run) -> Result<u8, Failure> {
         return Err(Failure::NoDevice(words));
     }
     conclude(&report, &measurement.launch_digest, &mut voice)
+}
+
+/// Makes a directory, and sees that files can be written to it.
+fn make_writable(folder: &Path) -> Result<(), Failure> {
+    let made = fs::create_dir_all(folder).and_then(|()| tempfile::tempfile_in(folder));
+    made.map(drop).map_err(|source| Failure::File {
+        path: folder.to_owned(),
+        source,
+    })
 }
 
 fn conclude(report: &Report, measured: &str, voice: &mut Voice) -> Result<u8, Failure> {

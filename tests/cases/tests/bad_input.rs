@@ -315,6 +315,16 @@ fn figures_that_cannot_be_written_are_refused_before_the_guest_runs() {
 }
 
 #[test]
+fn certificates_that_cannot_be_written_are_refused_before_the_guest_runs() {
+    let guest = Stockade::guest("stockade.mode=check");
+    let finished = guest
+        .args(["--certificates", "/proc/certificates"])
+        .finish();
+    finished.assert_refused(&["/proc/certificates"]);
+    assert!(!finished.stderr.contains("starting"), "{}", finished.stderr);
+}
+
+#[test]
 fn a_word_nobody_knows_is_a_usage_error() {
     let finished = Stockade::new("run").arg("--frobnicate").finish();
     finished.assert_code(2).assert_refused(&["--frobnicate"]);
