@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use stockade::attest::{Certificates, Expected, Root, RootChoice, Verdict, hex, verify};
+use stockade::attest::{Certificates, Expected, Root, RootChoice, Verdict, hex, public, verify};
 use stockade::input;
 
 use crate::failure::Failure;
@@ -60,8 +60,8 @@ pub(crate) fn attest(command: &Attest) -> Result<String, Failure> {
     })?;
     let (report, ek, ak) = (
         read(&arguments.report)?,
-        read(&arguments.ek)?,
-        read(&arguments.ak)?,
+        read_public(&arguments.ek)?,
+        read_public(&arguments.ak)?,
     );
     let expected = Expected {
         nonce: &arguments.nonce.0,
@@ -110,6 +110,15 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
         path: path.into(),
         source,
     })
+}
+
+/// Reads the public part of a TPM's key.
+fn read_public(path: &Path) -> Result<Vec<u8>, Failure> {
+    let content = read(path)?;
+    match public::name(&content) {
+        Some(_) => Ok(content),
+        None => Err(Failure::NoPublicArea(path.into())),
+    }
 }
 
 fn parse_nonce(text: &str) -> Result<Nonce, String> {

@@ -72,6 +72,9 @@ pub(crate) enum Failure {
         /// What is wrong with it.
         error: ProgramError,
     },
+    /// A key in another form.
+    #[error("{}: no public key of a TPM; give the file that `tpm2_readpublic -o` writes", .0.display())]
+    NoPublicArea(PathBuf),
     /// Two modules the paravisor could not tell apart.
     #[error("two of the paravisor's modules are named {0}; copy one to a file of another name")]
     ModuleTwice(String),

@@ -3,7 +3,6 @@
 //! AMD's chains are RSA-PSS down to the VCEK and are judged by the crate `sev`, whose roots are AMD's. The SNP model's chain has the same
 //! shape with keys of P-384 that everybody can make, so it proves nothing and is accepted only by who asks for it.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -17,6 +16,7 @@ use sha2::{Digest, Sha256};
 use x509_cert::der::{Decode, Encode, oid::ObjectIdentifier};
 
 use super::{Refusal, hex};
+use crate::input;
 
 /// SHA-256 of the public key (SEC1) of the model's root.
 const MODEL_ROOT: [u8; 32] = [
@@ -32,6 +32,8 @@ const VERSIONS: [ObjectIdentifier; 4] = [
     ObjectIdentifier::new_unwrap("1.3.6.1.4.1.3704.1.3.3"),
     ObjectIdentifier::new_unwrap("1.3.6.1.4.1.3704.1.3.8"),
 ];
+/// More than a certificate has.
+const MOST_BYTES: u64 = 64 << 10;
 /// The least of a chip's identity that a certificate names.
 const LEAST_CHIP: usize = 8;
 
@@ -132,18 +134,33 @@ fn untrusted(error: impl std::fmt::Display) -> Refusal {
 fn read(folder: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
     for extension in ["der", "pem"] {
         let path = folder.join(format!("{name}.{extension}"));
-        let bytes = match fs::read(&path) {
+        let bytes = match input::read(&path, MOST_BYTES) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
+            Err(error) => return Err(in_file(&path, error)),
         };
         let certificate = match extension {
             "pem" => Certificate::from_pem(&bytes),
             _ => Certificate::from_der(&bytes),
         };
-        return certificate?.to_der().map(Some);
+        let der = certificate.and_then(|certificate| certificate.to_der());
+        return der.map(Some).map_err(|error| in_file(&path, error));
     }
     Ok(None)
+}
+
+/// What is wrong with a certificate's file.
+#[derive(Debug, thiserror::Error)]
+#[error("{file}: {error}")]
+struct InFile {
+    file: String,
+    error: io::Error,
+}
+
+fn in_file(path: &Path, error: io::Error) -> io::Error {
+    let file = path.file_name().unwrap_or_default();
+    let file = file.to_string_lossy().into_owned();
+    io::Error::new(error.kind(), InFile { file, error })
 }
 
 fn parse(der: &[u8]) -> Result<x509_cert::Certificate, Refusal> {
@@ -195,6 +212,8 @@ fn check_extensions(vcek: &[u8], report: &AttestationReport) -> Result<(), Refus
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -203,7 +222,8 @@ mod tests {
         let missing = Certificates::open(folder.path()).unwrap_err();
         assert!(missing.to_string().contains("vcek"));
         fs::write(folder.path().join("vcek.der"), b"nonsense").unwrap();
-        assert!(Certificates::open(folder.path()).is_err());
+        let broken = Certificates::open(folder.path()).unwrap_err().to_string();
+        assert!(broken.starts_with("vcek."), "{broken}");
     }
 
     /// AMD's own certificates are no chip's, but their chain is what chips hang on.

@@ -324,6 +324,27 @@ fn certificates_that_cannot_be_written_are_refused_before_the_guest_runs() {
     assert!(!finished.stderr.contains("starting"), "{}", finished.stderr);
 }
 
+/// A key from elsewhere, or in the form openssl has it.
+#[test]
+fn a_key_that_is_none_of_a_tpms_is_named_with_how_to_get_it() {
+    let folder = folder();
+    let key = file(folder.path(), "key.pem", b"-----BEGIN PUBLIC KEY-----\n");
+    let certificates = folder.path().join("certificates");
+    let guest = Stockade::guest("stockade.mode=check").arg("--certificates");
+    guest.arg(&certificates).finish().assert_code(0);
+    let verify = || {
+        let verify = Stockade::new("attest").args(["verify", "--nonce", &"00".repeat(16)]);
+        let verify = verify.args(["--expect-measurement", &"00".repeat(48), "--report"]);
+        let verify = verify.arg(&key).arg("--ak").arg(&key).arg("--ek").arg(&key);
+        let verify = verify.arg("--certificates").arg(&certificates).finish();
+        verify.assert_code(1);
+        verify
+    };
+    verify().assert_refused(&["key.pem", "tpm2_readpublic -o"]);
+    fs::write(certificates.join("vcek.der"), b"torn").expect("it is ours");
+    verify().assert_refused(&["vcek.der"]);
+}
+
 #[test]
 fn a_word_nobody_knows_is_a_usage_error() {
     let finished = Stockade::new("run").arg("--frobnicate").finish();
