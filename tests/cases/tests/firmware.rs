@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use stockade_rig::firmware::{FirmwarePc, SecureBoot, fat_disk, firmware};
-use stockade_rig::{Finished, Stockade};
+use stockade_rig::guest::findings;
+use stockade_rig::{Finished, Initrd, Stockade};
 
 /// A boot of firmware takes ten seconds of a processor; a busy machine has it wait.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -38,6 +39,8 @@ if not exist fs0:\4.txt then
   mm 92 03 -w 1 -io -n
 endif
 echo LAST-LIFE
+mm 402 41 -w 1 -io -n
+mm 402 0A -w 1 -io -n
 pci
 memmap
 dmpstore Kept -guid 11111111-2222-3333-4444-555555555555
@@ -104,6 +107,8 @@ fn shell_resets_in_every_way_and_keeps_its_variable() {
     ] {
         assert!(last.contains(words), "{words}: {}", finished.transcript());
     }
+    // What firmware built for it says at the debug console's port is in our log.
+    finished.assert_says(&["firmware: A\n"]);
     let heap = heap_at_each_start(&finished);
     assert_eq!(heap.len(), 5, "{}", finished.transcript());
     assert!(heap[1..].iter().all(|bytes| *bytes == heap[1]), "{heap:?}");
@@ -132,6 +137,43 @@ fn resets_leak_nothing() {
     let heap = heap_at_each_start(&finished);
     let lives = usize::try_from(resets).unwrap() + 1;
     assert_eq!(heap.len(), lives, "{}", finished.transcript());
+    assert!(heap[1..].iter().all(|bytes| *bytes == heap[1]), "{heap:?}");
+}
+
+/// A kernel that has used a disk, a card and a TPM, and resets. Firmware would look for something to start on the network each time.
+const USE_AND_RESET: &str = "modprobe -a virtio_pci virtio_blk virtio_net
+    sleep 1
+    life=$(head -c 1 /dev/vda | tr -d '\\0')
+    life=${life:-0}
+    ifconfig eth0 10.0.2.15 up
+    ping -c 1 -W 5 10.0.2.2 >/dev/null && [ -c /dev/tpm0 ] && say \"life $life\"
+    if [ $life -lt 3 ]; then
+        printf $((life + 1)) | dd of=/dev/vda conv=notrunc,fsync 2>/dev/null
+        reboot -f
+        sleep 60
+    fi";
+
+#[test]
+fn resets_of_a_kernel_leak_nothing_of_its_disk_card_and_tpm() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = file(folder.path(), "disk.img", &[0; 1 << 20]);
+    let finished = Stockade::guest("")
+        .arg("--initrd")
+        .arg(
+            Initrd::new(USE_AND_RESET)
+                .modules(&["virtio_pci", "virtio_blk", "virtio_net"])
+                .write(folder.path()),
+        )
+        .args(["--tpm", "--net", "user", "--disk"])
+        .arg(disk)
+        .limit(LIMIT)
+        .finish();
+    finished.assert_code(0);
+    let lives = findings(&finished.stdout);
+    let expected = ["life 0", "life 1", "life 2", "life 3"];
+    assert_eq!(lives, expected, "{}", finished.transcript());
+    let heap = heap_at_each_start(&finished);
+    assert_eq!(heap.len(), 4, "{}", finished.transcript());
     assert!(heap[1..].iter().all(|bytes| *bytes == heap[1]), "{heap:?}");
 }
 
