@@ -61,7 +61,8 @@ impl FromStr for DiskArgument {
                 ("key-id", id) => disk.key = Some(KeyArgument::of_id(id)?),
                 _ => {
                     return Err(format!(
-                        "{word:?} says nothing of a disk; there are mode=plain, mode=sealed, readonly, format=raw, format=qcow2, key=FILE, key-id=HEX, bootindex=N; a comma in a file's name is written twice"
+                        "{word:?} says nothing of a disk; there are mode=plain, mode=sealed, readonly, format=raw, \
+                         format=qcow2, key=FILE, key-id=HEX, bootindex=N; a comma in a file's name is written twice"
                     ));
                 }
             }
