@@ -191,7 +191,7 @@ impl Outside for World {
     }
 
     fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
-        self.cpuid.own_answer(leaf, subleaf)
+        self.cpuid.module_answer(leaf, subleaf)
     }
 
     fn report(&mut self, report_data: &[u8; 64]) -> Result<Vec<u8>, NoReport> {

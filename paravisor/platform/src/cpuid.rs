@@ -52,7 +52,7 @@ impl CpuidTable {
             .map_or([0; 4], |entry| [entry.eax, entry.ebx, entry.ecx, entry.edx])
     }
 
-    /// Returns what the paravisor's own CPUID answers, and a module's: as [`Self::lookup`], with OSXSAVE as CR4 has it.
+    /// Returns what the paravisor's own CPUID answers: as [`Self::lookup`], with OSXSAVE as CR4 has it.
     #[must_use]
     pub fn own_answer(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
         let mut answer = self.lookup(leaf, subleaf);
@@ -61,6 +61,16 @@ impl CpuidTable {
             if extended::has_xsave(extended::xcr0(self)) {
                 answer[2] |= OSXSAVE;
             }
+        }
+        answer
+    }
+
+    /// Returns what a module's CPUID answers: as [`Self::lookup`], without OSXSAVE, so that it keeps to SSE.
+    #[must_use]
+    pub fn module_answer(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        let mut answer = self.lookup(leaf, subleaf);
+        if leaf == 1 {
+            answer[2] &= !OSXSAVE;
         }
         answer
     }
@@ -138,5 +148,6 @@ mod tests {
         with.entries[0].ecx = !OSXSAVE;
         let with = CpuidTable::parse(&with).unwrap();
         assert_eq!(with.own_answer(1, 0)[2], u32::MAX);
+        assert_eq!(with.module_answer(1, 0)[2], !OSXSAVE);
     }
 }
