@@ -1,26 +1,28 @@
-//! Files a user names, read whole: regular ones up to a length, for a device may have no end, and a FIFO nobody to write to it.
+//! Files a user names, read whole: regular ones and pipes up to a length, for a device may have no end.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
 /// Why a file is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    /// A device, a FIFO or a socket.
-    #[error("not a regular file; copy what it gives to one, and name that")]
+    /// A device or a socket.
+    #[error("neither a regular file nor a pipe; copy what it gives to a file, and name that")]
     Kind,
     /// Too long.
     #[error("longer than {0} bytes, the most there can be; give another file")]
     Length(u64),
 }
 
-/// Returns what a regular file of up to `most_bytes` bytes holds. Others are refused for being [`Unfit`].
+/// Returns what a regular file of up to `most_bytes` bytes holds, or what as much comes from a pipe. Others are refused for being [`Unfit`].
 pub fn read(path: &Path, most_bytes: u64) -> io::Result<Vec<u8>> {
     let too_long = || io::Error::new(io::ErrorKind::FileTooLarge, Unfit::Length(most_bytes));
     let found = fs::metadata(path)?;
     // A directory has a good error of its own.
-    if !found.is_file() && !found.is_dir() {
+    let kind = found.file_type();
+    if !(kind.is_file() || kind.is_fifo() || kind.is_dir()) {
         return Err(io::Error::other(Unfit::Kind));
     }
     if found.is_file() && found.len() > most_bytes {
@@ -56,14 +58,19 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_end_or_no_writer_is_not_waited_for() {
+    fn a_device_is_refused_and_a_pipe_read_up_to_its_end() {
+        let error = read(Path::new("/dev/zero"), 10).unwrap_err();
+        assert!(error.to_string().contains("neither a regular"), "{error}");
         let folder = tempfile::tempdir().unwrap();
         let fifo = folder.path().join("fifo");
         let made = Command::new("mkfifo").arg(&fifo).status().unwrap();
         assert!(made.success());
-        for path in [fifo.as_path(), Path::new("/dev/zero")] {
-            let error = read(path, 10).unwrap_err();
-            assert!(error.to_string().contains("not a regular file"), "{error}");
+        for (most_bytes, is_read) in [(10, true), (9, false)] {
+            let path = fifo.clone();
+            let writer = std::thread::spawn(move || fs::write(path, [7; 10]));
+            let content = read(&fifo, most_bytes);
+            assert_eq!(content.is_ok_and(|content| content == [7; 10]), is_read);
+            writer.join().unwrap().unwrap();
         }
     }
 }

@@ -113,10 +113,10 @@ fn a_kernel_cut_short_is_named() {
 #[test]
 fn what_is_no_file_is_not_read() {
     for argument in ["--kernel", "--initrd", "--firmware", "--image"] {
-        run_with(argument, "/dev/zero").assert_refused(&["/dev/zero", "regular file"]);
+        run_with(argument, "/dev/zero").assert_refused(&["/dev/zero", "nor a pipe"]);
     }
     let item = run_with("--fw-cfg", "name=opt/a,file=/dev/zero");
-    item.assert_refused(&["/dev/zero", "regular file"]);
+    item.assert_refused(&["/dev/zero", "nor a pipe"]);
     let key = run_with("--disk-key", "/dev/zero");
     key.assert_refused(&["--disk-key"]);
 }
