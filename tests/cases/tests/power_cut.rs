@@ -2,7 +2,7 @@
 //! every disk opens, is whole, and has every round of writes whose flush the guest had been told of.
 //!
 //! A guest works on five disks at once, so that a cut finds five of them somewhere. `STOCKADE_POWER_CUTS=N` makes N cuts in place of
-//! two: forty of them are 200 disks.
+//! two, from the first write on: 200 of them are 1,000 disks.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
@@ -110,13 +110,14 @@ fn power_cut_every_disk_opens_and_has_what_was_flushed() {
     let mut lost = 0;
     for number in 0..cuts() {
         let disks = sealed_disks(folder.path());
-        let write = 150 + (number + 3).wrapping_mul(0x9E37_79B9) % 1200;
+        let write = 1 + (number + 3).wrapping_mul(0x9E37_79B9) % 1350;
         let run = guest(folder.path(), &disks)
             .attacked_by(&format!("virtio-power-cut:{write}"))
             .finish();
         run.assert_says(&[CUT]);
         let durable = assert_all_whole(&run, &disks);
-        assert!(durable > 0, "{}", run.transcript());
+        // Until then disks are made and the guest starts.
+        assert!(write < 150 || durable > 0, "{}", run.transcript());
         lost += run.stderr.matches(" is lost").count();
         eprintln!("cut {number} at write {write}: {durable} rounds durable");
         for disk in disks {
