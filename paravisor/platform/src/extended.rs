@@ -31,6 +31,13 @@ pub(crate) fn has_xsave(xcr0: u64) -> bool {
     xcr0 != X87
 }
 
+/// Returns the states XSAVE64 is to store of a module, none if that is FXSAVE64's to do.
+#[cfg(feature = "image")]
+pub(crate) fn xsave_states(cpuid: &CpuidTable) -> u64 {
+    let xcr0 = xcr0(cpuid);
+    if has_xsave(xcr0) { xcr0 } else { 0 }
+}
+
 /// Turns the states on, on this processor. To be done before anybody asks CPUID what there is: the libraries remember the answer.
 #[cfg(feature = "image")]
 pub(crate) fn enable(cpuid: &CpuidTable) {

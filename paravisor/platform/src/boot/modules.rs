@@ -5,12 +5,14 @@ use core::ptr;
 
 use stockade_boot::layout::{MODULES_BASE, PAGE_SIZE};
 use stockade_entry::copy;
-use stockade_entry::module::syscall_entry;
+use stockade_entry::module::{Gate, syscall_entry};
 
 use super::image;
 use super::space::AddressSpace;
 use crate::cpu::CpuArea;
+use crate::cpuid;
 use crate::exception::descriptors::{self, CODE_SELECTOR, STACKS};
+use crate::extended;
 use crate::memory::accept::{self, AcceptError};
 use crate::module::ModuleMemory;
 use crate::paging::{Access, OutOfPages, Secrecy};
@@ -73,8 +75,13 @@ pub(super) fn open(
         space.map_in_modules(stack, Access::ReadWrite, Secrecy::Private)?;
     }
     let doorbell = doorbell.address();
+    let gate = Gate {
+        doorbell,
+        states: cpuid::installed().map_or(0, extended::xsave_states),
+        ..Gate::new()
+    };
     // SAFETY: the area was just made, or is this processor's; no module runs on it yet.
-    unsafe { (*area.gate()).doorbell = doorbell };
+    unsafe { area.gate().write(gate) };
     space.map_in_modules(page(doorbell), Access::Read, Secrecy::Shared)
 }
 

@@ -4,8 +4,6 @@ use stockade_entry::module::{self, Gate, SYSCALL, USER_CODE_SELECTOR, USER_DATA_
 
 use super::{ModuleExit, ModuleRegisters, ModuleSpace};
 use crate::cpu;
-use crate::cpuid;
-use crate::extended;
 use crate::processor;
 
 const FS_BASE: u32 = 0xC000_0100;
@@ -18,12 +16,6 @@ const PROTECTION: u8 = 13;
 const USER_FLAGS: u64 = 0x0024_0DD5;
 /// The flag that is always one, and IF: hosts judge by it whether an #HV is welcome.
 const FIXED_FLAGS: u64 = 1 << 1 | 1 << 9;
-
-/// Returns the states XSAVE64 is to store of a module, none if that is FXSAVE64's to do.
-fn states() -> u64 {
-    let xcr0 = cpuid::installed().map_or(0, extended::xcr0);
-    if extended::has_xsave(xcr0) { xcr0 } else { 0 }
-}
 
 impl ModuleSpace {
     /// Runs the module until it gives the processor back. With a signal of the host waiting that is at once.
@@ -43,10 +35,10 @@ impl ModuleSpace {
         // SAFETY: 1. every 64-bit processor has the register. 2. Nothing of the paravisor uses FS.
         unsafe { processor::write_msr(FS_BASE, fs_base) };
         let gate = area.gate();
-        let doorbell = {
+        let (doorbell, states) = {
             // SAFETY: the gate is this processor's, and no module runs on it now.
             let gate = unsafe { &*gate };
-            gate.doorbell
+            (gate.doorbell, gate.states)
         };
         let entered = Gate {
             general: registers.general,
@@ -61,7 +53,7 @@ impl ModuleSpace {
             module_cr3: self.tables.cr3(),
             vectors: (&raw mut *self.vectors).expose_provenance() as u64,
             doorbell,
-            states: states(),
+            states,
             ..Gate::new()
         };
         // SAFETY: as above; no reference to it is left.
