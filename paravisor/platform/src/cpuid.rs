@@ -55,12 +55,9 @@ impl CpuidTable {
     /// Returns what the paravisor's own CPUID answers: as [`Self::lookup`], with OSXSAVE as CR4 has it.
     #[must_use]
     pub fn own_answer(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
-        let mut answer = self.lookup(leaf, subleaf);
-        if leaf == 1 {
-            answer[2] &= !OSXSAVE;
-            if extended::has_xsave(extended::xcr0(self)) {
-                answer[2] |= OSXSAVE;
-            }
+        let mut answer = self.module_answer(leaf, subleaf);
+        if leaf == 1 && extended::has_xsave(extended::xcr0(self)) {
+            answer[2] |= OSXSAVE;
         }
         answer
     }

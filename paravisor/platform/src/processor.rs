@@ -4,7 +4,7 @@
 //! stay `unsafe` and say so.
 
 use core::arch::asm;
-use core::arch::x86_64::{__cpuid_count, _rdtsc};
+use core::arch::x86_64::{__cpuid_count, _rdrand64_step, _rdseed64_step, _rdtsc};
 
 use stockade_abi::rmp::{PageSize, RmpError, RmpPermissions, VmsaPage, rmpadjust_attributes};
 
@@ -148,35 +148,17 @@ pub(crate) fn read_tsc() -> u64 {
 
 /// Returns a number from RDRAND, or `None` if the processor has none ready.
 pub(crate) fn rdrand() -> Option<u64> {
-    let number: u64;
-    let ready: u8;
-    // SAFETY: the caller checked CPUID for the instruction; it changes one register and the flags.
-    unsafe {
-        asm!(
-            "rdrand {number}",
-            "setc {ready}",
-            number = out(reg) number,
-            ready = out(reg_byte) ready,
-            options(nomem, nostack)
-        );
-    }
+    let mut number = 0;
+    // SAFETY: the caller checked CPUID for the instruction; it changes this number and the flags.
+    let ready = unsafe { _rdrand64_step(&mut number) };
     (ready != 0).then_some(number)
 }
 
 /// Returns a number from RDSEED, or `None` if the processor has none ready.
 pub(crate) fn rdseed() -> Option<u64> {
-    let number: u64;
-    let ready: u8;
-    // SAFETY: the caller checked CPUID for the instruction; it changes one register and the flags.
-    unsafe {
-        asm!(
-            "rdseed {number}",
-            "setc {ready}",
-            number = out(reg) number,
-            ready = out(reg_byte) ready,
-            options(nomem, nostack)
-        );
-    }
+    let mut number = 0;
+    // SAFETY: as for RDRAND.
+    let ready = unsafe { _rdseed64_step(&mut number) };
     (ready != 0).then_some(number)
 }
 
