@@ -37,7 +37,7 @@ pub(super) fn describe(
         blocks.read(HostBlock(0), &mut first).map_err(failed)?;
     }
     match Header::read(&first) {
-        Ok((header, geometry)) => describe_sealed(path, file, &header, &geometry, key),
+        Ok((header, geometry)) => describe_sealed(path, file, length, (&header, &geometry), key),
         Err(Fault::NotSealed) => describe_other(path, &first, length, key),
         Err(fault) => Err(DiskError::Fault {
             path: path.into(),
@@ -49,8 +49,8 @@ pub(super) fn describe(
 fn describe_sealed(
     path: &Path,
     file: &File,
-    header: &Header,
-    geometry: &Geometry,
+    host_bytes: u64,
+    (header, geometry): (&Header, &Geometry),
     key: Option<&DiskKey>,
 ) -> Result<String, DiskError> {
     let failed = |source| DiskError::Read {
@@ -62,7 +62,6 @@ fn describe_sealed(
         fault,
     };
     let metadata = file.metadata().map_err(failed)?;
-    let host_bytes = length(file).map_err(failed)?;
     let host_blocks = host_bytes / BLOCK_BYTES as u64;
     if host_blocks < geometry.total_blocks() {
         return Err(of(Fault::Truncated {
