@@ -2,12 +2,15 @@
 
 use alloc::vec::Vec;
 
+use stockade_backend::fake::FakeHost;
 use stockade_bus::fake::FakeMemory;
 use stockade_bus::{Gpa, GuestMemory};
 use stockade_devices::virtio::blk::Blk;
 use stockade_devices::virtio::driver::Driver;
 use stockade_devices::virtio::queue::Segment;
 use stockade_devices::virtio::{Features, VirtioDevice};
+
+use super::Turn;
 
 const HEADERS: u64 = 0x8000;
 const STATUSES: u64 = 0x9000;
@@ -25,6 +28,25 @@ pub(super) const OPEN: u8 = 0xFF;
 pub(super) const RANGES: Features = Features::from_bits_retain(1 << 13 | 1 << 14);
 /// What a driver takes of what is offered: a cache that it flushes, and ranges.
 const WANTED: Features = Features::from_bits_retain(1 << 9 | RANGES.bits());
+
+/// Turns, and a host of the disk that answers, until neither has anything to do, in so many rounds at most. Returns how often the turns allocated
+/// memory. The fake host may.
+pub(super) fn settle_counting(
+    host: &mut FakeHost,
+    rounds: u32,
+    mut turn: impl FnMut(&mut FakeHost) -> Turn,
+) -> u64 {
+    let mut count = 0;
+    let mut is_settled = || {
+        // Emptied, it has room.
+        host.notified.clear();
+        let mut done = Turn::More;
+        count += allocation_counter::measure(|| done = turn(host)).count_total;
+        done == Turn::Done && host.serve_disk() == 0
+    };
+    assert!((0..rounds).any(|_| is_settled()));
+    count
+}
 
 /// The guest's side of a disk.
 pub(super) struct FakeGuest<'m> {

@@ -72,8 +72,10 @@ fn breaks(descriptors: &[(Segment, u16)], rule: Violation) {
     }
 }
 
-#[test]
-fn a_chain_has_its_buffers_in_order() {
+/// Offers a chain of three buffers in either ring, with a table and without one; the test gets its number, what is to be read and what to be written.
+fn with_three_buffers(
+    test: impl Fn(&FakeMemory, &mut Driver<'_>, (u16, [Segment; 2], [Segment; 1])),
+) {
     for (features, table) in KINDS
         .into_iter()
         .flat_map(|kind| [(kind, None), (kind, Some(Gpa(TABLES)))])
@@ -83,36 +85,36 @@ fn a_chain_has_its_buffers_in_order() {
         let readable = [segment(BUFFERS, 16), segment(BUFFERS + 0x100, 1)];
         let writable = [segment(BUFFERS + 0x200, 512)];
         let id = driver.add(&readable, &writable, table).unwrap();
-        let (mut queue, mut chain) = (queue(&driver), Chain::new(4));
-        assert_eq!(queue.pop(&memory, &mut chain), Ok(true));
+        test(&memory, &mut driver, (id, readable, writable));
+    }
+}
+
+#[test]
+fn a_chain_has_its_buffers_in_order() {
+    with_three_buffers(|memory, driver, (id, readable, writable)| {
+        let (mut queue, mut chain) = (queue(driver), Chain::new(4));
+        assert_eq!(queue.pop(memory, &mut chain), Ok(true));
         assert_eq!(chain.readable(), readable);
         assert_eq!(chain.writable(), writable);
         let used = Used {
             head: chain.head(),
             written: 512,
         };
-        assert_eq!(queue.pop(&memory, &mut chain), Ok(false));
-        queue.push(&memory, &[used]).unwrap();
+        assert_eq!(queue.pop(memory, &mut chain), Ok(false));
+        queue.push(memory, &[used]).unwrap();
         assert_eq!(driver.take_used(), Some((id, 512)));
         assert_eq!(queue.in_flight(), 0);
-    }
+    });
 }
 
 /// Another processor of the guest may write a descriptor between a check of it and its use.
 #[test]
 fn each_descriptor_is_copied_once() {
-    for (features, table) in KINDS
-        .into_iter()
-        .flat_map(|kind| [(kind, None), (kind, Some(Gpa(TABLES)))])
-    {
-        let memory = FakeMemory::new(RAM);
-        let mut driver = Driver::new(&memory, RING, 8, features);
-        let readable = [segment(BUFFERS, 16), segment(BUFFERS + 0x100, 1)];
-        let writable = [segment(BUFFERS + 0x200, 512)];
-        let id = driver.add(&readable, &writable, table).unwrap();
-        let (mut queue, mut chain) = (queue(&driver), Chain::new(4));
-        let fickle = FickleMemory::new(&memory);
-        assert_eq!(queue.pop(&fickle, &mut chain), Ok(true), "{features:?}");
+    with_three_buffers(|memory, driver, (id, readable, writable)| {
+        let (mut queue, mut chain) = (queue(driver), Chain::new(4));
+        let fickle = FickleMemory::new(memory);
+        let popped = queue.pop(&fickle, &mut chain);
+        assert_eq!(popped, Ok(true), "{:?}", driver.features);
         assert_eq!(
             (chain.readable(), chain.writable()),
             (&readable[..], &writable[..])
@@ -123,7 +125,7 @@ fn each_descriptor_is_copied_once() {
         };
         queue.push(&fickle, &[used]).unwrap();
         assert_eq!(driver.take_used(), Some((id, 512)));
-    }
+    });
 }
 
 #[test]

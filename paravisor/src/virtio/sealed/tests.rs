@@ -17,7 +17,7 @@ use stockade_storage::{Access, Anchoring, Config, Freshness, RootSecret, Trust};
 use super::*;
 use crate::records::tests::{empty, open, settle};
 use crate::virtio::fake_guest::{
-    DATA, DISCARD, FLUSH, FakeGuest, IN, OPEN, OUT, WRITE_ZEROES, segment,
+    DATA, DISCARD, FLUSH, FakeGuest, IN, OPEN, OUT, WRITE_ZEROES, segment, settle_counting,
 };
 use crate::virtio::{Bays, Engine};
 
@@ -124,16 +124,14 @@ impl<'m> Rig<'m> {
 
     /// The same; returns how often the turns allocated memory. The fake host may.
     fn settle_counting(&mut self) -> u64 {
-        let mut count = 0;
-        let mut is_settled = || {
-            // Emptied, it has room.
-            self.host.notified.clear();
-            let mut turn = Turn::More;
-            count += allocation_counter::measure(|| turn = self.turn()).count_total;
-            turn == Turn::Done && self.host.serve_disk() == 0
-        };
-        assert!((0..1000).any(|_| is_settled()));
-        count
+        let Self {
+            guest,
+            blk,
+            engine,
+            host,
+            ..
+        } = self;
+        settle_counting(host, 1000, |host| engine.turn(blk, guest.memory, host))
     }
 
     /// The same with the store.
