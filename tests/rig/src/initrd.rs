@@ -23,8 +23,12 @@ const EPILOGUE: &str = "
 poweroff -f
 sleep 60
 ";
-/// Where the distribution has its libraries, and its loader.
-const LIBRARY_FOLDERS: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
+/// Where the distribution has its libraries, those that a library names the folder of itself among them, and its loader.
+const LIBRARY_FOLDERS: [&str; 3] = [
+    "lib/x86_64-linux-gnu",
+    "usr/lib/x86_64-linux-gnu",
+    "usr/lib/x86_64-linux-gnu/ceph",
+];
 const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
 
 /// An initramfs, being put together.
