@@ -99,6 +99,8 @@ impl Lied {
     /// Fails unless everything the guest read was what it had written.
     #[track_caller]
     fn assert_true_data(&self) -> &Self {
+        assert_eq!(self.counted("offline_devices"), 0);
+        assert_eq!(self.counted("io_errors"), 0);
         self.assert_data(&["same"])
     }
 
@@ -242,6 +244,14 @@ impl Lied {
             .map(|code| format!("host disk 00:02.0 is offline, code {code}:"));
         let is_said = words.any(|words| self.finished.stderr.contains(&words));
         assert!(is_said, "{transcript}");
+        assert_eq!(self.counted("offline_devices"), 1, "{transcript}");
+        assert!(self.counted("io_errors") > 0, "{transcript}");
+    }
+
+    /// What the paravisor counted by this name.
+    #[track_caller]
+    fn counted(&self, name: &str) -> u64 {
+        number(&self.figures, &format!("/paravisor/{name}"))
     }
 }
 
@@ -321,6 +331,7 @@ fn net_frame_long_a_frame_ends_where_its_buffer_does() {
     lied.assert_lived();
     let words = "host network card 00:10.0 is offline, code 8:";
     lied.finished.assert_says(&[words]);
+    assert_eq!(lied.counted("offline_devices"), 1);
 }
 
 #[test]
@@ -354,7 +365,7 @@ impl Lied {
         self.assert_lived();
         let transcript = self.finished.transcript();
         let told = number(&self.figures, "/model/attack/attempts");
-        let dropped = number(&self.figures, "/paravisor/dropped_frames");
+        let dropped = self.counted("dropped_frames");
         assert!(told >= 3, "{transcript}");
         assert!((told - but..=told).contains(&dropped), "{transcript}");
         assert!((1..PINGS).contains(&self.pings()), "{transcript}");
@@ -410,7 +421,7 @@ fn net_header_length_beyond_a_length_that_is_a_hint_stays_one() {
     let lied = lied_about_frames("net-header-length-beyond");
     lied.assert_listened_to().assert_lived();
     let transcript = lied.finished.transcript();
-    assert_eq!(number(&lied.figures, "/paravisor/dropped_frames"), 0);
+    assert_eq!(lied.counted("dropped_frames"), 0);
     assert_eq!(lied.pings(), PINGS, "{transcript}");
     let connected = finding(&lied.finished.stdout, "connected");
     assert_eq!(connected, Some("refused"), "{transcript}");
