@@ -158,8 +158,12 @@ impl SharedRegion {
 #[cfg(test)]
 mod tests {
     use super::SharedRegion;
+    use crate::memory::tests::ram;
     use core::ptr::NonNull;
     use std::boxed::Box;
+    use std::vec::Vec;
+    use stockade_boot::layout::MINIMUM_RAM;
+    use stockade_bus::{Gpa, GuestMemory as _, MemoryError};
 
     #[repr(align(4096))]
     struct Pages([u8; 3 * 4096]);
@@ -208,5 +212,40 @@ mod tests {
         region.read(6, &mut bytes);
         assert_eq!(bytes, [0x34, 0x12]);
         assert_eq!((region.load(6), region.load(7)), (0x1234, 0));
+    }
+
+    /// Straight from one memory to the other: neither is taken into a buffer of ours in between.
+    #[test]
+    fn guest_memory_goes_in_and_comes_out_as_it_was() {
+        let (region, ram) = (region(), ram());
+        let content: Vec<u8> = (0..=250).cycle().take(9000).collect();
+        ram.write(Gpa(0xFF3), &content).unwrap();
+        region.copy_from_guest(5, &ram, Gpa(0xFF3), 9000).unwrap();
+        let mut bytes = [0; 9002];
+        region.read(4, &mut bytes);
+        assert!(bytes[0] == 0xAA && bytes[9001] == 0xAA);
+        assert!(bytes[1..9001] == content);
+        region.copy_to_guest(5, &ram, Gpa(0x8001), 9000).unwrap();
+        ram.read(Gpa(0x8000), &mut bytes).unwrap();
+        assert!(bytes[0] == 0 && bytes[9001] == 0);
+        assert!(bytes[1..9001] == content);
+    }
+
+    #[test]
+    fn what_is_not_wholly_in_both_memories_is_not_copied() {
+        let (region, ram) = (region(), ram());
+        let last = Gpa(MINIMUM_RAM - 1);
+        let nowhere = Err(MemoryError::NotMemory(last));
+        assert_eq!(region.copy_from_guest(0, &ram, last, 2), nowhere);
+        assert_eq!(region.copy_to_guest(0, &ram, last, 2), nowhere);
+        // A range of the region is what we chose ourselves: it goes nowhere, and nobody's memory changes.
+        for (offset, len) in [(3 * 4096 - 1, 2), (usize::MAX, 2)] {
+            assert_eq!(region.copy_from_guest(offset, &ram, Gpa(0), len), Ok(()));
+            assert_eq!(region.copy_to_guest(offset, &ram, Gpa(0), len), Ok(()));
+        }
+        let mut bytes = [0; 3 * 4096];
+        region.read(0, &mut bytes);
+        assert!(bytes.iter().all(|byte| *byte == 0xAA));
+        assert_eq!(ram.read_u64(Gpa(0)), Ok(0));
     }
 }

@@ -180,14 +180,14 @@ impl GuestMemory for GuestRam {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::boxed::Box;
     use std::vec;
     use stockade_boot::layout::MINIMUM_RAM;
 
     /// Returns guest RAM of the least size in ordinary memory, with a page of staging that counts up.
-    fn ram() -> GuestRam {
+    pub(crate) fn ram() -> GuestRam {
         let map = RamMap::of_size(MINIMUM_RAM).unwrap();
         let mut states = PageStates::default();
         states.accept(0, MINIMUM_RAM).unwrap();
