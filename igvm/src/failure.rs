@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use stockade::attest::Refusal;
 use stockade::disk::DiskError;
 use stockade::image::{ImageError, ProgramError};
-use stockade::keys::Address;
+use stockade::keys::{Address, LedgerError};
 use stockade::run::RunError;
 use stockade::setup::SetupError;
 use stockade_boot::firmware::FirmwareError;
@@ -229,6 +229,9 @@ pub(crate) enum Failure {
         "--key-server is for disks whose keys are released, and there is none; leave it out, or give such a disk key= or key-id="
     )]
     NoKeys,
+    /// A key server's memory.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// Nobody can be heard there.
     #[error("cannot listen at {address}: {source}")]
     Listen {

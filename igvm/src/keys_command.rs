@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use stockade::attest::{Certificates, RootChoice};
 use stockade::disk::read_key;
 use stockade::keys::server::Server;
-use stockade::keys::{Address, Holder};
+use stockade::keys::{Address, Holder, Ledger};
 
 use crate::failure::Failure;
 use crate::values::{self, Measurement};
@@ -37,6 +37,9 @@ pub(crate) struct Serve {
     /// Accept the SNP model's test chain too, which anybody can sign with
     #[arg(long)]
     test_chain: bool,
+    /// Remember in this file each start of a machine that has a sealed store (--state), and give nothing to one whose store is an older copy
+    #[arg(long, value_name = "FILE")]
+    remember: Option<PathBuf>,
     /// Where to listen: HOST:PORT, or unix: and a path
     #[arg(long, value_name = "ADDRESS")]
     listen: Address,
@@ -96,6 +99,11 @@ fn holder(arguments: &Serve) -> Result<Holder, Failure> {
         } else {
             RootChoice::Amd
         },
+        ledger: arguments
+            .remember
+            .as_deref()
+            .map(Ledger::open)
+            .transpose()?,
     })
 }
 

@@ -14,13 +14,14 @@ use stockade_paravisor::key_line::KeyLine;
 use stockade_platform::Ghcb;
 use stockade_platform::psp::Psp;
 use stockade_platform::random;
-use stockade_storage::release::{self, REPORT_BYTES};
+use stockade_storage::release::{self, REPORT_BYTES, Wanted};
 use stockade_storage::{DiskKey, KeyId, RootSecret};
 use zerocopy::IntoBytes;
 use zeroize::Zeroizing;
 
 use crate::adapters::{PlatformHost, Time};
 use crate::sealing::SealingError;
+use crate::store::Keeping;
 
 const _: () = assert!(size_of::<AttestationReport>() == REPORT_BYTES);
 
@@ -29,35 +30,46 @@ const LABELS: [&str; 14] = [
     "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13",
 ];
 
-/// The keys of sealed disks, and of the store.
+/// The secret that the keys of the store and of disks come from, unless a disk's is released elsewhere.
+pub(crate) struct Secret(Result<RootSecret, SealingError>);
+
+impl Secret {
+    /// Asks the secure processor, if the manifest's devices need it.
+    pub(crate) fn ask(manifest: &Manifest, psp: &mut Psp, ghcb: &Ghcb) -> Self {
+        let devices = manifest.devices();
+        let is_ours = |disk: &DiskEntry| disk.mode() == DiskMode::SEALED && disk.key_id().is_none();
+        if !devices.disks().any(is_ours) && devices.store().is_none() {
+            return Self(Err(SealingError::Unasked));
+        }
+        Self(root_secret(psp, ghcb, manifest.sealing()))
+    }
+
+    /// Returns it.
+    pub(crate) fn get(&self) -> Result<&RootSecret, SealingError> {
+        self.0.as_ref().map_err(|error| *error)
+    }
+}
+
+/// Keys by their ids, or why there are none.
+type Released = Result<Vec<(KeyId, DiskKey)>, SealingError>;
+
+/// The keys of sealed disks.
 pub(crate) struct DiskKeys {
-    secret: Result<RootSecret, SealingError>,
-    released: Result<Vec<(KeyId, DiskKey)>, SealingError>,
+    secret: Secret,
+    released: Released,
 }
 
 impl DiskKeys {
-    /// Asks for what the manifest's devices need and for nothing else. `console` opens the way to who holds the released keys.
-    pub(crate) fn new(
-        manifest: &Manifest,
-        asking: &mut Asking<'_>,
-        console: impl FnOnce(&mut PlatformHost) -> Result<Console<AnyShared>, SealingError>,
-    ) -> Self {
-        Self {
-            secret: asking.secret(manifest),
-            released: asking.released(manifest, console),
-        }
-    }
-
-    /// Returns the secret that the store's key comes from.
-    pub(crate) fn secret(&self) -> Result<&RootSecret, SealingError> {
-        self.secret.as_ref().map_err(|error| *error)
+    /// Returns the keys that come from the secret and those that were released.
+    pub(crate) fn new(secret: Secret, released: Released) -> Self {
+        Self { secret, released }
     }
 
     /// Takes the key of a disk.
     pub(crate) fn take(&mut self, disk: &DiskEntry, index: u8) -> Result<DiskKey, SealingError> {
         let Some(id) = disk.key_id() else {
             let label = LABELS.get(usize::from(index)).unwrap_or(&"");
-            return Ok(self.secret()?.disk_key(label));
+            return Ok(self.secret.get()?.disk_key(label));
         };
         let released = self.released.as_mut().map_err(|error| *error)?;
         let place = released.iter().position(|(found, _)| found.0 == *id);
@@ -72,28 +84,23 @@ pub(crate) struct Asking<'a> {
     pub(crate) ghcb: &'a Ghcb,
     pub(crate) host: &'a mut PlatformHost,
     pub(crate) clock: &'a Time,
+    /// What is open by now.
+    pub(crate) keeping: &'a Keeping,
 }
 
 impl Asking<'_> {
-    fn secret(&mut self, manifest: &Manifest) -> Result<RootSecret, SealingError> {
-        let devices = manifest.devices();
-        let is_ours = |disk: &DiskEntry| disk.mode() == DiskMode::SEALED && disk.key_id().is_none();
-        if !devices.disks().any(is_ours) && devices.store().is_none() {
-            return Err(SealingError::Unasked);
-        }
-        root_secret(self.psp, self.ghcb, manifest.sealing())
-    }
-
-    fn released(
+    /// Asks for the keys the manifest names, if it names any, and tells who has them which starts the store remembers. `console` opens the way there.
+    pub(crate) fn released(
         &mut self,
         manifest: &Manifest,
         console: impl FnOnce(&mut PlatformHost) -> Result<Console<AnyShared>, SealingError>,
-    ) -> Result<Vec<(KeyId, DiskKey)>, SealingError> {
+    ) -> Released {
         let ids: Vec<KeyId> = manifest.devices().key_ids().copied().map(KeyId).collect();
         if ids.is_empty() {
             return Ok(Vec::new());
         }
         let begun_ns = self.clock.now_ns();
+        let starts = self.keeping.begin_start(self.host, self.clock);
         let console = console(self.host)?;
         let mut entropy = Zeroizing::new([0; 32]);
         random::fill(&mut entropy[..])?;
@@ -106,7 +113,7 @@ impl Asking<'_> {
             }
         };
         let mut line = KeyLine::new(console, self.host, self.clock);
-        let keys = release::ask(&mut line, attest, &entropy, &ids);
+        let keys = release::ask(&mut line, attest, &entropy, Wanted { ids: &ids, starts });
         line.close();
         let keys = keys?;
         let us = self.clock.now_ns().saturating_sub(begun_ns) / 1000;
@@ -114,6 +121,10 @@ impl Asking<'_> {
             "{} disk keys released by their holder in {us} microseconds",
             keys.len()
         );
+        if let Some(starts) = starts {
+            self.keeping.confirm_start(starts);
+            log::info!("their holder was told of the starts the sealed store remembers");
+        }
         Ok(ids.into_iter().zip(keys).collect())
     }
 }

@@ -32,7 +32,7 @@ mod bounce;
 use bounce::Bounce;
 
 use crate::adapters::{PlatformHost, Time};
-use crate::disk_keys::{Asking, DiskKeys};
+use crate::disk_keys::{Asking, DiskKeys, Secret};
 use crate::flash;
 use crate::sealing::{self, Order, SealingError};
 use crate::store::{self, Keeping};
@@ -131,8 +131,9 @@ fn fit_host_devices(
             Err(error) => report("screen", 0, place, &error),
         }
     }
-    let mut keys = fitter.keys(manifest, &mut bounce);
-    let keeping = fitter.keeping(manifest, &mut bounce, &mut all.bays, &keys);
+    let secret = fitter.secret(manifest);
+    let keeping = fitter.keeping(manifest, &mut bounce, &mut all.bays, &secret);
+    let mut keys = fitter.keys(manifest, &mut bounce, secret, &keeping);
     let share = bounce.len_bytes() / devices.disks().count().max(1);
     for (index, disk) in (0..).zip(devices.disks()) {
         let place = fitter.place(disk.host_device(), &all.bays);
@@ -174,20 +175,34 @@ impl Fitter<'_> {
         u16::try_from(self.vcpus).map_or(MAX_QUEUES, |vcpus| vcpus.clamp(1, MAX_QUEUES))
     }
 
-    /// Asks for the keys of sealed disks, by the host's console where they are released elsewhere.
-    fn keys(&mut self, manifest: &Manifest, bounce: &mut SharedRegion) -> DiskKeys {
+    /// Asks for the secret of disks and store.
+    fn secret(&mut self, manifest: &Manifest) -> Secret {
+        Secret::ask(manifest, self.psp, &self.ghcb)
+    }
+
+    /// Asks for the keys of sealed disks that are released elsewhere, by the host's console. The store is open by then: who has them is told
+    /// what it remembers of starts.
+    fn keys(
+        &mut self,
+        manifest: &Manifest,
+        bounce: &mut SharedRegion,
+        secret: Secret,
+        keeping: &Keeping,
+    ) -> DiskKeys {
         let ram = self.ram;
         let mut asking = Asking {
             psp: self.psp,
             ghcb: &self.ghcb,
             host: self.host,
             clock: &self.clock,
+            keeping,
         };
-        DiskKeys::new(manifest, &mut asking, |host| {
+        let released = asking.released(manifest, |host| {
             let place = Place::of_records(KEYS_HOST_DEVICE);
             let memory = shared(bounce.split_off(bytes(KEYS_BYTES)), ram)?;
             Ok(Console::open(host, place.function, memory, place.doorbell)?)
-        })
+        });
+        DiskKeys::new(secret, released)
     }
 
     /// Opens the store before the disks it remembers.
@@ -196,14 +211,14 @@ impl Fitter<'_> {
         manifest: &Manifest,
         bounce: &mut SharedRegion,
         bays: &mut Bays,
-        keys: &DiskKeys,
+        secret: &Secret,
     ) -> Keeping {
         let Some(entry) = manifest.devices().store() else {
             return Keeping::Nowhere;
         };
         let place = Place::of_records(entry.host_device());
         let region = bounce.split_off(bytes(LEAST_DISK_BYTES));
-        match self.store(region, place, bays, keys) {
+        match self.store(region, place, bays, secret) {
             Ok(records) => Keeping::In(records),
             Err(error) => {
                 let function = place.function;
@@ -218,12 +233,12 @@ impl Fitter<'_> {
         region: Option<SharedRegion>,
         place: Place,
         bays: &mut Bays,
-        keys: &DiskKeys,
+        secret: &Secret,
     ) -> Result<Records, Missing> {
         let memory = self.memory(region)?;
         let block = Block::open(self.host, place.function, memory, place.doorbell)?;
         let attention = bays.attention_of_records();
-        let records = store::open(block, keys.secret()?, attention, self.host, &self.clock)?;
+        let records = store::open(block, secret.get()?, attention, self.host, &self.clock)?;
         bays.keep(&records);
         Ok(records)
     }

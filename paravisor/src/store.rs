@@ -3,16 +3,21 @@
 use stockade_backend::block::{Block, SECTOR_BYTES};
 use stockade_backend::shared::AnyShared;
 use stockade_paravisor::host::Timekeeper;
-use stockade_paravisor::records::Records;
+use stockade_paravisor::records::{Durability, Records};
 use stockade_paravisor::virtio::{Attention, Turn};
 use stockade_platform::random;
+use stockade_storage::release::Starts;
 use stockade_storage::store::format::USUAL_AREA_BLOCKS;
 use stockade_storage::{
     BLOCK_BYTES, RootSecret, SealedStore, StoreFreshness, StoreState, StoreTrust,
 };
+use zerocopy::{FromZeros, IntoBytes};
 
 use crate::adapters::PlatformHost;
 use crate::sealing::{PATIENCE_NS, SealingError};
+
+/// The record of [`Starts`].
+const STARTS: &[u8] = b"starts";
 
 /// Where the newest state of sealed disks is remembered.
 #[derive(Debug)]
@@ -34,6 +39,44 @@ impl Keeping {
     }
 }
 
+impl Keeping {
+    /// Has the store remember this start, and returns what it remembers: who has seen a later one knows an older copy by it. `None` if there is
+    /// no store, or it does not take that.
+    pub(crate) fn begin_start(
+        &self,
+        host: &mut PlatformHost,
+        clock: &impl Timekeeper,
+    ) -> Option<Starts> {
+        let Self::In(records) = self else {
+            return None;
+        };
+        let mut starts = Starts::new_zeroed();
+        records.read(STARTS, starts.as_mut_bytes()).ok()?;
+        if starts.this == starts.confirmed {
+            random::fill(&mut starts.this.0).ok()?;
+        }
+        let ticket = records.write(STARTS, starts.as_bytes()).ok()?;
+        let until = clock.now_ns().saturating_add(PATIENCE_NS);
+        while records.durability(ticket) == Durability::Waiting && clock.now_ns() <= until {
+            records.work(host);
+        }
+        (records.durability(ticket) == Durability::Durable).then_some(starts)
+    }
+
+    /// Notes that a holder has seen this start: the next one is another. A power cut before that lasts does no harm.
+    pub(crate) fn confirm_start(&self, Starts { this, .. }: Starts) {
+        let confirmed = Starts {
+            confirmed: this,
+            this,
+        };
+        if let Self::In(records) = self
+            && let Err(error) = records.write(STARTS, confirmed.as_bytes())
+        {
+            log::error!("sealed store: this start is not confirmed: {error}");
+        }
+    }
+}
+
 /// Opens the store. One that is empty is begun.
 pub(crate) fn open(
     block: Block<AnyShared>,
@@ -48,7 +91,7 @@ pub(crate) fn open(
     let store = SealedStore::new(
         secret.store_key(),
         entropy,
-        // Nothing that outlives the machine is out of its host's reach.
+        // Nothing that outlives the machine is out of its host's reach, and who holds its disks' keys is asked when it is open.
         StoreTrust::Nothing,
         host_blocks,
         USUAL_AREA_BLOCKS,

@@ -10,6 +10,7 @@ use stockade_storage::release::message::{
 use stockade_storage::release::{Evidence, Nonce, RefusalCode, envelope};
 use stockade_storage::{DiskKey, KeyId};
 
+use super::ledger::{Ledger, LedgerError, Stale};
 use crate::attest::{Certificates, Refusal, Root, RootChoice, check_report};
 
 /// Where the certificates of a chip are found, at the time they are needed.
@@ -25,6 +26,8 @@ pub struct Holder {
     pub certificates: FindCertificates,
     /// Which roots are trusted.
     pub root: RootChoice,
+    /// What is remembered of machines' starts, if it is.
+    pub ledger: Option<Ledger>,
 }
 
 impl fmt::Debug for Holder {
@@ -69,6 +72,12 @@ pub enum HolderError {
     /// The machine wants another key.
     #[error("refused: there is no key {0} here; the image was built with another")]
     NoKey(KeyId),
+    /// Its store is an older copy.
+    #[error("refused: {0}")]
+    Stale(Stale),
+    /// What is to be remembered of it cannot be.
+    #[error("gave nothing: {0}")]
+    Ledger(#[from] LedgerError),
     /// Nothing can be sealed for it.
     #[error("refused: {0}")]
     Unsealed(#[from] envelope::Unsealed),
@@ -80,7 +89,8 @@ impl HolderError {
         match self {
             Self::Refusal(refusal) => RefusalCode(u16::from(refusal.exit_code())),
             Self::NoKey(_) => RefusalCode::NO_KEY,
-            Self::Io(_) => RefusalCode::GONE,
+            Self::Stale(_) => RefusalCode::OLD_STORE,
+            Self::Io(_) | Self::Ledger(_) => RefusalCode::GONE,
             Self::Malformed(_) | Self::Unsealed(_) => RefusalCode::EVIDENCE,
         }
     }
@@ -112,6 +122,11 @@ impl Holder {
         let root = self.judge(&evidence, &nonce)?;
         let keys = evidence.document.ids.iter().map(|id| self.key(id));
         let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        // Last: what is remembered of a machine is what was given to it.
+        if let Some(ledger) = &self.ledger {
+            let admitted = ledger.admit(&evidence.document.ids, evidence.document.starts)?;
+            admitted.map_err(HolderError::Stale)?;
+        }
         let public = &evidence.document.public;
         let envelope = envelope::seal(keys, public, &content, &mut rand::rng())?;
         stream.write_all(&frame(Kind::ANSWER, &envelope))?;
@@ -169,7 +184,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::time::Duration;
 
-    use stockade_storage::release::{Line, REPORT_BYTES, ReleaseError, Silent, ask};
+    use stockade_storage::release::{Line, REPORT_BYTES, ReleaseError, Silent, Wanted, ask};
 
     use super::*;
 
@@ -192,6 +207,7 @@ mod tests {
             measurements: vec![[0; 48]],
             certificates: Box::new(|| Ok(Vec::new())),
             root: RootChoice::Amd,
+            ledger: None,
         }
     }
 
@@ -211,7 +227,9 @@ mod tests {
         let machine = std::thread::spawn(move || {
             let ids = [DiskKey::new([1; 32]).id()];
             let report = [0; REPORT_BYTES];
-            ask(&mut Socket(theirs), |_| Some(report), &[7; 32], &ids).err()
+            let (ids, starts) = (&ids[..], None);
+            let wanted = Wanted { ids, starts };
+            ask(&mut Socket(theirs), |_| Some(report), &[7; 32], wanted).err()
         });
         let answered = holder().answer(&mut ours).unwrap_err();
         assert!(matches!(

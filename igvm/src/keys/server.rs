@@ -125,6 +125,7 @@ mod tests {
             measurements: Vec::new(),
             certificates: Box::new(|| Ok(Vec::new())),
             root: RootChoice::Amd,
+            ledger: None,
         })
     }
 

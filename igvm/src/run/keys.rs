@@ -99,6 +99,7 @@ fn holder(keys: &Arc<Vec<DiskKey>>, measurement: [u8; 48], model_log: &Path) -> 
             Ok(vec![Certificates::of_model(ark, ask, vcek)])
         }),
         root: RootChoice::AmdOrModel,
+        ledger: None,
     }
 }
 

@@ -13,7 +13,7 @@ use holders::{Holders, Way};
 use nix::sys::signal::Signal;
 use stockade::attest::hex;
 use stockade_rig::word_disk::{WordDisk, assert_missing, assert_opens};
-use stockade_rig::{Finished, Stockade, appended};
+use stockade_rig::{Finished, Running, Stockade, appended};
 
 /// Two machines on two processors are slow, and one waits half a minute for nobody.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -58,15 +58,16 @@ impl Place {
         run
     }
 
-    /// Builds an image for the disk, and returns it with its digest.
-    fn image(&self) -> (PathBuf, String) {
+    /// Builds an image for the disk and what else is said, and returns it with its digest.
+    fn image(&self, arguments: &[&str]) -> (PathBuf, String) {
         let image = self.path("guest.igvm");
         let built = Stockade::new("build").arg("-o").arg(&image);
         let built = built
             .args(["--append", &appended("")])
             .arg("--initrd")
             .arg(self.0.initrd())
-            .args(["--disk", &self.disk_with_key()]);
+            .args(["--disk", &self.disk_with_key()])
+            .args(arguments);
         built.finish().assert_code(0);
         let measured = Stockade::new("measure").arg(&image).finish();
         measured.assert_code(0);
@@ -84,6 +85,41 @@ impl Place {
             .args(["--disk", &disk, "--key-server", server])
             .limit(LIMIT)
     }
+
+    /// Has a run write the chip's certificates down: chip and firmware of the model are the same in every run.
+    fn certificates(&self) -> PathBuf {
+        let certificates = self.path("certificates");
+        let seen = Stockade::guest("stockade.mode=check")
+            .arg("--certificates")
+            .arg(&certificates);
+        seen.finish().assert_code(0);
+        certificates
+    }
+
+    /// Where a server listens.
+    fn socket(&self) -> String {
+        format!("unix:{}", self.path("server").display())
+    }
+
+    /// Starts a server with this key, for images with this digest.
+    fn serve(&self, key: &str, digest: &str, arguments: &[&str]) -> Running {
+        let mut server = Stockade::new("keys")
+            .args(["serve", "--listen", &self.socket()])
+            .args(["--expect-measurement", digest, "--disk-key"])
+            .arg(self.path(key))
+            .arg("--certificates")
+            .arg(self.path("certificates"))
+            .args(arguments)
+            .limit(LIMIT)
+            .start();
+        server.expect("listening at");
+        server
+    }
+}
+
+fn stop(server: Running) -> Finished {
+    server.signal(Signal::SIGTERM);
+    server.finish()
 }
 
 /// Two images, for the key is the disk's and not theirs; a third is not made for the key, a fourth for another.
@@ -145,27 +181,9 @@ fn a_released_key_and_a_state_keep_a_disk_from_being_rolled_back() {
 #[test]
 fn a_key_server_gives_the_key_to_the_machine_it_expects_and_to_no_other() {
     let place = Place::new();
-    let (image, digest) = place.image();
-    let certificates = place.path("certificates");
-    // Chip and firmware of the model are the same in every run.
-    let seen = Stockade::guest("stockade.mode=check")
-        .arg("--certificates")
-        .arg(&certificates);
-    seen.finish().assert_code(0);
-    let socket = format!("unix:{}", place.path("server").display());
-    let serve = |key: &str, digest: &str, chain: &[&str]| {
-        let mut server = Stockade::new("keys")
-            .args(["serve", "--listen", &socket, "--expect-measurement", digest])
-            .arg("--disk-key")
-            .arg(place.path(key))
-            .arg("--certificates")
-            .arg(&certificates)
-            .args(chain)
-            .limit(LIMIT)
-            .start();
-        server.expect("listening at");
-        server
-    };
+    let (image, digest) = place.image(&[]);
+    place.certificates();
+    let socket = place.socket();
     let cases = [
         ("key", digest.as_str(), &["--test-chain"][..], None),
         (
@@ -183,11 +201,10 @@ fn a_key_server_gives_the_key_to_the_machine_it_expects_and_to_no_other() {
         ("key", &digest, &[], Some(["code 21", "test chain"])),
     ];
     for (key, digest, chain, refusal) in cases {
-        let server = serve(key, digest, chain);
+        let server = place.serve(key, digest, chain);
         let run = place.run_image(&image, &socket).finish();
         run.assert_code(0);
-        server.signal(Signal::SIGTERM);
-        let said = server.finish();
+        let said = stop(server);
         match refusal {
             None => {
                 assert_opens(&run, "");
@@ -205,11 +222,71 @@ fn a_key_server_gives_the_key_to_the_machine_it_expects_and_to_no_other() {
     absent.assert_refused(&["no key server at unix:", "--key-server"]);
 }
 
+/// Disk and store as they once were: to the machine they are as good as the newest, for nothing it has outlives it.
+#[test]
+fn a_holder_that_remembers_gives_nothing_for_an_older_copy_of_disk_and_store() {
+    let place = Place::new();
+    let state = place.path("state");
+    let with_state = ["--state", state.to_str().unwrap()];
+    let (image, digest) = place.image(&with_state);
+    place.certificates();
+    let files = [place.path("disk.img"), state.join("stockade.store")];
+    let copy = || files.each_ref().map(|file| fs::read(file).unwrap());
+    let bring = |content: &[Vec<u8>; 2]| {
+        for (file, bytes) in files.iter().zip(content) {
+            fs::write(file, bytes).unwrap();
+        }
+    };
+    let run = || {
+        let run = place.run_image(&image, &place.socket()).args(with_state);
+        let run = run.finish();
+        run.assert_code(0);
+        run
+    };
+    let memory = place.path("memory");
+    let remembering = ["--test-chain", "--remember", memory.to_str().unwrap()];
+    let server = place.serve("key", &digest, &remembering);
+    let first = run();
+    assert_opens(&first, "");
+    first.assert_says(&["their holder was told of the starts"]);
+    let older = copy();
+    assert_opens(&run(), "abc");
+    let newest = copy();
+
+    bring(&older);
+    assert_missing(&run(), &["K04", "code 27"]);
+    // However often it starts.
+    assert_missing(&run(), &["K04", "code 27"]);
+    fs::remove_file(&files[1]).unwrap();
+    assert_missing(&run(), &["K04", "code 27"]);
+    let said = stop(server).stdout;
+    assert_eq!(said.matches("it was rolled back").count(), 3, "{said}");
+
+    // One that starts anew remembers, one that was not told to does not.
+    let server = place.serve("key", &digest, &remembering);
+    bring(&newest);
+    assert_opens(&run(), "abc");
+    bring(&newest);
+    assert_missing(&run(), &["K04", "code 27"]);
+    let second = Stockade::new("keys")
+        .args(["serve", "--listen", "127.0.0.1:0", "--disk-key"])
+        .arg(place.path("key"))
+        .args(["--expect-measurement", &digest, "--certificates"])
+        .arg(place.path("certificates"))
+        .args(remembering);
+    second.finish().assert_refused(&["memory", "in use"]);
+    assert_eq!(stop(server).stdout.matches("refused").count(), 1);
+    let server = place.serve("key", &digest, &remembering[..1]);
+    bring(&older);
+    assert_opens(&run(), "abc");
+    assert!(!stop(server).stdout.contains("refused"));
+}
+
 /// What the host can do on the way, each time with a holder behind it that would give the key.
 #[test]
 fn what_is_done_on_the_way_opens_nothing() {
     let place = Place::new();
-    let (image, digest) = place.image();
+    let (image, digest) = place.image(&[]);
     let holders = Holders::new(place.0.folder(), &digest, KEYS);
     let socket = format!("unix:{}", holders.socket().display());
     let run = |way| {
@@ -267,7 +344,7 @@ fn keys_that_make_no_sense_are_named() {
         &["--key-server"],
     );
     refused(&["--disk", &disk, "--key-server", "a"], &["HOST:PORT"]);
-    let (image, _) = place.image();
+    let (image, _) = place.image(&[]);
     let other = Stockade::image(&image).args(["--disk", &id, "--key-server", "a:1"]);
     other.finish().assert_refused(&["built with", "key-id="]);
     let inspected = Stockade::new("inspect").arg(&image).finish();

@@ -8,7 +8,7 @@ use stockade_storage::release::envelope::{Recipient, seal};
 use stockade_storage::release::message::{
     Document, HEADER_BYTES, Kind, MAX_CONTENT_BYTES, frame, read_header,
 };
-use stockade_storage::release::{Evidence, Line, Nonce, REPORT_BYTES, Silent, ask};
+use stockade_storage::release::{Evidence, Line, Nonce, REPORT_BYTES, Silent, Wanted, ask};
 use stockade_storage::{DiskKey, KeyId};
 
 use crate::Input;
@@ -29,6 +29,7 @@ fn evidence() -> Vec<u8> {
     let document = Document {
         nonce: NONCE,
         public: *Recipient::new(&ENTROPY).public(),
+        starts: None,
         ids: ids().to_vec(),
     };
     [&REPORT[..], &document.to_bytes()].concat()
@@ -89,7 +90,11 @@ pub fn run(data: &[u8]) {
 
 /// Returns whether the keys were given.
 fn outcome(messages: &[u8]) -> bool {
-    let asked = ask(&mut Host(messages), |_| Some(REPORT), &ENTROPY, &ids());
+    let wanted = Wanted {
+        ids: &ids(),
+        starts: None,
+    };
+    let asked = ask(&mut Host(messages), |_| Some(REPORT), &ENTROPY, wanted);
     let Ok(given) = asked else {
         return false;
     };

@@ -5,8 +5,8 @@ use alloc::vec::Vec;
 
 use super::envelope::{self, Recipient};
 use super::message::{
-    Document, HEADER_BYTES, Kind, Malformed, Nonce, REPORT_BYTES, RefusalCode, frame, read_header,
-    report_data,
+    Document, HEADER_BYTES, Kind, Malformed, Nonce, REPORT_BYTES, RefusalCode, Starts, frame,
+    read_header, report_data,
 };
 use crate::key::{DiskKey, KeyId};
 
@@ -71,8 +71,17 @@ impl From<Malformed> for ReleaseError {
     }
 }
 
-/// Asks for the keys with these ids, and returns them in the same order. `attest` returns a report with the given data bound to it;
-/// `entropy` is used for nothing else.
+/// What a machine asks for, and what it says of itself besides.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The keys, by their ids.
+    pub ids: &'a [KeyId],
+    /// What its store remembers: a holder that remembers, too, gives nothing to one that comes with an older.
+    pub starts: Option<Starts>,
+}
+
+/// Asks for keys, and returns them in the order of their ids. `attest` returns a report with the given data bound to it; `entropy` is used
+/// for nothing else.
 ///
 /// # Errors
 /// Why there is none of them: they come all or not at all.
@@ -80,7 +89,7 @@ pub fn ask(
     line: &mut impl Line,
     attest: impl FnOnce(&[u8; 64]) -> Option<[u8; REPORT_BYTES]>,
     entropy: &[u8; 32],
-    ids: &[KeyId],
+    Wanted { ids, starts }: Wanted<'_>,
 ) -> Result<Vec<DiskKey>, ReleaseError> {
     let recipient = Recipient::new(entropy);
     line.send(&frame(Kind::HELLO, &[]))?;
@@ -90,6 +99,7 @@ pub fn ask(
     let document = Document {
         nonce,
         public: *recipient.public(),
+        starts,
         ids: ids.to_vec(),
     };
     let document = document.to_bytes();
@@ -132,7 +142,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::message::{Evidence, refusal};
+    use super::super::message::{Evidence, StartId, refusal};
     use super::*;
 
     const REPORT: [u8; REPORT_BYTES] = [0x77; REPORT_BYTES];
@@ -172,6 +182,10 @@ mod tests {
         }
     }
 
+    fn wanted(ids: &[KeyId]) -> Wanted<'_> {
+        Wanted { ids, starts: None }
+    }
+
     fn key(number: u8) -> DiskKey {
         DiskKey::new([number; 32])
     }
@@ -192,7 +206,7 @@ mod tests {
     /// Returns the error; the keys must be the right ones if there are any.
     fn outcome(answer: impl FnMut(&[u8]) -> Vec<u8>) -> Result<(), ReleaseError> {
         let ids = [key(1).id(), key(2).id()];
-        let keys = ask(&mut fake(answer), |_| Some(REPORT), &[9; 32], &ids)?;
+        let keys = ask(&mut fake(answer), |_| Some(REPORT), &[9; 32], wanted(&ids))?;
         assert!(keys.iter().map(DiskKey::id).eq(ids));
         Ok(())
     }
@@ -204,19 +218,26 @@ mod tests {
     }
 
     #[test]
-    fn the_report_is_bound_to_nonce_public_key_and_ids() {
+    fn the_report_is_bound_to_nonce_public_key_starts_and_ids() {
         let mut line = fake(|message: &[u8]| holder(&[key(1)], message));
         let mut bound = [0; 64];
         let attest = |data: &[u8; 64]| {
             bound = *data;
             Some(REPORT)
         };
-        ask(&mut line, attest, &[9; 32], &[key(1).id()]).unwrap();
+        let ids = [key(1).id()];
+        let starts = Some(Starts {
+            confirmed: StartId([6; 16]),
+            this: StartId([7; 16]),
+        });
+        let wanted = Wanted { ids: &ids, starts };
+        ask(&mut line, attest, &[9; 32], wanted).unwrap();
         let evidence = Evidence::parse(&line.sent[1][HEADER_BYTES..]).unwrap();
         assert_eq!(evidence.report_data, bound);
         assert_eq!(evidence.document.nonce, [5; 32]);
         assert_eq!(evidence.document.public, *Recipient::new(&[9; 32]).public());
-        assert_eq!(evidence.document.ids, [key(1).id()]);
+        assert_eq!(evidence.document.ids, ids);
+        assert_eq!(evidence.document.starts, starts);
     }
 
     /// The host knows the evidence, so it can seal a key of its own.
@@ -244,7 +265,7 @@ mod tests {
             HEADER_BYTES => frame(Kind::CHALLENGE, &[5; 32]),
             _ => old.clone(),
         });
-        let asked = ask(&mut line, |_| Some(REPORT), &[8; 32], &ids);
+        let asked = ask(&mut line, |_| Some(REPORT), &[8; 32], wanted(&ids));
         assert_eq!(asked.err(), Some(ReleaseError::Forged));
     }
 
@@ -271,7 +292,7 @@ mod tests {
     #[test]
     fn without_a_report_nothing_is_asked() {
         let mut line = fake(|message: &[u8]| holder(&[key(1)], message));
-        let asked = ask(&mut line, |_| None, &[9; 32], &[key(1).id()]);
+        let asked = ask(&mut line, |_| None, &[9; 32], wanted(&[key(1).id()]));
         assert_eq!(asked.err(), Some(ReleaseError::NoReport));
         assert_eq!(line.sent.len(), 1);
     }

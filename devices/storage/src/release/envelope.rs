@@ -15,7 +15,7 @@ use super::message::PublicKey;
 use crate::key::{DiskKey, KEY_BYTES};
 
 /// What the key schedule is bound to.
-const INFO: &[u8] = b"stockade key release 1\0";
+const INFO: &[u8] = b"stockade key release 2\0";
 /// The encapsulated key before the ciphertext.
 const ENCAPSULATED_BYTES: usize = 32;
 /// The tag behind it.

@@ -26,11 +26,40 @@ pub const MAX_CONTENT_BYTES: usize = REPORT_BYTES + DOCUMENT_BYTES + MAX_KEYS * 
 pub const HEADER_BYTES: usize = 8;
 
 const MAGIC: [u8; 4] = *b"SKEY";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// What the digest in the report begins with. No other digest that the paravisor has signed begins so.
-const LABEL: &[u8] = b"stockade key release 1\0";
+const LABEL: &[u8] = b"stockade key release 2\0";
 /// Bytes of a document without its ids.
-const DOCUMENT_BYTES: usize = 64;
+const DOCUMENT_BYTES: usize = 64 + size_of::<Starts>();
+
+/// A start of a machine, by a number drawn at random.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(transparent)]
+pub struct StartId(pub [u8; 16]);
+
+/// What a machine's sealed store remembers of starts: an older copy of it remembers older ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Starts {
+    /// The last one a holder has confirmed, or zeros.
+    pub confirmed: StartId,
+    /// This one; or an earlier one, if whether a holder has seen that was never learned.
+    pub this: StartId,
+}
+
+impl Starts {
+    /// What stands for a store that is not there.
+    const NONE: Self = Self {
+        confirmed: StartId([0; 16]),
+        this: StartId([0; 16]),
+    };
+
+    /// Returns whether it is the store of whose starts this was the last one anybody saw, and not an older copy.
+    #[must_use]
+    pub fn follow(&self, seen: StartId) -> bool {
+        [self.confirmed, self.this].contains(&seen)
+    }
+}
 
 /// A holder's question, never the same twice.
 pub type Nonce = [u8; 32];
@@ -72,6 +101,8 @@ impl RefusalCode {
     pub const NO_KEY: Self = Self(25);
     /// The holder went away; said by who carries the messages.
     pub const GONE: Self = Self(26);
+    /// The holder has seen a start that the machine's store knows nothing of.
+    pub const OLD_STORE: Self = Self(27);
 }
 
 impl core::fmt::Display for RefusalCode {
@@ -83,6 +114,9 @@ impl core::fmt::Display for RefusalCode {
             Self::GUEST => "it expects another image",
             Self::NO_KEY => "it has not the key",
             Self::GONE => "it went away without an answer",
+            Self::OLD_STORE => {
+                "it has seen a start of the machine that its sealed store knows nothing of"
+            }
             _ => "for a reason unknown here",
         };
         write!(formatter, "code {}, {words}", self.0)
@@ -144,6 +178,8 @@ pub struct Document {
     pub nonce: Nonce,
     /// For whom the keys are to be sealed.
     pub public: PublicKey,
+    /// What the machine's store remembers, if it has one that is open.
+    pub starts: Option<Starts>,
     /// The keys the machine's image names, in its order.
     pub ids: Vec<KeyId>,
 }
@@ -153,13 +189,15 @@ impl Document {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = [self.nonce, self.public].concat();
+        bytes.extend(self.starts.unwrap_or(Starts::NONE).as_bytes());
         self.ids.iter().for_each(|id| bytes.extend(id.0));
         bytes
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
         let (nonce, rest) = bytes.split_first_chunk().ok_or(Malformed)?;
-        let (public, ids) = rest.split_first_chunk().ok_or(Malformed)?;
+        let (public, rest) = rest.split_first_chunk().ok_or(Malformed)?;
+        let (starts, ids) = Starts::read_from_prefix(rest).map_err(|_| Malformed)?;
         let (ids, rest) = ids.as_chunks::<KEY_BYTES>();
         if ids.is_empty() || ids.len() > MAX_KEYS || !rest.is_empty() {
             return Err(Malformed);
@@ -167,6 +205,7 @@ impl Document {
         Ok(Self {
             nonce: *nonce,
             public: *public,
+            starts: (starts != Starts::NONE).then_some(starts),
             ids: ids.iter().copied().map(KeyId).collect(),
         })
     }
@@ -220,6 +259,10 @@ mod tests {
         Document {
             nonce: [1; 32],
             public: [2; 32],
+            starts: ids.is_multiple_of(2).then_some(Starts {
+                confirmed: StartId([0; 16]),
+                this: StartId([4; 16]),
+            }),
             ids: (0..ids).map(|id| KeyId([id as u8; 32])).collect(),
         }
     }

@@ -65,6 +65,7 @@ impl Holders {
             measurements: vec![bytes(digest)],
             certificates: Box::new(move || Ok(vec![chip.clone()])),
             root: RootChoice::AmdOrModel,
+            ledger: None,
         };
         let socket = folder.join("holders");
         // One of an earlier test would be in the way.
