@@ -16,7 +16,7 @@ use serde_json::Value;
 use stockade_rig::Slot;
 use stockade_rig::guest::findings;
 
-use script::WORK;
+use script::{WORK, Work};
 pub(crate) use way::Way;
 
 /// What a piece of work cost, by the guest's number for it.
@@ -61,7 +61,7 @@ pub(crate) fn table(ways: &[Way]) -> String {
     let folder = folder();
     let runs: Vec<(Way, Vec<Figures>)> = ways
         .iter()
-        .map(|way| (*way, all(&way.run(folder.path()))))
+        .map(|way| (*way, all(&way.run(folder.path(), &WORK), &WORK)))
         .collect();
     let mut text = String::from(
         "| work | way | MiB/s | mean latency, ms | CPU ms a request | exits | entries of VMPL0 |\n|---|---|---|---|---|---|---|\n",
@@ -139,7 +139,7 @@ fn folder() -> tempfile::TempDir {
     folder.expect("a temporary folder")
 }
 
-fn all(ran: &Ran) -> Vec<Figures> {
+fn all(ran: &Ran, works: &[Work]) -> Vec<Figures> {
     let said = findings(&ran.console);
     let number = |name: &str, index: usize| -> f64 {
         let prefix = format!("{name} {index} ");
@@ -149,7 +149,7 @@ fn all(ran: &Ran) -> Vec<Figures> {
     };
     let is_late = said.iter().any(|line| line.starts_with("too late"));
     assert!(!is_late, "fio ended before the last mark");
-    let windows = ran.windows.iter().zip(&WORK).enumerate();
+    let windows = ran.windows.iter().zip(works).enumerate();
     let figures = windows.map(|(index, (window, work))| {
         let sectors = number("sectors", index);
         Figures {
@@ -184,8 +184,32 @@ fn count(number: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::exits_of_phase;
+    use super::script::WORK;
+    use super::{Way, all, exits_of_phase, folder, total};
     use serde_json::json;
+    use stockade_rig::Slot;
+
+    /// What the design asks of a plain disk: exits of the guest a request of 128 KiB, its tick included.
+    const MOST_EXITS: f64 = 4.0;
+
+    /// The first two kinds of work are of 128 KiB.
+    #[test]
+    fn a_plain_disk_takes_no_more_exits_than_the_design_allows() {
+        let _alone = Slot::take_all();
+        let folder = folder();
+        let works = &WORK[..2];
+        let figures = all(&Way::Plain.run(folder.path(), works), works);
+        assert_eq!(figures.len(), works.len());
+        for (work, own) in works.iter().zip(figures) {
+            let [exits, entries] = total(&own.exits).map(|count| count / own.requests);
+            assert!(own.requests > 100.0 && exits > 0.0, "{}", work.title);
+            assert!(
+                exits <= MOST_EXITS,
+                "{}: {exits:.2} exits, {entries:.2} entries of VMPL0 a request",
+                work.title
+            );
+        }
+    }
 
     #[test]
     fn a_phase_has_a_row_for_each_cause() {

@@ -86,9 +86,9 @@ pub(super) enum Mapping {
     Sealing,
 }
 
-/// Returns the initramfs that does all the work.
-pub(super) fn initrd(mapping: Mapping) -> Initrd {
-    let initrd = Initrd::new(&script(mapping)).modules(&MODULES).fio();
+/// Returns the initramfs that does these kinds of work.
+pub(super) fn initrd(mapping: Mapping, works: &[Work]) -> Initrd {
+    let initrd = Initrd::new(&script(mapping, works)).modules(&MODULES).fio();
     match mapping {
         Mapping::None => initrd,
         Mapping::Sealing => initrd.cryptsetup(),
@@ -101,7 +101,7 @@ carried() { read -r _ _ read _ _ _ written _ <$stat; sectors=$((read + written))
 settle() { carried; local least=$((sectors + $1)); while carried; [ $sectors -lt $least ]; do sleep 0.1; done; }
 ";
 
-fn script(mapping: Mapping) -> String {
+fn script(mapping: Mapping, works: &[Work]) -> String {
     let mut text = format!(
         "for module in {}; do modprobe $module; done\ndisk=/dev/vda\n\
          mark() {{ dd if=/dev/cpu/0/cpuid of=/dev/null bs=16 count=1 iflag=skip_bytes skip=$(({MARK} + $1)) 2>/dev/null; }}\n\
@@ -120,7 +120,7 @@ fn script(mapping: Mapping) -> String {
     text.push_str(
         "stat=/sys/dev/block/$((0x$(stat -L -c %t $disk))):$((0x$(stat -L -c %T $disk)))/stat\n",
     );
-    for (index, work) in WORK.iter().enumerate() {
+    for (index, work) in works.iter().enumerate() {
         text.push_str(&steps(index, work));
     }
     text.push_str("say done\n");

@@ -10,7 +10,7 @@ use stockade::image::{self, EnlightenedOptions, enlightened};
 use stockade::run::devices::{Disk, HostDevices};
 use stockade_rig::{Running, Stockade, workshop};
 
-use super::script::{Mapping, WORK, initrd};
+use super::script::{Mapping, Work, initrd};
 use super::{Ran, Window};
 use crate::directly;
 
@@ -59,14 +59,14 @@ impl Way {
         }
     }
 
-    /// Boots and works.
-    pub(super) fn run(self, folder: &Path) -> Ran {
+    /// Boots and does these kinds of work.
+    pub(super) fn run(self, folder: &Path, works: &[Work]) -> Ran {
         let is_enlightened = matches!(self, Self::Enlightened | Self::EnlightenedMapped);
         let mapping = match self {
             Self::Mapped | Self::EnlightenedMapped => Mapping::Sealing,
             _ => Mapping::None,
         };
-        let initrd = initrd(mapping).write(folder);
+        let initrd = initrd(mapping, works).write(folder);
         let disk = folder.join("disk");
         let stats = folder.join("stats.json");
         // Whatever was there is nothing to the next run.
@@ -80,7 +80,7 @@ impl Way {
                 enlightened_guest(&initrd, &disk, folder)
             }
         };
-        let (windows, mut console) = follow(&mut running);
+        let (windows, mut console) = follow(&mut running, works);
         console += &running.expect("guest-check: done");
         if is_enlightened {
             // Without ACPI the kernel cannot switch the machine off.
@@ -97,9 +97,9 @@ impl Way {
 }
 
 /// Reads clock and processor time at both ends of each piece of work.
-fn follow(running: &mut Running) -> (Vec<Window>, String) {
+fn follow(running: &mut Running, works: &[Work]) -> (Vec<Window>, String) {
     let mut console = String::new();
-    let windows = WORK.iter().enumerate().map(|(index, _)| {
+    let windows = works.iter().enumerate().map(|(index, _)| {
         console += &running.expect(&format!("begin {index}"));
         let (begun, before) = (Instant::now(), running.cpu());
         console += &running.expect(&format!("end {index}"));
