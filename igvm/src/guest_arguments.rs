@@ -322,16 +322,15 @@ fn check_names(modules: &[image::Module], has_tpm: bool) -> Result<(), Failure> 
     }
 }
 
-/// Returns the engine as a module of the paravisor, by the name it is looked for.
+/// Returns the engine as a module of the paravisor: by the name it is looked for, with what it is linked from for its words.
 fn tpm_engine(cache: &Cache, voice: &mut Voice) -> Result<image::Module, Failure> {
     let engine = setup::tpm_engine(cache, &mut |text| voice.say(text))?;
-    let libraries = engine.libraries.iter().map(ToString::to_string);
-    for library in libraries {
+    for library in &engine.libraries {
         voice.say(&format!("TPM from {library}"));
     }
     Ok(image::Module {
         content: image::read(&engine.program)?,
-        command_line: TPM_ENGINE.to_owned(),
+        command_line: format!("{TPM_ENGINE} {}", engine.about()),
     })
 }
 

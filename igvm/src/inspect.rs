@@ -9,7 +9,7 @@ mod registers;
 use std::fmt::{self, Write as _};
 
 use igvm::IgvmDirectiveHeader;
-use stockade_boot::manifest::Binding;
+use stockade_boot::manifest::{Binding, Payload, PayloadKind};
 
 use crate::image::Image;
 use crate::measure::{LaunchDigest, measure};
@@ -139,8 +139,19 @@ fn write_manifest(text: &mut String, image: &Image) -> fmt::Result {
             "  {kind} at {gpa:#x}, {} bytes, SHA-384 {digest}",
             payload.len_bytes
         )?;
+        if let PayloadKind::COMMAND_LINE | PayloadKind::MODULE_COMMAND_LINE = payload.kind {
+            write_words(text, image, payload)?;
+        }
     }
     Ok(())
+}
+
+/// Quoted, so that a command line is one line of ours whatever it holds.
+fn write_words(text: &mut String, image: &Image, payload: &Payload) -> fmt::Result {
+    match image.payload(payload) {
+        Some(words) => writeln!(text, "    {:?}", String::from_utf8_lossy(&words)),
+        None => writeln!(text, "    is not what its digest says"),
+    }
 }
 
 #[cfg(test)]

@@ -22,9 +22,10 @@ usage: stockade-tpm --socket ADDRESS:PORT [--state FOLDER] [--startup]
   --startup  execute TPM2_Startup(CLEAR) whenever power comes on
   --about    print what this program is linked from
 
-Without arguments it is a module and is asked over descriptor 3.";
+Without arguments, or with what --about prints, it is a module and is asked over descriptor 3.";
 
-/// The archives the program is linked from, as whoever built it found them.
+/// The archives the program is linked from, as whoever built it found them. In an image they are its words, so that who reads the
+/// image sees them.
 const LIBRARIES: Option<&str> = option_env!("STOCKADE_TPM_LIBRARIES");
 
 fn main() -> ExitCode {
@@ -65,10 +66,10 @@ struct Socket {
 impl Order {
     fn read(arguments: &[String]) -> Option<Self> {
         let (mut address, mut state, mut startup) = (None, None, Startup::ByCommand);
-        let mut arguments = arguments.iter();
-        if arguments.len() == 0 {
+        if arguments.is_empty() || LIBRARIES == Some(arguments.join(" ").as_str()) {
             return Some(Self::Module);
         }
+        let mut arguments = arguments.iter();
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--about" => return Some(Self::About),

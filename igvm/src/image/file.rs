@@ -12,8 +12,9 @@ use igvm_defs::{
     IGVM_VHS_SUPPORTED_PLATFORM, IGVM_VHS_VARIABLE_HEADER, IGVM_VHS_VP_CONTEXT, IgvmPlatformType,
     IgvmVariableHeaderType,
 };
+use sha2::{Digest, Sha384};
 use stockade_boot::layout::paravisor;
-use stockade_boot::manifest::Manifest;
+use stockade_boot::manifest::{Manifest, Payload};
 use zerocopy::FromBytes;
 
 use super::error::ImageError;
@@ -130,6 +131,25 @@ impl Image {
             _ => None,
         });
         Manifest::parse(page?).ok()
+    }
+
+    /// Returns what is staged for an entry of the manifest, if it has the digest that stands there.
+    #[must_use]
+    pub fn payload(&self, payload: &Payload) -> Option<Vec<u8>> {
+        let mut content = vec![0; usize::try_from(payload.len_bytes.get()).ok()?];
+        let start = payload.gpa.get();
+        for directive in self.directives() {
+            let IgvmDirectiveHeader::PageData { gpa, data, .. } = directive else {
+                continue;
+            };
+            let offset = gpa.checked_sub(start).map(usize::try_from);
+            let Some(rest) = offset.and_then(|offset| content.get_mut(offset.ok()?..)) else {
+                continue;
+            };
+            let len = rest.len().min(data.len());
+            rest[..len].copy_from_slice(&data[..len]);
+        }
+        (Sha384::digest(&content)[..] == payload.sha384).then_some(content)
     }
 }
 

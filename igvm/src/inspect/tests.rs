@@ -1,5 +1,6 @@
 use super::*;
-use crate::image::tests as images;
+use crate::image::{Module, build, tests as images};
+use stockade_boot::manifest::ModuleLimits;
 
 #[test]
 fn description_names_what_a_reviewer_looks_for() {
@@ -34,4 +35,35 @@ fn description_names_what_a_reviewer_looks_for() {
 #[test]
 fn description_is_stable() {
     assert_eq!(describe(&images::image()), describe(&images::image()));
+}
+
+/// A module's words say what it is made of, and a kernel's what it is told; whoever changes them in the file is not believed.
+#[test]
+fn words_are_shown_on_one_line_each_if_they_are_those_of_the_manifest() {
+    let mut options = images::options();
+    options.paravisor_modules = vec![Module {
+        content: vec![1; 0x1001],
+        command_line: "engine from=a,sha256:0\n  signed: b".into(),
+    }];
+    options.module_limits = ModuleLimits::new(8, 300);
+    let bytes = build(&options).unwrap();
+    let shown = |bytes: &[u8]| describe(&Image::parse("test", bytes).unwrap());
+    let line = r#"    "engine from=a,sha256:0\n  signed: b""#;
+    let text = shown(&bytes);
+    assert!(text.lines().any(|found| found == line), "{text}");
+    assert!(text.contains("\n    \"console=ttyS0\"\n"), "{text}");
+    assert!(!text.contains("is not what"), "{text}");
+    let mut changed = bytes;
+    let at = changed
+        .windows(6)
+        .position(|part| part == b"from=a")
+        .unwrap();
+    changed[at + 5] = b'c';
+    let text = shown(&changed);
+    assert_eq!(
+        text.matches("    is not what its digest says\n").count(),
+        1,
+        "{text}"
+    );
+    assert!(!text.contains("from="), "{text}");
 }

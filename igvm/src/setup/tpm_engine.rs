@@ -1,11 +1,11 @@
 //! The TPM's engine, built from our source and two static libraries of the distribution.
 //!
-//! The libraries are fetched like the kernel and not installed. Which they were, to the bit, goes into the program and is printed by its
-//! `--about`: an update of the distribution's changes every image with a TPM.
+//! The libraries are fetched like the kernel and not installed. Which they were, to the bit, goes into the program, which prints it by its
+//! `--about`, and into the image, as the module's words: an update of the distribution's changes every image with a TPM.
 
 use std::fmt;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,6 +18,8 @@ use super::{Cache, SetupError, package, unwind_tables};
 /// Packages, and the archive of each.
 const LIBRARIES: [(&str, &str); 2] = [("libtpms-dev", "libtpms.a"), ("libssl-dev", "libcrypto.a")];
 const ARCHIVES: &str = "usr/lib/x86_64-linux-gnu";
+/// Where a package's version stands first: a rebuild without a change of the source has a changelog of its own.
+const CHANGELOGS: [&str; 2] = ["changelog.Debian.amd64.gz", "changelog.Debian.gz"];
 const NAME: &str = "stockade-tpm";
 
 /// The engine, ready to run.
@@ -27,6 +29,14 @@ pub struct TpmEngine {
     pub program: PathBuf,
     /// What it is linked from besides our source.
     pub libraries: Vec<Library>,
+}
+
+impl TpmEngine {
+    /// Returns what it is linked from as the program itself says it, and wants to be told when it is a module.
+    #[must_use]
+    pub fn about(&self) -> String {
+        about(&self.libraries)
+    }
 }
 
 /// A static library of the distribution.
@@ -41,9 +51,10 @@ pub struct Library {
     folder: PathBuf,
 }
 
+/// One word, which is the library's among those of the module.
 impl fmt::Display for Library {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} sha256:", self.package, self.version)?;
+        write!(f, "{}={},sha256:", self.package, self.version)?;
         self.sha256
             .iter()
             .try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -105,17 +116,25 @@ fn library(
 
 /// The first line of a package's changelog: `libtpms (0.9.2-3.1+deb12u1) bookworm; urgency=medium`.
 fn version(root: &Path, name: &str) -> Result<String, SetupError> {
-    let path = root.join(format!("usr/share/doc/{name}/changelog.Debian.gz"));
+    let folder = root.join("usr/share/doc").join(name);
+    let mut paths = CHANGELOGS.iter().map(|file| folder.join(file));
+    let path = paths.find(|path| path.is_file()).unwrap_or(folder);
     let file = fs::File::open(&path).map_err(SetupError::io(&path))?;
     let mut line = String::new();
     BufReader::new(GzDecoder::new(file))
         .read_line(&mut line)
         .map_err(SetupError::io(&path))?;
-    Ok(between_brackets(&line).unwrap_or("unknown").to_owned())
+    let none = || SetupError::io(&path)(io::Error::other("it does not begin with a version"));
+    between_brackets(&line).map(str::to_owned).ok_or_else(none)
 }
 
 fn between_brackets(line: &str) -> Option<&str> {
     Some(line.split_once('(')?.1.split_once(')')?.0)
+}
+
+fn about(libraries: &[Library]) -> String {
+    let words: Vec<String> = libraries.iter().map(Library::to_string).collect();
+    words.join(" ")
 }
 
 fn build(cache: &Cache, libraries: &[Library]) -> Result<(), SetupError> {
@@ -123,13 +142,12 @@ fn build(cache: &Cache, libraries: &[Library]) -> Result<(), SetupError> {
         program: NAME,
         reason,
     };
-    let about: Vec<String> = libraries.iter().map(Library::to_string).collect();
     let folders = libraries.iter().map(|library| library.folder.as_path());
     let folders = std::env::join_paths(folders).map_err(|error| failed(error.to_string()))?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(cache.workspace())
-        .env("STOCKADE_TPM_LIBRARIES", about.join("; "))
+        .env("STOCKADE_TPM_LIBRARIES", about(libraries))
         .env("STOCKADE_TPM_ARCHIVES", folders)
         .args(["rustc", "--quiet", "--profile", "image"])
         .args(["--package", NAME, "--bin", NAME, "--features", "libtpms"])
@@ -159,16 +177,43 @@ mod tests {
         assert_eq!(between_brackets("nothing"), None);
     }
 
+    /// The program compares what it is told with what it was built with, and the module's words end at blanks.
     #[test]
-    fn library_is_named_by_package_version_and_digest() {
-        let library = Library {
-            package: "libtpms-dev",
-            version: "0.9".to_owned(),
+    fn library_is_one_word_of_package_version_and_digest() {
+        let library = |package| Library {
+            package,
+            version: "0.9~1+b2".to_owned(),
             sha256: [0xA5; 32],
             folder: PathBuf::new(),
         };
-        let words = library.to_string();
-        assert!(words.starts_with("libtpms-dev 0.9 sha256:a5a5"));
-        assert_eq!(words.len(), "libtpms-dev 0.9 sha256:".len() + 64);
+        let about = about(&[library("libtpms-dev"), library("libssl-dev")]);
+        let words: Vec<&str> = about.split(' ').collect();
+        let digest = "a5".repeat(32);
+        let expected =
+            ["libtpms-dev", "libssl-dev"].map(|it| format!("{it}=0.9~1+b2,sha256:{digest}"));
+        assert_eq!(words, expected);
+    }
+
+    #[test]
+    fn a_rebuild_of_the_package_is_another_version() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("usr/share/doc/p");
+        fs::create_dir_all(&folder).unwrap();
+        let write = |name: &str, line: &str| {
+            let file = fs::File::create(folder.join(name)).unwrap();
+            let mut packed = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+            packed.write_all(line.as_bytes()).unwrap();
+            packed.finish().unwrap();
+        };
+        assert!(version(root.path(), "p").is_err());
+        write("changelog.Debian.gz", "p (1-1) bookworm; urgency=medium\n");
+        assert_eq!(version(root.path(), "p").unwrap(), "1-1");
+        write(
+            "changelog.Debian.amd64.gz",
+            "p (1-1+b1) bookworm; binary-only=yes\n",
+        );
+        assert_eq!(version(root.path(), "p").unwrap(), "1-1+b1");
+        write("changelog.Debian.amd64.gz", "\n");
+        assert!(version(root.path(), "p").is_err());
     }
 }

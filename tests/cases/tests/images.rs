@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use igvm::IgvmFile;
 use igvm::measurement::generate_snp_measurement;
 use stockade::image::Image;
 use stockade_boot::layout::paravisor;
 use stockade_cases::{build, figures, image, measured, text};
-use stockade_rig::{Finished, Stockade, appended, tamper, workshop};
+use stockade_rig::{Finished, Stockade, appended, package_file, tamper, workshop};
 
 const CHECK: &str = "stockade.mode=check";
 
@@ -85,6 +86,36 @@ fn inspect_lists_what_a_reviewer_must_see() {
             finished.stdout
         );
     }
+}
+
+/// Returns what a program of the distribution prints, up to the first blank.
+fn said(program: &str, words: &[&str]) -> String {
+    let output = Command::new(program).args(words).output();
+    let output = output.expect("the distribution has it");
+    let text = String::from_utf8(output.stdout).expect("it is text");
+    let word = text.split_whitespace().next();
+    word.expect("the package is installed").to_owned()
+}
+
+/// By dpkg's word and `sha256sum`'s. Where the distribution has been updated since, the folder `target/stockade/packages` is old.
+#[test]
+fn an_image_with_a_tpm_names_the_packages_and_archives_its_engine_is_linked_from() {
+    let folder = folder();
+    let path = folder.path().join("guest.igvm");
+    let built = Stockade::new("build").arg("--tpm").arg("-o").arg(&path);
+    built.finish().assert_code(0);
+    let inspected = Stockade::new("inspect").arg(&path).finish();
+    inspected.assert_code(0);
+    let libraries = [("libtpms-dev", "libtpms.a"), ("libssl-dev", "libcrypto.a")];
+    let words = libraries.map(|(package, archive)| {
+        let version = said("dpkg-query", &["-W", "-f", "${Version}", package]);
+        let archive = package_file(package, &format!("usr/lib/x86_64-linux-gnu/{archive}"));
+        let digest = said("sha256sum", &[&archive.to_string_lossy()]);
+        format!("{package}={version},sha256:{digest}")
+    });
+    let line = format!("    \"tpm {}\"", words.join(" "));
+    let found = inspected.stdout.lines().filter(|found| *found == line);
+    assert_eq!(found.count(), 1, "{line}\n{}", inspected.transcript());
 }
 
 #[test]
