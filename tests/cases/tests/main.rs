@@ -27,6 +27,7 @@ mod idle;
 mod images;
 mod key_release;
 mod latency;
+mod memory_clear;
 mod memtest;
 mod model;
 mod module_time;
