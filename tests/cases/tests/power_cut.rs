@@ -1,8 +1,9 @@
 //! Power cuts: QEMU ends at a write of its host to a sealed disk, and what no flush had made durable is partly gone. Afterwards
 //! every disk opens, is whole, and has every round of writes whose flush the guest had been told of.
 //!
-//! A guest works on five disks at once, so that a cut finds five of them somewhere. `STOCKADE_POWER_CUTS=N` makes N cuts in place of
-//! two, from the first write on: 200 of them are 1,000 disks.
+//! A guest works on five disks at once, so that a cut finds five of them somewhere. With `--state` the store that remembers how new they
+//! are is cut with them, and the next run finds neither older than the other. `STOCKADE_POWER_CUTS=N` makes N cuts in place of two, from
+//! the first write on: 200 of them are 1,000 disks.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
@@ -16,6 +17,8 @@ use stockade_rig::{Finished, Initrd, Stockade};
 use stockade_storage::{Fault, State};
 
 const DISKS: u32 = 5;
+/// Among so many writes to disks and store a cut is made.
+const STATE_WRITES: u64 = 2000;
 const LIMIT: Duration = Duration::from_secs(300);
 /// The model ends so when the host has no power.
 const CUT: &str = "the host lost power after";
@@ -23,7 +26,7 @@ const CUT: &str = "the host lost power after";
 const SCRIPT: &str = "
 modprobe -a virtio_pci virtio_blk
 sleep 1
-flushes /dev/vda /dev/vdb /dev/vdc /dev/vdd /dev/vde
+flushes --look /dev/vda /dev/vdb /dev/vdc /dev/vdd /dev/vde
 ";
 
 fn sealed_disks(folder: &Path) -> Vec<PathBuf> {
@@ -103,6 +106,55 @@ fn assert_all_whole(run: &Finished, disks: &[PathBuf]) -> u32 {
     durable
 }
 
+/// Fails unless the next run's guest found every disk as such a cut may leave it. Returns how many rounds were durable, of all disks.
+#[track_caller]
+fn assert_all_found(next: &Finished, cut: &Finished) -> u32 {
+    let mut durable = 0;
+    for disk in 0..DISKS {
+        let flushed = flushed(cut, disk as usize);
+        durable += flushed;
+        let prefix = format!("found {disk} ");
+        let found = findings(&next.stdout).into_iter();
+        let mut found = found.filter_map(|line| line.strip_prefix(&prefix));
+        let found = found.next().unwrap_or_default().split_whitespace();
+        let found: Vec<u32> = found.map_while(|round| round.parse().ok()).collect();
+        let is_whole = found.len() == BLOCKS as usize
+            && (0..)
+                .zip(&found)
+                .all(|(block, round)| may_be(disk, block, flushed, *round));
+        assert!(
+            is_whole,
+            "disk {disk}, flushed {flushed}: {found:?}\n{}\n{}",
+            cut.transcript(),
+            next.transcript()
+        );
+        // One that has been flushed is in the store.
+        let known = [
+            "Newest; as the store",
+            "Ahead; one commit newer than the store",
+        ];
+        let unknown = ["Formatted; remembered", "Unknown; the store did not know"];
+        let words: &[&str] = if flushed > 0 {
+            &known
+        } else {
+            &[known, unknown].concat()
+        };
+        let is_said = |words: &&str| {
+            let line = format!("disk {disk}: sealed, {words}");
+            next.stderr.contains(&line)
+        };
+        assert!(words.iter().any(is_said), "{}", next.transcript());
+    }
+    durable
+}
+
+/// Returns whether the log has a code of a disk's or the store's, such as D09 or S07.
+fn has_code(log: &str) -> bool {
+    let words = log.split(|c: char| !c.is_ascii_alphanumeric());
+    let is_code = |word: &str| matches!(word.as_bytes(), [b'D' | b'S', tens, ones] if tens.is_ascii_digit() && ones.is_ascii_digit());
+    words.into_iter().any(is_code)
+}
+
 fn cuts() -> u64 {
     let number = std::env::var("STOCKADE_POWER_CUTS").ok();
     number.map_or(2, |number| number.parse().expect("a number of cuts"))
@@ -127,6 +179,45 @@ fn power_cut_every_disk_opens_and_has_what_was_flushed() {
         eprintln!("cut {number} at write {write}: {durable} rounds durable");
         for disk in disks {
             std::fs::remove_file(disk).unwrap();
+        }
+    }
+    assert!(lost > 0, "no write was lost in any cache");
+}
+
+/// Disks and store are in step again whatever the cut has left of each: nothing passes for rolled back, and all that was flushed is there.
+#[test]
+fn power_cut_with_a_state_the_next_run_has_what_was_flushed_and_finds_nothing_rolled_back() {
+    assert!(has_code("disk 0: D09: the store is older") && !has_code("disk D9 S071"));
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let mut lost = 0;
+    for number in 0..cuts() {
+        let disks = sealed_disks(folder.path());
+        let guest = || guest(folder.path(), &disks).arg("--state").arg(&state);
+        let write = 1 + (number + 3).wrapping_mul(0x9E37_79B9) % STATE_WRITES;
+        let cut = guest()
+            .attacked_by(&format!("virtio-power-cut:{write}"))
+            .finish();
+        cut.assert_says(&[CUT]);
+        let mut next = guest().start();
+        // It works on.
+        next.expect("flushed 3 3");
+        next.kill_machine();
+        let next = next.finish();
+        let durable = assert_all_found(&next, &cut);
+        let log = &next.stderr;
+        assert!(
+            !has_code(log),
+            "{}\n{}",
+            cut.transcript(),
+            next.transcript()
+        );
+        assert!(!next.stdout.contains("failed"), "{}", next.transcript());
+        let ahead = log.matches("sealed, Ahead").count();
+        lost += cut.stderr.matches(" is lost").count();
+        eprintln!("cut {number} at write {write}: {durable} rounds durable, {ahead} disks ahead");
+        for path in disks.iter().chain([&state.join("stockade.store")]) {
+            std::fs::remove_file(path).unwrap();
         }
     }
     assert!(lost > 0, "no write was lost in any cache");
