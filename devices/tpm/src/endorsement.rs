@@ -1,8 +1,8 @@
 //! What a TPM is given once, when it is new: its banks of PCRs, and its endorsement keys where software looks for them.
 //!
 //! The keys follow from the endorsement seed and the templates of the TCG EK Credential Profile 2.6 (annex B); whoever wants
-//! others makes them by their templates. They lie at the handles that mirror their certificates' indexes (`0x01C0_0002`,
-//! `0x01C0_0016`), as `swtpm_setup` has it.
+//! others makes them by their templates. RSA 2048 and P-384 lie where `swtpm_setup` has them, P-256 where go-tpm-tools look for an ECC
+//! key, after the TCG's TPM 2.0 Provisioning Guidance.
 
 use stockade_devices::tpm::command::{
     self, CommandCode, HEADER_BYTES, HashAlgorithm, Locality, ResponseCode,
@@ -13,6 +13,7 @@ use crate::{Engine, TpmError};
 /// Where the keys lie.
 pub(crate) const RSA_KEY: u32 = 0x8101_0001;
 pub(crate) const ECC_KEY: u32 = 0x8101_0016;
+pub(crate) const ECC_P256_KEY: u32 = 0x8101_0002;
 pub(crate) const ATTESTATION_KEY: u32 = 0x8100_0003;
 
 const OWNER: u32 = 0x4000_0001;
@@ -85,6 +86,24 @@ impl Key {
         sized(&mut template, &[0; 256]);
         Self {
             handle: RSA_KEY,
+            template,
+        }
+    }
+
+    /// Template L-2: NIST P-256.
+    pub(crate) fn ecc_p256() -> Self {
+        let mut template = public(ALGORITHM_ECC, HashAlgorithm::SHA256, ATTRIBUTES);
+        sized(&mut template, &POLICY_A_SHA256);
+        words(
+            &mut template,
+            &[ALGORITHM_AES, 128, MODE_CFB, ALGORITHM_NULL],
+        );
+        words(&mut template, &[CURVE_P256, ALGORITHM_NULL]);
+        // A point that is not known yet.
+        sized(&mut template, &[0; 32]);
+        sized(&mut template, &[0; 32]);
+        Self {
+            handle: ECC_P256_KEY,
             template,
         }
     }

@@ -16,6 +16,7 @@ const MADE_ECC_KEY: u8 = 1 << 1;
 const MADE_RSA_KEY: u8 = 1 << 2;
 /// Indexes and a key for attestation, and the names of all keys so far.
 const MADE_ATTESTATION: u8 = 1 << 3;
+const MADE_P256_KEY: u8 = 1 << 4;
 
 /// Why a TPM did not do as its machine asked.
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +94,7 @@ impl<E: Engine> Tpm<E> {
             .get(MADE)?
             .and_then(|made| made.first().copied());
         let made = made.unwrap_or(0);
-        let mut wanted = MADE_BANKS | MADE_ECC_KEY;
+        let mut wanted = MADE_BANKS | MADE_ECC_KEY | MADE_P256_KEY;
         if flags & MAKE_RSA_ENDORSEMENT_KEY != 0 {
             wanted |= MADE_RSA_KEY;
         }
@@ -107,6 +108,9 @@ impl<E: Engine> Tpm<E> {
         run(&mut self.engine, &command::startup_clear(), &[])?;
         if missing & MADE_ECC_KEY != 0 {
             Key::ecc_p384().persist(&mut self.engine)?;
+        }
+        if missing & MADE_P256_KEY != 0 {
+            Key::ecc_p256().persist(&mut self.engine)?;
         }
         if missing & MADE_RSA_KEY != 0 {
             Key::rsa_2048().persist(&mut self.engine)?;
@@ -199,7 +203,7 @@ mod tests {
 
     use super::*;
     use crate::MemoryRecords;
-    use crate::endorsement::{ATTESTATION_KEY, ECC_KEY, NV_DEFINED, RSA_KEY, sized};
+    use crate::endorsement::{ATTESTATION_KEY, ECC_KEY, ECC_P256_KEY, NV_DEFINED, RSA_KEY, sized};
 
     const FLAGS: u16 = MAKE_RSA_ENDORSEMENT_KEY;
     const EVICT_CONTROL: u32 = 0x120;
@@ -376,7 +380,7 @@ mod tests {
     /// those of the keys that lie at the handles.
     #[test]
     fn a_manufacture_cut_short_is_completed_by_the_next_start() {
-        const WRITES: usize = 9;
+        const WRITES: usize = 10;
         for puts in 1..=WRITES + 1 {
             let store = Rc::new(RefCell::new(Dying {
                 records: MemoryRecords::default(),
@@ -397,12 +401,37 @@ mod tests {
                 sized(&mut names, &it);
             }
             assert_eq!(records.get("names").unwrap(), Some(names), "{puts} writes");
-            for index in [0x0140_0001, 0x0140_0002] {
+            for index in [ECC_P256_KEY, 0x0140_0001, 0x0140_0002] {
                 assert!(records.get(&name(index)).unwrap().is_some());
             }
             assert_eq!(records.get("banks").unwrap().map(|it| it.len()), Some(1));
             assert_eq!(records.get("seeds").unwrap(), Some(vec![1]));
         }
+    }
+
+    /// A TPM made before there was a key is given it, and its reports name what they named.
+    #[test]
+    fn a_tpm_of_before_is_given_a_key_and_keeps_its_names() {
+        let store = Rc::new(RefCell::new(Dying {
+            records: MemoryRecords::default(),
+            puts_left: usize::MAX,
+        }));
+        start(&store, 1).unwrap();
+        {
+            let records = &mut store.borrow_mut().records;
+            let made = records.get(MADE).unwrap().unwrap()[0] & !MADE_P256_KEY;
+            records.put(MADE, &[made]).unwrap();
+            records.delete(&name(ECC_P256_KEY)).unwrap();
+            // Its owner has put another one there since.
+            records.put(&name(ECC_KEY), b"another").unwrap();
+        }
+        let names = store.borrow_mut().records.get("names").unwrap();
+        let asked = start(&store, 2).unwrap();
+        let made = asked.iter().filter(|code| **code == CREATE_PRIMARY);
+        assert_eq!(made.count(), 1);
+        let records = &mut store.borrow_mut().records;
+        assert!(records.get(&name(ECC_P256_KEY)).unwrap().is_some());
+        assert_eq!(records.get("names").unwrap(), names);
     }
 
     #[test]

@@ -44,7 +44,7 @@ fn module_that_is_told_of_other_libraries_does_not_start() {
 }
 
 #[test]
-fn new_tpm_has_two_banks_and_two_endorsement_keys() {
+fn new_tpm_has_two_banks_and_three_endorsement_keys() {
     let (tpm, folder) = new();
     let banks = tpm.ask(folder.path(), "tpm2_getcap pcrs");
     assert!(banks.contains("sha1: [ ]") && banks.contains("sha512: [ ]"));
@@ -52,7 +52,11 @@ fn new_tpm_has_two_banks_and_two_endorsement_keys() {
     let properties = tpm.ask(folder.path(), "tpm2_getcap properties-fixed");
     assert!(properties.contains("TPM2_PT_MAX_COMMAND_SIZE:\n  raw: 0xF80"));
     // What lies at the handles is what anybody makes by the profile's templates.
-    for (algorithm, handle) in [("rsa", "0x81010001"), ("ecc384", "0x81010016")] {
+    for (algorithm, handle) in [
+        ("rsa", "0x81010001"),
+        ("ecc", "0x81010002"),
+        ("ecc384", "0x81010016"),
+    ] {
         let make = format!("tpm2_createek -c made.ctx -G {algorithm} -u made.pub");
         let _ = tpm.ask(folder.path(), &make);
         let _ = tpm.ask(
