@@ -185,6 +185,7 @@ fn power_cut_every_disk_opens_and_has_what_was_flushed() {
 }
 
 /// Disks and store are in step again whatever the cut has left of each: nothing passes for rolled back, and all that was flushed is there.
+/// Every other cut loses writes of the store's alone, over more writes than the others have between two anchors.
 #[test]
 fn power_cut_with_a_state_the_next_run_has_what_was_flushed_and_finds_nothing_rolled_back() {
     assert!(has_code("disk 0: D09: the store is older") && !has_code("disk D9 S071"));
@@ -195,9 +196,12 @@ fn power_cut_with_a_state_the_next_run_has_what_was_flushed_and_finds_nothing_ro
         let disks = sealed_disks(folder.path());
         let guest = || guest(folder.path(), &disks).arg("--state").arg(&state);
         let write = 1 + (number + 3).wrapping_mul(0x9E37_79B9) % STATE_WRITES;
-        let cut = guest()
-            .attacked_by(&format!("virtio-power-cut:{write}"))
-            .finish();
+        let attack = if number % 2 == 0 {
+            format!("virtio-power-cut:{write}")
+        } else {
+            format!("virtio-power-cut-last:{write}")
+        };
+        let cut = guest().attacked_by(&attack).finish();
         cut.assert_says(&[CUT]);
         let mut next = guest().start();
         // It works on.
@@ -215,7 +219,7 @@ fn power_cut_with_a_state_the_next_run_has_what_was_flushed_and_finds_nothing_ro
         assert!(!next.stdout.contains("failed"), "{}", next.transcript());
         let ahead = log.matches("sealed, Ahead").count();
         lost += cut.stderr.matches(" is lost").count();
-        eprintln!("cut {number} at write {write}: {durable} rounds durable, {ahead} disks ahead");
+        eprintln!("{attack}: {durable} rounds durable, {ahead} disks ahead");
         for path in disks.iter().chain([&state.join("stockade.store")]) {
             std::fs::remove_file(path).unwrap();
         }

@@ -80,7 +80,7 @@ pub trait Attack: Sync {
     }
 }
 
-static ATTACKS: [&'static dyn Attack; 47] = [
+static ATTACKS: [&'static dyn Attack; 48] = [
     &doorbell_storm::ATTACK,
     &drop_page::ATTACK,
     &hv_flood::ATTACK,
@@ -116,6 +116,7 @@ static ATTACKS: [&'static dyn Attack; 47] = [
     &virtio::net_header_length_beyond::ATTACK,
     &virtio::net_header_nonsense::ATTACK,
     &virtio::power_cut::ATTACK,
+    &virtio::power_cut::LAST,
     &virtio::queue_size_changes::ATTACK,
     &virtio::sealed_flipped::ATTACK,
     &virtio::sealed_foreign::ATTACK,
