@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use stockade_abi::guest_message::{GuestFieldSelect, KeyRequest};
 use stockade_abi::report::AttestationReport;
+use stockade_abi::terminate::StopReason;
 use stockade_backend::console::Console;
 use stockade_backend::shared::AnyShared;
 use stockade_boot::manifest::{Binding, DiskEntry, DiskMode, Manifest, Sealing};
@@ -14,7 +15,7 @@ use stockade_paravisor::key_line::KeyLine;
 use stockade_platform::Ghcb;
 use stockade_platform::psp::Psp;
 use stockade_platform::random;
-use stockade_storage::release::{self, REPORT_BYTES, Wanted};
+use stockade_storage::release::{self, REPORT_BYTES, RefusalCode, ReleaseError, Wanted};
 use stockade_storage::{DiskKey, KeyId, RootSecret};
 use zerocopy::IntoBytes;
 use zeroize::Zeroizing;
@@ -63,6 +64,19 @@ impl DiskKeys {
     /// Returns the keys that come from the secret and those that were released.
     pub(crate) fn new(secret: Secret, released: Released) -> Self {
         Self { secret, released }
+    }
+
+    /// A guest is not started with a store that whoever holds its disks' keys knows for an older copy: what is in it beside the disks' states, a
+    /// TPM's and firmware's variables, would be older, too. A host that says so in the holder's name only denies.
+    pub(crate) fn check_store(&self) -> Result<(), StopReason> {
+        let old = ReleaseError::Refused(RefusalCode::OLD_STORE);
+        match &self.released {
+            Err(SealingError::Release(error)) if *error == old => {
+                log::error!("sealed store: {error}");
+                Err(StopReason::STORE_ROLLED_BACK)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Takes the key of a disk.

@@ -86,7 +86,7 @@ pub(crate) fn devices(
     // Who has a disk or a card has an entropy source too.
     let has_entropy = bounce.is_some() || manifest.flags().contains(GuestFlags::ENTROPY);
     let keeping = match bounce {
-        Some(bounce) => fit_host_devices(manifest, bounce, fitter, &mut all),
+        Some(bounce) => fit_host_devices(manifest, bounce, fitter, &mut all)?,
         None => Keeping::Nowhere,
     };
     flash::fit(manifest, fitter.ram, &keeping, &mut all.bays)?;
@@ -104,7 +104,7 @@ fn fit_host_devices(
     mut bounce: SharedRegion,
     fitter: &mut Fitter<'_>,
     all: &mut Fit,
-) -> Keeping {
+) -> Result<Keeping, StopReason> {
     let devices = manifest.devices();
     for (index, net) in (0..).zip(devices.nets()) {
         let place = fitter.place(net.host_device(), &all.bays);
@@ -134,6 +134,7 @@ fn fit_host_devices(
     let secret = fitter.secret(manifest);
     let keeping = fitter.keeping(manifest, &mut bounce, &mut all.bays, &secret);
     let mut keys = fitter.keys(manifest, &mut bounce, secret, &keeping);
+    keys.check_store()?;
     let share = bounce.len_bytes() / devices.disks().count().max(1);
     for (index, disk) in (0..).zip(devices.disks()) {
         let place = fitter.place(disk.host_device(), &all.bays);
@@ -146,7 +147,7 @@ fn fit_host_devices(
             Err(error) => report("disk", index, place, &error),
         }
     }
-    keeping
+    Ok(keeping)
 }
 
 impl Fit {

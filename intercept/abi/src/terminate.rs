@@ -86,6 +86,8 @@ stop_reasons! {
     VARIABLES_LOST = 27, "the firmware's variables cannot be read from the sealed store";
     /// The TPM's state is in the store and not to be had: a failed TPM, or a new one, would be another machine.
     TPM_LOST = 28, "the TPM's state cannot be read from the sealed store";
+    /// Whoever holds the disks' keys knows the sealed store for an older copy.
+    STORE_ROLLED_BACK = 29, "the sealed store is an older copy or another one";
 }
 
 impl StopReason {
@@ -123,7 +125,7 @@ mod tests {
             assert_eq!(reason.code(), number);
             assert_eq!(StopReason::from(number), *reason);
         }
-        assert_eq!(StopReason::ALL.len(), 28);
+        assert_eq!(StopReason::ALL.len(), 29);
     }
 
     #[test]
