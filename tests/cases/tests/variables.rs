@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use stockade::image::Image;
 use stockade_boot::manifest::PayloadKind;
+use stockade_cases::{figures, number};
 use stockade_rig::firmware::{fat_disk, firmware};
 use stockade_rig::{Running, Stockade, package_file, tamper};
 
@@ -103,6 +104,50 @@ fn variables_survive_resets_power_cycles_and_power_cuts() {
     assert!(text.contains(BLUE), "{text}");
     guest.send(b"reset -s\r");
     guest.finish().assert_code(0);
+}
+
+/// What QEMU notes of each write of the store's device, and the bytes of its sectors.
+const NOTE: &str = "virtio_blk_handle_write";
+const SECTOR_BYTES: u64 = 512;
+/// Exits for memory-mapped registers: a start that fills the flash has 33,000, one that finds its variables 8,500.
+const LEAST_ACCESSES: u64 = 25_000;
+/// Four times what was seen on a machine whose files are in memory, where a write takes the host least.
+const MOST_WRITES: usize = 1000;
+const MOST_BYTES: u64 = 4 << 20;
+
+/// The bytes of each write to the host's disks, by QEMU's trace.
+fn host_writes(trace: &str) -> Vec<u64> {
+    let sectors = trace.lines().filter(|line| line.starts_with(NOTE));
+    let sectors = sectors.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>());
+    sectors.map(|it| it.unwrap() * SECTOR_BYTES).collect()
+}
+
+/// On its first start firmware writes its store of variables byte by byte. A write of the host's for each, with its flush, would be minutes on a
+/// disk that spins, and wear on one that does not.
+#[test]
+fn the_first_start_of_firmware_costs_the_host_few_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let mut guest = kept_in(&at("state"))
+        .arg("--stats")
+        .arg(at("stats.json"))
+        .args(["--qemu-arg=-trace", &format!("--qemu-arg={NOTE}")])
+        .arg("--qemu-arg=-D")
+        .arg(format!("--qemu-arg={}", at("trace").display()))
+        .start();
+    enter_shell(&mut guest);
+    guest.send(b"reset -s\r");
+    let run = guest.finish();
+    run.assert_code(0);
+    let accesses = number(&figures(&at("stats.json")), "/paravisor/costs/mmio/count");
+    let writes = host_writes(&fs::read_to_string(at("trace")).unwrap());
+    let bytes: u64 = writes.iter().sum();
+    let writes = writes.len();
+    eprintln!("{accesses} exits for registers, {writes} writes of the host, {bytes} bytes");
+    assert!(accesses >= LEAST_ACCESSES, "{}", run.transcript());
+    let (all_writes, all_bytes) = (1..=MOST_WRITES, 1..=MOST_BYTES);
+    assert!(all_writes.contains(&writes), "{writes} writes");
+    assert!(all_bytes.contains(&bytes), "{bytes} bytes");
 }
 
 /// A store that cannot be read stops the machine: to go on with the image's variables could turn Secure Boot off.
