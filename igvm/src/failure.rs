@@ -13,6 +13,7 @@ use stockade_boot::format::FormatError;
 use stockade_boot::manifest::MAX_ITEM_BYTES;
 use stockade_storage::KeyId;
 
+use crate::firmware_arguments::LEAST_MEMORY;
 use crate::guest_arguments::TPM_MEMORY;
 
 /// Why a command came to nothing.
@@ -86,6 +87,9 @@ pub(crate) enum Failure {
     /// Memory, kernel and initrd do not fit together.
     #[error("{0}; give the guest more with --memory")]
     Memory(String),
+    /// Firmware would end without a word.
+    #[error("--memory {}M is too little for firmware; give it {}M at least", _0 >> 20, LEAST_MEMORY >> 20)]
+    FirmwareMemory(u64),
     /// A file could not be opened.
     #[error("{}: {source}", path.display())]
     File {
@@ -268,6 +272,7 @@ impl Failure {
                 | SetupError::QemuUnfit { .. },
             ) => 14,
             Self::Setup(SetupError::Missing { .. }) => 15,
+            Self::FirmwareMemory(_) => 2,
             Self::Digest { .. } => 17,
             Self::Refusal(refusal) => refusal.exit_code(),
             Self::Run(RunError::KeyServer { .. }) => 25,

@@ -4,15 +4,19 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use stockade::image::{self, Firmware, FirmwareItem};
+use stockade::image::{self, Firmware, FirmwareItem, Image};
 use stockade::setup::{self, Cache};
-use stockade_boot::manifest::MAX_ITEM_BYTES;
+use stockade_boot::manifest::{MAX_ITEM_BYTES, PayloadKind};
 
 use crate::failure::Failure;
 use crate::voice::Voice;
 
 /// What a qcow2 file begins with; some distributions package their firmware so.
 const QCOW2: &[u8] = b"QFI\xFB";
+
+/// With less, the distribution's OVMF comes no further than its boot manager (40 MiB), dumps registers, or resets again and again without a
+/// word (34 MiB).
+pub(crate) const LEAST_MEMORY: u64 = 64 << 20;
 
 /// Firmware that starts the guest.
 #[derive(Debug, Default, Args)]
@@ -134,6 +138,16 @@ impl FirmwareArguments {
             None => add_template(&mut firmware, cache, voice)?,
         }
         Ok(firmware)
+    }
+}
+
+/// Sees that the firmware of an image, if it has one, has the memory to start.
+pub(crate) fn check_memory(image: &Image, memory: u64) -> Result<(), Failure> {
+    let manifest = image.manifest();
+    let has_firmware = manifest.is_some_and(|it| it.payload(PayloadKind::FIRMWARE).is_some());
+    match has_firmware && memory < LEAST_MEMORY {
+        true => Err(Failure::FirmwareMemory(memory)),
+        false => Ok(()),
     }
 }
 

@@ -15,6 +15,7 @@ use stockade::setup::{self, Cache, Mode, Program, Qemu};
 use crate::console_arguments::ConsoleArguments;
 use crate::device_arguments::DeviceArguments;
 use crate::failure::Failure;
+use crate::firmware_arguments;
 use crate::guest_arguments::{self, Guest, Otherwise};
 use crate::state_directory::StateDirectory;
 use crate::values;
@@ -35,7 +36,7 @@ pub(crate) struct Run {
     /// vCPUs of the guest
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = values::parse_cpus)]
     cpus: u32,
-    /// Memory of the guest: bytes, or a number with K, M or G
+    /// Memory of the guest: bytes, or a number with K, M or G; firmware wants 64M at least
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = values::parse_size)]
     memory: u64,
     /// Run this image instead of building one
@@ -138,6 +139,7 @@ pub(crate) fn run(arguments: &Run) -> Result<u8, Failure> {
         }
     };
     let image = Image::open(&path)?;
+    firmware_arguments::check_memory(&image, arguments.memory)?;
     if arguments.image.is_some() {
         arguments.devices.check(&image)?;
         arguments.console.check(&image)?;

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use igvm::{IgvmFile, IgvmPlatformHeader, IgvmRevision};
 use igvm_defs::{IGVM_VHS_SUPPORTED_PLATFORM, IgvmPlatformType};
 use stockade_cases::image;
+use stockade_rig::firmware::firmware;
 use stockade_rig::{Finished, Stockade, tamper, workshop};
 
 fn folder() -> tempfile::TempDir {
@@ -135,6 +136,23 @@ fn memory_too_small_for_a_guest_is_refused_with_the_least_that_will_do() {
 fn memory_too_small_for_this_kernel_and_initrd_is_refused_before_the_start() {
     let finished = run_with("--memory", "16M");
     finished.assert_refused(&["memory"]);
+}
+
+/// Stock firmware would reset again and again and never write a word, in an image as well.
+#[test]
+fn memory_too_small_for_firmware_is_a_usage_error_with_the_least_that_will_do() {
+    let folder = folder();
+    let code = firmware("OVMF_CODE_4M.fd");
+    let words = ["--memory 32M", "64M at least"];
+    let run = |memory: &str| Stockade::new("run").args(["--memory", memory]);
+    let firmware = run("32M").arg("--firmware").arg(&code).finish();
+    firmware.assert_code(2).assert_refused(&words);
+    let image = folder.path().join("firmware.igvm");
+    let build = Stockade::new("build").arg("-o").arg(&image);
+    let built = build.arg("--firmware").arg(&code).finish();
+    built.assert_code(0);
+    let image = run("62M").arg("--image").arg(&image).finish();
+    image.assert_code(2).assert_refused(&["--memory 62M"]);
 }
 
 #[test]
