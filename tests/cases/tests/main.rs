@@ -19,6 +19,7 @@ mod firmware_configuration;
 mod firmware_resets;
 mod framebuffer;
 mod hostile;
+mod hostile_boot_disk;
 mod hostile_sealed;
 mod hostile_variables;
 mod hostile_virtio;

@@ -3,7 +3,7 @@
 use super::SHADOW_BYTES;
 use super::lie::{Lie, Who};
 use super::queue::Queue;
-use crate::host::pci::{Register, VirtioKind};
+use crate::host::pci::{Address, Register, VirtioKind};
 use alloc::vec::Vec;
 
 /// Registers of the common configuration.
@@ -34,6 +34,7 @@ const QUEUES: usize = 64;
 pub struct Device {
     /// Which function of the bus.
     pub function: usize,
+    address: Address,
     kind: VirtioKind,
     select: usize,
     feature_select: u64,
@@ -61,9 +62,10 @@ pub enum Told {
 }
 
 impl Device {
-    pub(super) fn new(function: usize, kind: VirtioKind) -> Self {
+    pub(super) fn new(function: usize, address: Address, kind: VirtioKind) -> Self {
         Self {
             function,
+            address,
             kind,
             select: 0,
             feature_select: 0,
@@ -76,6 +78,7 @@ impl Device {
     pub(super) fn who(&self) -> Who {
         Who {
             function: self.function,
+            address: self.address,
             kind: self.kind,
             is_live: self.status & DRIVER_OK != 0,
         }
@@ -203,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_queue_is_known_from_the_drivers_writes() {
-        let mut device = Device::new(0, VirtioKind::Block);
+        let mut device = Device::new(0, Address::on_bus_0(0), VirtioKind::Block);
         write(&mut device, 0x16, 2, 1);
         write(&mut device, 0x18, 2, 64);
         for (register, value) in [(0x20, 0x1000), (0x28, 0x2000), (0x30, 0x3000)] {
@@ -229,7 +232,7 @@ mod tests {
 
     #[test]
     fn the_driver_does_not_see_that_its_ring_is_not_the_devices() {
-        let mut device = Device::new(0, VirtioKind::Block);
+        let mut device = Device::new(0, Address::on_bus_0(0), VirtioKind::Block);
         write(&mut device, 0x30, 8, 0x80_0000_3000);
         let read = |offset, len, value| device.honest_read(Register::Common(offset), len, value);
         assert_eq!(read(0x30, 4, 0x7000_0000), 0x3000);
@@ -242,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_device_is_live_once_its_driver_says_so() {
-        let mut device = Device::new(0, VirtioKind::Net);
+        let mut device = Device::new(0, Address::on_bus_0(0), VirtioKind::Net);
         write(&mut device, 0x14, 1, 11);
         assert!(!device.who().is_live);
         write(&mut device, 0x14, 1, 15);

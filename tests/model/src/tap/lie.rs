@@ -2,7 +2,7 @@
 
 use super::offloads::Offloads;
 use super::{Element, Exchange};
-use crate::host::pci::{Register, VirtioKind};
+use crate::host::pci::{Address, Register, VirtioKind};
 use crate::hostile::Attack;
 use alloc::vec::Vec;
 use core::fmt;
@@ -16,6 +16,8 @@ const LOGGED: u64 = 3;
 pub struct Who {
     /// Which function of the bus.
     pub function: usize,
+    /// Where that is.
+    pub address: Address,
     /// What it is.
     pub kind: VirtioKind,
     /// Its driver has started it.
@@ -46,6 +48,29 @@ impl Count {
     /// Begins anew at `value`.
     pub fn set(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed);
+    }
+}
+
+/// The devices a lie is about, by a number on the command line: the device of this number on the bus, or without one all.
+#[derive(Debug, Default)]
+pub struct Victims(Count);
+
+impl Victims {
+    /// All.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Count::new())
+    }
+
+    /// Takes the number.
+    pub fn set(&self, number: u64) {
+        self.0.set(number);
+    }
+
+    /// Whether a device is one of them.
+    pub fn has(&self, who: Who) -> bool {
+        let number = self.0.get();
+        number == 0 || u64::from(who.address.device()) == number
     }
 }
 

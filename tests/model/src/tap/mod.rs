@@ -22,7 +22,7 @@ pub use chain::{GuestBytes, Segment};
 pub use device::{Device, Told, USED_REGISTER};
 pub use exchange::Exchange;
 pub use forgery::{Forge, Forgery};
-pub use lie::{Count, Lie, Who};
+pub use lie::{Count, Lie, Victims, Who};
 pub use offloads::Offloads;
 pub use queue::{Element, Queue};
 pub use received::{NetHeader, Received, TCP4, in_turn};
@@ -50,7 +50,9 @@ impl Tap {
     pub fn new(lie: &'static dyn Lie, pci: &Pci) -> Self {
         let devices = (0..)
             .zip(pci.functions())
-            .filter_map(|(index, function)| Some(Device::new(index, function.virtio?)))
+            .filter_map(|(index, function)| {
+                Some(Device::new(index, function.address, function.virtio?))
+            })
             .collect();
         Self {
             lie,

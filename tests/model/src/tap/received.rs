@@ -118,6 +118,7 @@ mod tests {
     use super::super::lie::Who;
     use super::super::queue::Queue;
     use super::*;
+    use crate::host::pci::Address;
 
     const FRAME: Element = Element { id: 0, len: 72 };
 
@@ -131,6 +132,7 @@ mod tests {
     fn net(kind: VirtioKind) -> Who {
         Who {
             function: 0,
+            address: Address::on_bus_0(0),
             kind,
             is_live: true,
         }

@@ -1,15 +1,18 @@
-//! `virtio-device-vanishes`: a device in use goes: all its registers read as ones, nothing is done any more.
+//! `virtio-device-vanishes`: a device in use goes: all its registers read as ones, nothing is done any more. With `:N` it
+//! is the one of number N on the bus.
 
 use crate::host::pci::Register;
-use crate::tap::{Count, Element, Exchange, Lie, Who};
+use crate::tap::{Count, Element, Exchange, Lie, Victims, Who};
 use alloc::vec::Vec;
 
 pub(in crate::hostile) struct DeviceVanishes {
+    victims: Victims,
     count: Count,
     seen: Count,
 }
 
 pub(in crate::hostile) static ATTACK: DeviceVanishes = DeviceVanishes {
+    victims: Victims::new(),
     count: Count::new(),
     seen: Count::new(),
 };
@@ -17,25 +20,35 @@ pub(in crate::hostile) static ATTACK: DeviceVanishes = DeviceVanishes {
 /// Completions before it goes.
 const LAST: u64 = 12;
 
+impl DeviceVanishes {
+    fn is_there(&self, who: Who) -> bool {
+        self.seen.get() < LAST || !self.victims.has(who)
+    }
+}
+
 impl Lie for DeviceVanishes {
     fn name(&self) -> &'static str {
         "virtio-device-vanishes"
+    }
+
+    fn set(&self, number: u64) {
+        self.victims.set(number);
     }
 
     fn count(&self) -> &Count {
         &self.count
     }
 
-    fn config_read(&self, _who: Who, _register: u8, bytes: usize, value: u32) -> u32 {
-        if self.seen.get() < LAST {
+    fn config_read(&self, who: Who, _register: u8, bytes: usize, value: u32) -> u32 {
+        if self.is_there(who) {
             return value;
         }
         self.lied(format_args!("configuration space is gone"));
         u32::MAX >> (32 - 8 * bytes.clamp(1, 4))
     }
 
-    fn register_read(&self, _who: Who, _register: Register, len: usize, value: u64) -> u64 {
-        if self.seen.get() < LAST {
+    fn register_read(&self, who: Who, _register: Register, len: usize, value: u64) -> u64 {
+        if self.is_there(who) {
             return value;
         }
         self.lied(format_args!("registers are gone"));
@@ -44,12 +57,12 @@ impl Lie for DeviceVanishes {
 
     fn register_write(
         &self,
-        _who: Who,
+        who: Who,
         _register: Register,
         _len: usize,
         value: u64,
     ) -> Option<u64> {
-        if self.seen.get() < LAST {
+        if self.is_there(who) {
             return Some(value);
         }
         self.lied(format_args!("a write goes nowhere"));
@@ -57,9 +70,10 @@ impl Lie for DeviceVanishes {
     }
 
     fn completed(&self, exchange: &mut Exchange<'_>, element: Element, told: &mut Vec<Element>) {
-        let _ = exchange;
-        if self.seen.get() < LAST {
-            self.seen.next();
+        if self.is_there(exchange.who) {
+            if self.victims.has(exchange.who) {
+                self.seen.next();
+            }
             return told.push(element);
         }
         self.lied(format_args!("a completion is lost"));

@@ -1,14 +1,16 @@
-//! `virtio-silence`: a disk in good order, as far as it says, answers nothing any more.
+//! `virtio-silence`: a disk in good order, as far as it says, answers nothing any more. With `:N` it is the one of number N on the bus alone.
 
-use crate::tap::{Count, Element, Exchange, Lie};
+use crate::tap::{Count, Element, Exchange, Lie, Victims};
 use alloc::vec::Vec;
 
 pub(in crate::hostile) struct Silence {
+    victims: Victims,
     count: Count,
     seen: Count,
 }
 
 pub(in crate::hostile) static ATTACK: Silence = Silence {
+    victims: Victims::new(),
     count: Count::new(),
     seen: Count::new(),
 };
@@ -21,12 +23,16 @@ impl Lie for Silence {
         "virtio-silence"
     }
 
+    fn set(&self, number: u64) {
+        self.victims.set(number);
+    }
+
     fn count(&self) -> &Count {
         &self.count
     }
 
-    fn completed(&self, _exchange: &mut Exchange<'_>, element: Element, told: &mut Vec<Element>) {
-        if self.seen.next() < LAST {
+    fn completed(&self, exchange: &mut Exchange<'_>, element: Element, told: &mut Vec<Element>) {
+        if !self.victims.has(exchange.who) || self.seen.next() < LAST {
             return told.push(element);
         }
         self.lied(format_args!("a completion is kept"));
