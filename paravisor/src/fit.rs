@@ -55,6 +55,14 @@ enum Missing {
     Sealing(#[from] SealingError),
 }
 
+impl Missing {
+    fn explain(&self) {
+        if let Self::Sealing(error) = self {
+            error.explain();
+        }
+    }
+}
+
 /// What devices are put together with.
 pub(crate) struct Fitter<'a> {
     pub(crate) host: &'a mut PlatformHost,
@@ -224,6 +232,7 @@ impl Fitter<'_> {
             Err(error) => {
                 let function = place.function;
                 log::error!("sealed store is missing: host device {function}, {error}");
+                error.explain();
                 Keeping::Failed
             }
         }
@@ -371,6 +380,7 @@ fn name(index: u8) -> [u8; 20] {
 fn report(kind: &str, index: u8, place: Place, error: &Missing) {
     let function = place.function;
     log::error!("{kind} {index} is missing: host device {function}, {error}");
+    error.explain();
 }
 
 /// The processor's random numbers.

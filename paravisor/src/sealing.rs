@@ -59,6 +59,20 @@ pub(crate) enum SealingError {
     Silent,
 }
 
+impl SealingError {
+    /// Says what is likely when nothing fits the key, and what to do: the image is the likeliest thing to have changed.
+    pub(crate) fn explain(&self) {
+        if matches!(
+            self,
+            Self::Fault(Fault::Superblock) | Self::Store(StoreFault::NothingAuthentic)
+        ) {
+            log::error!(
+                "it was probably sealed by another image (other arguments, kernel or version), on another chip or with another key: run it as it was then; what is to outlive an image is sealed with --seal family"
+            );
+        }
+    }
+}
+
 /// Which disk, and what the guest gets of it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Order<'a> {

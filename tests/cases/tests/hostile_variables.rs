@@ -126,7 +126,8 @@ fn a_store_that_is_not_the_one_never_gives_a_guest_other_variables() {
     let own = Stockade::new("run").args(["--memory", "256M", "--state"]);
     let own = own.arg(place.path("state")).arg("--firmware");
     let own = own.arg(firmware(CODE)).arg("--vars").arg(firmware(KEYS));
-    assert_stopped(&own.finish(), &["S06", "V06", LOST]);
+    let words = ["S06", "probably sealed by another image", "V06", LOST];
+    assert_stopped(&own.finish(), &words);
 
     assert!(fs::read(place.store()).unwrap() == whole);
     let mut guest = place.start().start();

@@ -44,7 +44,8 @@ impl Place {
 
 /// The store is the first that does not open.
 fn assert_refused(run: &Finished) {
-    assert_missing(run, &["S06"]);
+    let reason = ["probably sealed by another image", "--seal family"];
+    assert_missing(run, &["S06", reason[0], reason[1]]);
 }
 
 /// A new version of an image opens what the old one left, an image of another signer or an older one does not. That the secure processor
