@@ -222,7 +222,7 @@ fn processors_memory_and_secure_boot_make_no_difference() {
 /// The kernel an installer leaves on any PC looks for all that a PC may have, where the other has drivers of virtual machines only. Its
 /// initramfs is three times as large.
 #[test]
-#[ignore = "a boot of minutes on a disk of its own; .ci/long has it"]
+#[ignore = "a boot of minutes on a disk of its own; .ci/run has it as a step, and .ci/long"]
 fn the_kernel_for_any_pc_boots_to_its_login() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let configuration = Configuration {
