@@ -2,7 +2,8 @@
 //!
 //! Each turn: catch up with time and mail, write what is to be injected, enter the guest, account for what was delivered, take
 //! the exit, answer it. The numbers are the steps every paravisor under alternate injection must take; each has a test that fails
-//! when the step is removed.
+//! when the step is removed. How a vCPU leaves for its guest or the host is in `departure`, when the host brings it back in `alarm`, what it
+//! does while its guest has nothing to execute in `sleep`.
 
 use stockade_abi::exit::ExitCode;
 use stockade_abi::terminate::StopReason;
@@ -14,20 +15,21 @@ use stockade_intercept::exit::Exit;
 use crate::console;
 use crate::dispatch::{Next, dispatch};
 use crate::host::{Entered, Host, Processor, Timekeeper};
-use crate::inject::{self, Backlog};
+use crate::inject;
 use crate::machine::{Machine, Request};
-use crate::module;
 use crate::quick::{self, Quick};
-use crate::share::{self, Given};
+use crate::share;
 use crate::stats::Work;
 use crate::vcpu::{Activity, Vcpu};
-use crate::vigil::{self, Kept};
 use crate::virtio::Gathering;
 
-pub use crate::crew::End;
+mod alarm;
+mod departure;
+mod sleep;
 
-/// How soon a guest is brought back that could not be given all there is: an NMI behind an event, a shadow or another NMI.
-const BACKLOG_NS: u64 = 200_000;
+pub use crate::crew::End;
+pub(crate) use alarm::arm_for;
+pub(crate) use departure::{book, come_back, depart, kick_woken};
 
 /// Runs the guest on this vCPU until its life ends, here or on another vCPU.
 pub fn run<P: Processor, H: Host, C: Timekeeper + Clone>(
@@ -70,7 +72,7 @@ fn turn<P: Processor, H: Host, C: Timekeeper + Clone>(
     }
     // 1. Interrupts are written and the gate is open; busy is cleared by the entry itself.
     let backlog = inject::prepare(vcpu, processor.vmsa_mut(), machine);
-    arm_for_backlog(backlog, vcpu, machine, host)?;
+    alarm::arm_for_backlog(backlog, vcpu, machine, host)?;
     if vcpu.prediction_barrier != 0 {
         processor.prediction_barrier(core::mem::take(&mut vcpu.prediction_barrier));
     }
@@ -182,66 +184,15 @@ fn settle<P: Processor, H: Host, C: Timekeeper + Clone>(
             vcpu.activity = Activity::Running;
         }
         Activity::Halted | Activity::WaitingForStartUp => {
-            sleep(vcpu, machine, host)?;
+            sleep::sleep(vcpu, machine, host)?;
             return Ok(Rest::Yes);
         }
     }
     if machine.modules().due_ns() != u64::MAX {
         share::offer(vcpu, machine, host)?;
     }
-    arm_timer(vcpu, machine, host)?;
+    alarm::arm_timer(vcpu, machine, host)?;
     Ok(Rest::No)
-}
-
-/// Kicks whom this vCPU has sent something, and says that it goes itself; returns whether it may. [`come_back`] follows.
-pub(crate) fn depart<H: Host, C: Timekeeper + Clone>(
-    vcpu: &mut Vcpu,
-    machine: &Machine<C>,
-    host: &mut H,
-) -> Result<bool, StopReason> {
-    kick_woken(vcpu, machine, host)?;
-    let crew = machine.crew();
-    let may_go = crew.depart(vcpu.index);
-    let mailbox = machine.mailboxes().get(vcpu.index);
-    if !may_go || mailbox.is_some_and(|mailbox| !mailbox.is_empty()) {
-        crew.back(vcpu.index);
-        return Ok(false);
-    }
-    book(vcpu, machine);
-    Ok(true)
-}
-
-/// Kicks whom this vCPU has sent something.
-pub(crate) fn kick_woken<H: Host, C: Timekeeper + Clone>(
-    vcpu: &mut Vcpu,
-    machine: &Machine<C>,
-    host: &mut H,
-) -> Result<(), StopReason> {
-    let wakes = core::mem::take(&mut vcpu.wakes) | machine.take_wakes();
-    if wakes == 0 {
-        return Ok(());
-    }
-    let crew = machine.crew();
-    for other in crew.others(vcpu.index) {
-        if wakes >> other & 1 != 0 && crew.must_kick(other) {
-            vcpu.stats.kicks += 1;
-            host.kick(other)?;
-        }
-    }
-    Ok(())
-}
-
-/// Books the time since the guest's last exit, or the last sleep.
-pub(crate) fn book<C: Timekeeper + Clone>(vcpu: &mut Vcpu, machine: &Machine<C>) {
-    if let Some(since) = vcpu.left_at.take() {
-        let cycles = machine.clock().tsc().wrapping_sub(since);
-        vcpu.stats.book(vcpu.work, cycles);
-    }
-}
-
-pub(crate) fn come_back<C: Timekeeper + Clone>(vcpu: &mut Vcpu, machine: &Machine<C>) {
-    vcpu.left_at = Some(machine.clock().tsc());
-    machine.crew().back(vcpu.index);
 }
 
 fn answer<P: Processor, H: Host, C: Timekeeper + Clone>(
@@ -299,93 +250,6 @@ pub(crate) fn listen<H: Host, C: Timekeeper + Clone>(
     }
     if signals.console {
         console::receive(machine, host)?;
-    }
-    Ok(())
-}
-
-/// Sets the host's timer if something is due before it would fire. An early tick costs a turn, a late one the guest's time.
-fn arm_timer<H: Host, C: Timekeeper + Clone>(
-    vcpu: &mut Vcpu,
-    machine: &Machine<C>,
-    host: &mut H,
-) -> Result<(), StopReason> {
-    let due = vcpu.deadline_tsc(machine).min(share::due_tsc(machine));
-    arm_for(due, vcpu, machine, host)
-}
-
-/// Has the guest brought back for what could not be given to it, or for a device that has more to do. Turns of a device may be long, so
-/// the guest gets its time between two of them, unless it halts.
-fn arm_for_backlog<H: Host, C: Timekeeper + Clone>(
-    backlog: Backlog,
-    vcpu: &mut Vcpu,
-    machine: &Machine<C>,
-    host: &mut H,
-) -> Result<(), StopReason> {
-    let after = if backlog == Backlog::Waits {
-        BACKLOG_NS
-    } else if machine.bays().want_attention() {
-        vcpu.patience.ns()
-    } else {
-        return Ok(());
-    };
-    let soon = machine.clock().now_ns().saturating_add(after);
-    arm_for(machine.clock().tsc_at(soon), vcpu, machine, host)
-}
-
-pub(crate) fn arm_for<H: Host, C: Timekeeper + Clone>(
-    due: u64,
-    vcpu: &mut Vcpu,
-    machine: &Machine<C>,
-    host: &mut H,
-) -> Result<(), StopReason> {
-    if due < vcpu.armed_tsc {
-        let sample = vcpu.patience.wants_sample();
-        let since = sample.then(|| machine.clock().now_ns());
-        host.arm_timer(due)?;
-        vcpu.armed_tsc = due;
-        if let Some(since) = since {
-            let call = machine.clock().now_ns().saturating_sub(since);
-            vcpu.patience.note_call(call);
-        }
-    }
-    Ok(())
-}
-
-fn sleep<H: Host, C: Timekeeper + Clone>(
-    vcpu: &mut Vcpu,
-    machine: &Machine<C>,
-    host: &mut H,
-) -> Result<(), End> {
-    console::flush(machine, host)?;
-    if machine.modules().is_empty() {
-        return doze(vcpu, machine, host);
-    }
-    // Who rings for a module after this looks for sleepers, who rang before is seen.
-    machine
-        .modules()
-        .note(vcpu.index, module::set::Rest::Asleep);
-    let rested = match share::lend(vcpu, machine, host) {
-        Ok(Given::No) => doze(vcpu, machine, host),
-        outcome => outcome.map(|_| ()),
-    };
-    machine.modules().note(vcpu.index, module::set::Rest::Awake);
-    rested
-}
-
-fn doze<H: Host, C: Timekeeper + Clone>(
-    vcpu: &mut Vcpu,
-    machine: &Machine<C>,
-    host: &mut H,
-) -> Result<(), End> {
-    // Devices that have more to do are not slept over.
-    if machine.bays().want_attention() || vigil::keep(vcpu, machine, host)? == Kept::Yes {
-        return Ok(());
-    }
-    arm_timer(vcpu, machine, host)?;
-    if depart(vcpu, machine, host)? {
-        host.wait()?;
-        vcpu.work = Work::Wake;
-        come_back(vcpu, machine);
     }
     Ok(())
 }
