@@ -148,16 +148,26 @@ impl Ledger {
             return Ok(Ok(()));
         };
         let lines: String = ids.iter().map(|id| line(id, this)).collect();
-        let written = inner
-            .file
-            .write_all(lines.as_bytes())
-            .and_then(|()| inner.file.sync_all());
-        written.map_err(|source| LedgerError::Io {
+        inner.add(&lines).map_err(|source| LedgerError::Io {
             path: self.path.clone(),
             source,
         })?;
         inner.seen.extend(ids.iter().map(|id| (*id, this)));
         Ok(Ok(()))
+    }
+}
+
+impl Inner {
+    /// Adds lines to the file, all of them or none.
+    fn add(&mut self, lines: &str) -> io::Result<()> {
+        let before = self.file.metadata()?.len();
+        let written = self.file.write_all(lines.as_bytes());
+        written
+            .and_then(|()| self.file.sync_all())
+            .inspect_err(|_| {
+                // What a full disk took of them would be in the way of the next ones.
+                let _ = self.file.set_len(before);
+            })
     }
 }
 
@@ -302,7 +312,7 @@ mod tests {
             assert!(is_named, "{opened:?}");
             assert_eq!(std::fs::read_to_string(&path).unwrap(), bad);
         }
-        let nowhere = Ledger::open(&folder.path().join("none/marks"));
+        let nowhere = Ledger::open(&folder.path().join("none/starts"));
         assert!(matches!(nowhere, Err(LedgerError::Io { .. })));
     }
 }
