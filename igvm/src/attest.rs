@@ -131,7 +131,7 @@ fn check_nonce(evidence: &Evidence, nonce: &[u8]) -> Result<(), Refusal> {
     if is_it {
         return Ok(());
     }
-    Err(Refusal::Nonce(hex(&evidence.nonce)))
+    Err(Refusal::Nonce(hex::encode(&evidence.nonce)))
 }
 
 fn check_keys(evidence: &Evidence, expected: &Expected<'_>) -> Result<&'static str, Refusal> {
@@ -142,10 +142,10 @@ fn check_keys(evidence: &Evidence, expected: &Expected<'_>) -> Result<&'static s
     } else if ek == evidence.ecc_ek {
         "ECC"
     } else {
-        return Err(Refusal::Key("endorsement key", hex(&ek)));
+        return Err(Refusal::Key("endorsement key", hex::encode(&ek)));
     };
     if ak != evidence.ak {
-        return Err(Refusal::Key("attestation key", hex(&ak)));
+        return Err(Refusal::Key("attestation key", hex::encode(&ak)));
     }
     Ok(kind)
 }
@@ -153,7 +153,10 @@ fn check_keys(evidence: &Evidence, expected: &Expected<'_>) -> Result<&'static s
 fn check_guest(report: &AttestationReport, measurements: &[[u8; 48]]) -> Result<(), Refusal> {
     let refuse = |text: String| Err(Refusal::Guest(text));
     if !measurements.contains(&report.measurement) {
-        return refuse(format!("its launch digest is {}", hex(&report.measurement)));
+        return refuse(format!(
+            "its launch digest is {}",
+            hex::encode(report.measurement)
+        ));
     }
     if report.vmpl != 0 {
         return refuse(format!("the report is of VMPL {}", report.vmpl));
@@ -165,12 +168,6 @@ fn check_guest(report: &AttestationReport, measurements: &[[u8; 48]]) -> Result<
         return refuse("its policy lets an agent take it elsewhere".to_owned());
     }
     Ok(())
-}
-
-/// Returns bytes as digits.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use stockade::attest::{Certificates, Expected, Root, RootChoice, Verdict, hex, public, verify};
+use stockade::attest::{Certificates, Expected, Root, RootChoice, Verdict, public, verify};
 use stockade::input;
 
 use crate::failure::Failure;
@@ -86,7 +86,7 @@ fn describe(verdict: &Verdict) -> String {
     };
     let lines = [
         ("signed by", root),
-        ("chip", hex(&verdict.chip_id)),
+        ("chip", hex::encode(verdict.chip_id)),
         (
             "launch digest",
             "as expected, VMPL 0, no debugging".to_owned(),
@@ -122,7 +122,9 @@ fn read_public(path: &Path) -> Result<Vec<u8>, Failure> {
 }
 
 fn parse_nonce(text: &str) -> Result<Nonce, String> {
-    let bytes = values::parse_digits(text).filter(|bytes| (16..=64).contains(&bytes.len()));
+    let bytes = hex::decode(text)
+        .ok()
+        .filter(|bytes| (16..=64).contains(&bytes.len()));
     let wrong = "give 32 to 128 hexadecimal digits, two a byte";
     bytes.map(Nonce).ok_or_else(|| wrong.to_owned())
 }
@@ -138,7 +140,15 @@ mod tests {
         assert_eq!(nonce.map(|nonce| nonce.0), Ok(vec![15; 16]));
         let digest = parse_digest(&"ff".repeat(48));
         assert_eq!(digest, Ok(Measurement([255; 48])));
-        for text in ["", "0", "zz", &"00".repeat(15), &"00".repeat(65), "é"] {
+        for text in [
+            "",
+            "0",
+            "zz",
+            &"+f".repeat(48),
+            &"00".repeat(15),
+            &"00".repeat(65),
+            "é",
+        ] {
             assert!(parse_nonce(text).is_err(), "{text}");
             assert!(parse_digest(text).is_err(), "{text}");
         }

@@ -36,10 +36,10 @@ impl FromStr for KeyArgument {
 impl KeyArgument {
     /// Reads a key's id.
     pub(crate) fn of_id(text: &str) -> Result<Self, String> {
-        let bytes = values::parse_digits(text).and_then(|bytes| bytes.try_into().ok());
-        let wrong = "give 64 hexadecimal digits, as `stockade keys id` prints them";
-        let id = bytes.map(|bytes| Self::Elsewhere(KeyId(bytes)));
-        id.ok_or_else(|| wrong.to_owned())
+        let mut id = KeyId([0; 32]);
+        hex::decode_to_slice(text, &mut id.0)
+            .map_err(|_| "give 64 hexadecimal digits, as `stockade keys id` prints them")?;
+        Ok(Self::Elsewhere(id))
     }
 
     /// Returns what the image names the key by.

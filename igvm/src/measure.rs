@@ -21,7 +21,7 @@ pub struct LaunchDigest(pub [u8; 48]);
 
 impl fmt::Display for LaunchDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex::encode(self.0))
     }
 }
 

@@ -53,17 +53,10 @@ pub(crate) struct Measurement(pub(crate) [u8; 48]);
 
 /// A launch digest, as `stockade measure` prints it.
 pub(crate) fn parse_digest(text: &str) -> Result<Measurement, String> {
-    let bytes = parse_digits(text).and_then(|bytes| bytes.try_into().ok());
-    let wrong = "give 96 hexadecimal digits, as `stockade measure` prints them";
-    bytes.map(Measurement).ok_or_else(|| wrong.to_owned())
-}
-
-/// Bytes, as two hexadecimal digits each.
-pub(crate) fn parse_digits(text: &str) -> Option<Vec<u8>> {
-    let pairs = (0..text.len()).step_by(2);
-    pairs
-        .map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok())
-        .collect()
+    let mut digest = Measurement([0; 48]);
+    hex::decode_to_slice(text, &mut digest.0)
+        .map_err(|_| "give 96 hexadecimal digits, as `stockade measure` prints them")?;
+    Ok(digest)
 }
 
 fn parse_bytes(text: &str) -> Result<u64, String> {

@@ -15,7 +15,7 @@ use sev::parser::ByteParser;
 use sha2::{Digest, Sha256};
 use x509_cert::der::{Decode, Encode, oid::ObjectIdentifier};
 
-use super::{Refusal, hex};
+use super::Refusal;
 use crate::input;
 
 /// SHA-256 of the public key (SEC1) of the model's root.
@@ -196,7 +196,7 @@ fn check_extensions(vcek: &[u8], report: &AttestationReport) -> Result<(), Refus
     };
     let chip = find(CHIP).unwrap_or_default();
     if chip.len() < LEAST_CHIP || !report.chip_id.starts_with(chip) {
-        let text = format!("the certificate is for chip {}", hex(chip));
+        let text = format!("the certificate is for chip {}", hex::encode(chip));
         return Err(untrusted(text));
     }
     let tcb = &report.reported_tcb;

@@ -70,10 +70,7 @@ fn describe_sealed(
         }));
     }
     let mut text = String::new();
-    let identity = header
-        .disk()
-        .iter()
-        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+    let identity = hex::encode(header.disk());
     let size = geometry.logical_blocks() * BLOCK_BYTES as u64;
     // Writing to a string cannot fail.
     let _ = writeln!(text, "sealed disk    format 1, identity {identity}");

@@ -154,7 +154,7 @@ impl Holder {
         }
         let root = root.ok_or(last)?;
         if evidence.document.nonce != *nonce {
-            let digits = crate::attest::hex(&evidence.document.nonce);
+            let digits = hex::encode(evidence.document.nonce);
             return Err(Refusal::Nonce(digits).into());
         }
         Ok(root)

@@ -12,8 +12,6 @@ use std::sync::{Mutex, PoisonError};
 use stockade_storage::KeyId;
 use stockade_storage::release::{StartId, Starts};
 
-use crate::attest::hex;
-
 /// A holder's memory.
 #[derive(Debug)]
 pub struct Ledger {
@@ -172,12 +170,15 @@ impl Inner {
 }
 
 fn line(id: &KeyId, StartId(start): StartId) -> String {
-    format!("{id} {}\n", hex(&start))
+    format!("{id} {}\n", hex::encode(start))
 }
 
 fn parse(line: &str) -> Option<(KeyId, StartId)> {
     let (id, start) = line.split_once(' ')?;
-    Some((KeyId(digits(id)?), StartId(digits(start)?)))
+    let mut parsed = (KeyId([0; 32]), StartId([0; 16]));
+    hex::decode_to_slice(id, &mut parsed.0.0).ok()?;
+    hex::decode_to_slice(start, &mut parsed.1.0).ok()?;
+    Some(parsed)
 }
 
 /// Returns whether a line may begin so.
@@ -185,18 +186,6 @@ fn is_beginning(words: &str) -> bool {
     const LONGEST: usize = 64 + 1 + 32;
     let of_a_line = |byte: u8| byte.is_ascii_hexdigit() || byte == b' ';
     words.len() <= LONGEST && words.bytes().all(of_a_line)
-}
-
-/// Reads hexadecimal digits, two a byte.
-fn digits<const N: usize>(text: &str) -> Option<[u8; N]> {
-    if text.len() != 2 * N || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return None;
-    }
-    let mut bytes = [0; N];
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]

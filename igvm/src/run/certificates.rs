@@ -28,14 +28,7 @@ pub(super) fn read(model_log: &str) -> Option<[Vec<u8>; 3]> {
 
 fn found(model_log: &str) -> [Option<Vec<u8>>; 3] {
     let chain = last_json(model_log, "model-certificates: ");
-    NAMES.map(|name| from_digits(chain.get(name)?.as_str()?))
-}
-
-fn from_digits(digits: &str) -> Option<Vec<u8>> {
-    let pairs = (0..digits.len()).step_by(2);
-    pairs
-        .map(|at| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok())
-        .collect()
+    NAMES.map(|name| hex::decode(chain.get(name)?.as_str()?).ok())
 }
 
 #[cfg(test)]

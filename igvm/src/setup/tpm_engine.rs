@@ -54,10 +54,8 @@ pub struct Library {
 /// One word, which is the library's among those of the module.
 impl fmt::Display for Library {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={},sha256:", self.package, self.version)?;
-        self.sha256
-            .iter()
-            .try_for_each(|byte| write!(f, "{byte:02x}"))
+        let digest = hex::encode(self.sha256);
+        write!(f, "{}={},sha256:{digest}", self.package, self.version)
     }
 }
 

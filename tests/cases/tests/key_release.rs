@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use holders::{Holders, Way};
 use nix::sys::signal::Signal;
-use stockade::attest::hex;
 use stockade_rig::word_disk::{WordDisk, assert_missing, assert_opens};
 use stockade_rig::{Finished, Running, Stockade, appended};
 
@@ -316,7 +315,7 @@ fn what_is_done_on_the_way_opens_nothing() {
     assert_opens(&run(Way::Honest), "abc");
     // Nothing that ever went over the way has the key in it.
     let said = holders.heard();
-    assert!(!hex(&said).contains(&hex(&KEYS[0][..8])));
+    assert!(!hex::encode(&said).contains(&hex::encode(&KEYS[0][..8])));
     assert!(said.windows(4).any(|word| word == b"SKEY"));
 }
 

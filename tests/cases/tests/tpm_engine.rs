@@ -99,9 +99,8 @@ fn log_of_a_start_replays_to_the_pcrs() {
     ];
     let manifest = Manifest::new(C_BIT, 1, GuestFlags::TPM, &payloads).unwrap();
     let measurements = measured::measurements(&manifest);
-    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
     for it in &measurements {
-        let (pcr, short, long) = (it.pcr, hex(&it.sha256()), hex(&it.sha384()));
+        let (pcr, short, long) = (it.pcr, hex::encode(it.sha256()), hex::encode(it.sha384()));
         let _ = tpm.ask(
             folder.path(),
             &format!("tpm2_pcrextend {pcr}:sha256={short},sha384={long}"),

@@ -21,12 +21,8 @@ fn run(name: &str) {
     let mutated = (0..*rounds).map(|_| mutator.input());
     for input in seeds.into_iter().chain(mutated) {
         let outcome = catch_unwind(AssertUnwindSafe(|| run(&input)));
-        assert!(outcome.is_ok(), "{name} fails on {}", hex(&input));
+        assert!(outcome.is_ok(), "{name} fails on {}", hex::encode(&input));
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 macro_rules! tests {

@@ -58,7 +58,7 @@ impl Port {
 
     fn read(&mut self, bytes: &mut [u8]) {
         let outcome = self.stream.read_exact(bytes);
-        let command: String = self.command.iter().map(|it| format!("{it:02x}")).collect();
+        let command = hex::encode(&self.command);
         assert!(outcome.is_ok(), "{outcome:?} after {command}");
     }
 }

@@ -29,7 +29,7 @@ impl Variable {
     /// # Panics
     /// If the firmware does not take it.
     pub fn set(self, guest: &mut Running, value: &[u8]) {
-        let digits: String = value.iter().map(|byte| format!("{byte:02x}")).collect();
+        let digits = hex::encode(value);
         let Self(name) = self;
         let line = format!("setvar {name} -guid {GUID} -nv -bs ={digits}");
         let answer = ask(guest, &line);

@@ -193,9 +193,7 @@ mod tests {
     /// RFC 9180, A.1.1: the recipient's pair from `ikmR`.
     #[test]
     fn pairs_are_derived_as_the_standard_has_it() {
-        let hex = |text: &str| -> [u8; 32] {
-            core::array::from_fn(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap())
-        };
+        let hex = |text| <[u8; 32]>::try_from(hex::decode(text).unwrap()).unwrap();
         let ikm = hex("6db9df30aa07dd42ee5e8181afdb977e538f5e1fec8a06223f33f7013e525037");
         let public = hex("3948cfe0ad1ddb695d780e59077195da6c56506b027329794ab02bca80815c4d");
         assert_eq!(*Recipient::new(&ikm).public(), public);

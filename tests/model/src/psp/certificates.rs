@@ -214,7 +214,6 @@ mod tests {
     use super::*;
     use p384::ecdsa::{VerifyingKey, signature::Verifier};
     use sha2::{Digest, Sha256};
-    use std::format;
     use std::string::String;
     use x509_cert::Certificate;
     use x509_cert::der::Decode;
@@ -255,9 +254,8 @@ mod tests {
         let ark = Certificate::from_der(&root(3)).unwrap();
         let info = ark.tbs_certificate().subject_public_key_info();
         let digest = Sha256::digest(info.subject_public_key.raw_bytes());
-        let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(
-            digits,
+            hex::encode(digest),
             "159cd5907ef2465b03277a9f446cab2e0a68d0714b1c312f36a2e4bc9d54ed52"
         );
     }
