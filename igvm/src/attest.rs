@@ -8,6 +8,8 @@ pub mod chain;
 pub mod evidence;
 pub mod public;
 
+use std::fmt;
+
 use stockade_abi::report::AttestationReport;
 use zerocopy::FromBytes;
 
@@ -105,6 +107,28 @@ pub fn verify(
     })
 }
 
+/// A machine whose report stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Whose signature it all rests on.
+    pub root: Root,
+    /// The chip.
+    pub chip_id: [u8; 64],
+    /// The launch digest.
+    pub measurement: [u8; 48],
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let root = match self.root {
+            Root::Amd(product) => format!("AMD {product}"),
+            Root::Model => "the SNP model, which proves nothing".to_owned(),
+        };
+        let (chip, digest) = (hex::encode(self.chip_id), hex::encode(self.measurement));
+        write!(f, "launch digest {digest}, chip {chip}, attested by {root}")
+    }
+}
+
 /// Judges a report by itself: signature, certificates, what it is bound to, and that the guest is one of those with these launch digests.
 ///
 /// # Errors
@@ -114,7 +138,7 @@ pub fn check_report(
     report_data: &[u8; 64],
     (certificates, root): (&Certificates, RootChoice),
     measurements: &[[u8; 48]],
-) -> Result<Root, Refusal> {
+) -> Result<Machine, Refusal> {
     let report = AttestationReport::read_from_bytes(bytes);
     let report = report.map_err(|_| Refusal::Malformed("it is no report"))?;
     let root = certificates.check(bytes, root)?;
@@ -123,7 +147,11 @@ pub fn check_report(
         return Err(Refusal::Forged(text.to_owned()));
     }
     check_guest(&report, measurements)?;
-    Ok(root)
+    Ok(Machine {
+        root,
+        chip_id: report.chip_id,
+        measurement: report.measurement,
+    })
 }
 
 fn check_nonce(evidence: &Evidence, nonce: &[u8]) -> Result<(), Refusal> {

@@ -1,6 +1,7 @@
 //! `stockade keys`: the keys of disks, on a machine that gives them to attested machines and to no others.
 
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use clap::{Args, Subcommand};
 use stockade::attest::{Certificates, RootChoice};
 use stockade::disk::read_key;
 use stockade::keys::server::Server;
-use stockade::keys::{Address, Holder, Ledger};
+use stockade::keys::{Address, Given, Holder, HolderError, Ledger};
 
 use crate::failure::Failure;
 use crate::values::{self, Measurement};
@@ -71,9 +72,13 @@ fn serve(arguments: &Serve) -> Result<(), Failure> {
         say("the SNP model is accepted: keys go to whoever says it is one");
     }
     say(&format!("listening at {}", server.address()));
-    let report = |answered: &Result<_, _>| match answered {
-        Ok(given) => say(&format!("{given}")),
-        Err(error) => say(&format!("{error}")),
+    let report = |whence: Option<SocketAddr>, answered: &Result<Given, HolderError>| {
+        let words = match answered {
+            Ok(given) => given.to_string(),
+            Err(error) => error.to_string(),
+        };
+        let whence = whence.map(|address| format!(" (asked from {address})"));
+        say(&format!("{words}{}", whence.unwrap_or_default()));
     };
     server.serve(&holder, report).map_err(failed)
 }

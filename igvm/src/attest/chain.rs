@@ -32,6 +32,8 @@ const VERSIONS: [ObjectIdentifier; 4] = [
     ObjectIdentifier::new_unwrap("1.3.6.1.4.1.3704.1.3.3"),
     ObjectIdentifier::new_unwrap("1.3.6.1.4.1.3704.1.3.8"),
 ];
+/// The same of the coprocessor that Turin has.
+const COPROCESSOR: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.3704.1.3.9");
 /// More than a certificate has.
 const MOST_BYTES: u64 = 64 << 10;
 /// The least of a chip's identity that a certificate names.
@@ -89,6 +91,8 @@ impl Certificates {
     pub(super) fn check(&self, report: &[u8], choice: RootChoice) -> Result<Root, Refusal> {
         let forged = |error: io::Error| Refusal::Forged(error.to_string());
         let read = AttestationReport::from_bytes(report).map_err(forged)?;
+        // First: another chip's certificate is a mistake that can be mended, not a forgery.
+        check_extensions(&self.vcek, &read)?;
         let vcek = Certificate::from_der(&self.vcek).map_err(untrusted)?;
         let signed = (&vcek, &read).verify();
         signed.map_err(|_| Refusal::Forged("the chip's key has not signed it".to_owned()))?;
@@ -97,7 +101,6 @@ impl Certificates {
             let text = "they are the SNP model's test chain; --test-chain accepts it";
             return Err(Refusal::Untrusted(text.to_owned()));
         }
-        check_extensions(&self.vcek, &read)?;
         Ok(root)
     }
 
@@ -196,16 +199,21 @@ fn check_extensions(vcek: &[u8], report: &AttestationReport) -> Result<(), Refus
     };
     let chip = find(CHIP).unwrap_or_default();
     if chip.len() < LEAST_CHIP || !report.chip_id.starts_with(chip) {
-        let text = format!("the certificate is for chip {}", hex::encode(chip));
+        let wanted = hex::encode(report.chip_id);
+        let text = format!("vcek is of another chip; fetch that of chip {wanted}");
         return Err(untrusted(text));
     }
     let tcb = &report.reported_tcb;
-    let versions = [tcb.bootloader, tcb.tee, tcb.snp, tcb.microcode];
-    for (oid, version) in VERSIONS.into_iter().zip(versions) {
-        // A DER integer: its last byte is all of it below 256.
-        if find(oid).and_then(|value| value.last()) != Some(&version) {
-            return Err(untrusted("the certificate is for another firmware version"));
-        }
+    let reported = [tcb.bootloader, tcb.tee, tcb.snp, tcb.microcode].map(Some);
+    // A DER integer: its last byte is all of it below 256.
+    let certified = |oid| find(oid).and_then(|value| value.last().copied());
+    let coprocessor = tcb.fmc.filter(|fmc| certified(COPROCESSOR) != Some(*fmc));
+    if VERSIONS.map(certified) != reported || coprocessor.is_some() {
+        let text = format!(
+            "vcek is of another firmware; fetch that of boot loader {}, TEE {}, SNP {}, microcode {}",
+            tcb.bootloader, tcb.tee, tcb.snp, tcb.microcode
+        );
+        return Err(untrusted(text));
     }
     Ok(())
 }
@@ -235,5 +243,56 @@ mod tests {
         let vcek = Certificate::from_der(&certificates.vcek).unwrap();
         let refused = certificates.root(&vcek).unwrap_err();
         assert!(matches!(refused, Refusal::Untrusted(_)));
+    }
+
+    /// A report of AMD's silicon and the certificate of its chip, which the crate `sev` has for its own tests.
+    fn milan() -> (Certificates, Vec<u8>) {
+        let cargo = std::process::Command::new(env!("CARGO"))
+            .args(["metadata", "--format-version=1", "--offline"])
+            // Others need not have been fetched.
+            .args(["--filter-platform", "x86_64-unknown-linux-gnu"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .unwrap();
+        let metadata: serde_json::Value = serde_json::from_slice(&cargo.stdout).unwrap();
+        let packages = metadata["packages"].as_array().unwrap();
+        let sev = packages.iter().find(|package| package["name"] == "sev");
+        let manifest = Path::new(sev.unwrap()["manifest_path"].as_str().unwrap());
+        let data = manifest.with_file_name("tests").join("certs_data");
+        let vcek = fs::read(data.join("vcek_milan.der")).unwrap();
+        let digits = fs::read_to_string(data.join("report_milan.hex")).unwrap();
+        let certificates = Certificates { vcek, above: None };
+        (certificates, hex::decode(digits.trim()).unwrap())
+    }
+
+    #[test]
+    fn a_report_of_silicon_stands_by_amd_s_chain_and_its_chip_s_certificate() {
+        let (certificates, mut report) = milan();
+        let checked = certificates.check(&report, RootChoice::Amd);
+        assert_eq!(checked, Ok(Root::Amd("Milan")));
+        // A byte of what is signed: the data it is bound to.
+        report[0x50] ^= 1;
+        let refused = certificates.check(&report, RootChoice::Amd).unwrap_err();
+        assert!(matches!(refused, Refusal::Forged(_)), "{refused}");
+    }
+
+    /// Nobody sees it from the signature: that only says that something does not fit.
+    #[test]
+    fn a_certificate_of_another_chip_or_firmware_is_named() {
+        const REPORTED_TCB: usize = 0x180;
+        const CHIP_ID: usize = 0x1A0;
+        let (certificates, report) = milan();
+        for (at, words) in [
+            (REPORTED_TCB, "another firmware"),
+            (CHIP_ID, "another chip"),
+        ] {
+            let mut report = report.clone();
+            report[at] ^= 1;
+            let refused = certificates.check(&report, RootChoice::Amd).unwrap_err();
+            assert!(
+                matches!(&refused, Refusal::Untrusted(it) if it.contains(words)),
+                "{refused}"
+            );
+        }
     }
 }

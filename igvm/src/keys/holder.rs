@@ -11,7 +11,7 @@ use stockade_storage::release::{Evidence, Nonce, RefusalCode, envelope};
 use stockade_storage::{DiskKey, KeyId};
 
 use super::ledger::{Ledger, LedgerError, Stale};
-use crate::attest::{Certificates, Refusal, Root, RootChoice, check_report};
+use crate::attest::{Certificates, Machine, Refusal, RootChoice, check_report};
 
 /// Where the certificates of a chip are found, at the time they are needed.
 pub type FindCertificates = Box<dyn Fn() -> io::Result<Vec<Certificates>> + Send + Sync>;
@@ -42,18 +42,14 @@ impl fmt::Debug for Holder {
 pub struct Given {
     /// Which keys.
     pub ids: Vec<KeyId>,
-    /// Whose signature it rests on.
-    pub root: Root,
+    /// To whom.
+    pub machine: Machine,
 }
 
 impl fmt::Display for Given {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let root = match self.root {
-            Root::Amd(product) => format!("attested by AMD {product}"),
-            Root::Model => "attested by the SNP model, which proves nothing".to_owned(),
-        };
         let ids: Vec<String> = self.ids.iter().map(KeyId::to_string).collect();
-        write!(f, "gave {} to a machine {root}", ids.join(", "))
+        write!(f, "gave {} to {}", ids.join(", "), self.machine)
     }
 }
 
@@ -78,6 +74,9 @@ pub enum HolderError {
     /// What is to be remembered of it cannot be.
     #[error("gave nothing: {0}")]
     Ledger(#[from] LedgerError),
+    /// Too many ask.
+    #[error("turned away: {0} machines ask already")]
+    Crowd(usize),
     /// Nothing can be sealed for it.
     #[error("refused: {0}")]
     Unsealed(#[from] envelope::Unsealed),
@@ -90,7 +89,7 @@ impl HolderError {
             Self::Refusal(refusal) => RefusalCode(u16::from(refusal.exit_code())),
             Self::NoKey(_) => RefusalCode::NO_KEY,
             Self::Stale(_) => RefusalCode::OLD_STORE,
-            Self::Io(_) | Self::Ledger(_) => RefusalCode::GONE,
+            Self::Io(_) | Self::Ledger(_) | Self::Crowd(_) => RefusalCode::GONE,
             Self::Malformed(_) | Self::Unsealed(_) => RefusalCode::EVIDENCE,
         }
     }
@@ -119,7 +118,7 @@ impl Holder {
         stream.write_all(&frame(Kind::CHALLENGE, &nonce))?;
         let content = receive(stream, Kind::EVIDENCE)?;
         let evidence = Evidence::parse(&content)?;
-        let root = self.judge(&evidence, &nonce)?;
+        let machine = self.judge(&evidence, &nonce)?;
         let keys = evidence.document.ids.iter().map(|id| self.key(id));
         let keys = keys.collect::<Result<Vec<_>, _>>()?;
         // Last: what is remembered of a machine is what was given to it.
@@ -132,14 +131,14 @@ impl Holder {
         stream.write_all(&frame(Kind::ANSWER, &envelope))?;
         Ok(Given {
             ids: evidence.document.ids,
-            root,
+            machine,
         })
     }
 
-    /// Judges the evidence by each chip that is known.
-    fn judge(&self, evidence: &Evidence, nonce: &Nonce) -> Result<Root, HolderError> {
+    /// Judges the evidence by each chip that is known. Of several refusals that counts which came furthest: by the machine's own chip.
+    fn judge(&self, evidence: &Evidence, nonce: &Nonce) -> Result<Machine, HolderError> {
         let mut last = Refusal::Untrusted("none are here".to_owned());
-        let mut root = None;
+        let mut machine = None;
         for certificates in (self.certificates)()? {
             let checked = check_report(
                 &evidence.report,
@@ -148,16 +147,17 @@ impl Holder {
                 &self.measurements,
             );
             match checked {
-                Ok(found) => root = Some(found),
-                Err(refusal) => last = refusal,
+                Ok(found) => machine = Some(found),
+                Err(refusal) if matches!(last, Refusal::Untrusted(_)) => last = refusal,
+                Err(_) => {}
             }
         }
-        let root = root.ok_or(last)?;
+        let machine = machine.ok_or(last)?;
         if evidence.document.nonce != *nonce {
             let digits = hex::encode(evidence.document.nonce);
             return Err(Refusal::Nonce(digits).into());
         }
-        Ok(root)
+        Ok(machine)
     }
 
     fn key(&self, id: &KeyId) -> Result<&DiskKey, HolderError> {

@@ -41,7 +41,7 @@ pub enum LedgerError {
     #[error("{}: in use by another key server", .0.display())]
     InUse(PathBuf),
     /// Something else is in it.
-    #[error("{}: line {line} is none of `keys serve --remember`; name another file", .path.display())]
+    #[error("{}: line {line} was not written by `keys serve --remember`; name another file", .path.display())]
     Line {
         /// The file.
         path: PathBuf,

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
@@ -58,39 +58,44 @@ impl Server {
         &self.address
     }
 
-    /// Answers machines for ever, and tells `report` of each.
+    /// Answers machines for ever, and tells `report` of each: by TCP whence it asked, and what came of it.
     ///
     /// # Errors
     /// The listening ended.
     pub fn serve(
         &self,
         holder: &Arc<Holder>,
-        report: impl Fn(&Result<Given, HolderError>) + Clone + Send + 'static,
+        report: impl Fn(Option<SocketAddr>, &Result<Given, HolderError>) + Clone + Send + 'static,
     ) -> io::Result<()> {
         let count = Arc::new(AtomicUsize::new(0));
         loop {
-            let stream = match &self.listener {
-                Listener::Tcp(listener) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
-                Listener::Unix(listener) => {
-                    listener.accept().map(|(stream, _)| Stream::Unix(stream))
-                }
-            };
-            let stream = match stream {
-                Ok(stream) => stream,
+            let (stream, whence) = match self.accept() {
+                Ok(accepted) => accepted,
                 // A client that went away again is none of ours.
                 Err(error) if is_passing(&error) => continue,
                 Err(error) => return Err(error),
             };
             if count.fetch_add(1, Ordering::SeqCst) >= MOST {
                 count.fetch_sub(1, Ordering::SeqCst);
+                report(whence, &Err(HolderError::Crowd(MOST)));
                 continue;
             }
             let (holder, count, report) = (Arc::clone(holder), Arc::clone(&count), report.clone());
             std::thread::spawn(move || {
-                report(&holder.answer(&mut Timed::new(stream, PATIENCE)));
+                report(whence, &holder.answer(&mut Timed::new(stream, PATIENCE)));
                 count.fetch_sub(1, Ordering::SeqCst);
             });
         }
+    }
+
+    fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
+        Ok(match &self.listener {
+            Listener::Tcp(listener) => {
+                let (stream, whence) = listener.accept()?;
+                (Stream::Tcp(stream), Some(whence))
+            }
+            Listener::Unix(listener) => (Stream::Unix(listener.accept()?.0), None),
+        })
     }
 }
 
@@ -138,7 +143,7 @@ mod tests {
             let reached = server.address().clone();
             let (tell, told) = mpsc::channel();
             std::thread::spawn(move || {
-                let report = move |it: &Result<Given, _>| tell.send(it.is_ok()).unwrap();
+                let report = move |_, it: &Result<Given, _>| tell.send(it.is_ok()).unwrap();
                 server.serve(&holder(), report)
             });
             // The first holds its connection open, and nobody waits for it.
