@@ -133,6 +133,7 @@ fn lives<P: Processor, H: Host, C: Timekeeper + Clone>(
         post.vcpu.stats.resets += 1;
         post.muster()?;
         if watch.is_loop_after(post.machine.clock().now_ns()) {
+            share::keep_variables(post.vcpu, post.machine, post.host)?;
             return Err(StopReason::GUEST_RESET_LOOP);
         }
         match end {

@@ -6,7 +6,7 @@
 //! that is not in guest memory is not shown, and the guest goes on.
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use spin::Mutex;
 use stockade_backend::HostBus;
@@ -21,6 +21,8 @@ use crate::virtio::{Attention, Doubt, Memory, Turn};
 
 /// From the end of a picture to the beginning of the next.
 const PAUSE_NS: u64 = 500_000_000;
+/// Pictures the log is told of.
+const MOST_TOLD: u32 = 16;
 /// Requests the host may have at a time.
 const MOST_IN_FLIGHT: u16 = 2;
 
@@ -31,6 +33,8 @@ pub struct Surface(Arc<Said>);
 struct Said {
     picture: Mutex<Option<Picture>>,
     is_new: AtomicBool,
+    /// How often the log was told.
+    told: AtomicU32,
     attention: Attention,
 }
 
@@ -47,6 +51,7 @@ impl Surface {
         Self(Arc::new(Said {
             picture: Mutex::new(None),
             is_new: AtomicBool::new(false),
+            told: AtomicU32::new(0),
             attention,
         }))
     }
@@ -54,8 +59,10 @@ impl Surface {
     /// Takes what the guest wrote to the file.
     pub(crate) fn set(&self, file: &[u8]) {
         let picture = Picture::parse(file);
-        if let Some(picture) = picture {
-            let Picture { width, height, .. } = picture;
+        // A guest can set one after the other, and the log is the host's.
+        if let Some(Picture { width, height, .. }) = picture
+            && self.0.told.fetch_add(1, Ordering::Relaxed) < MOST_TOLD
+        {
             log::info!("screen: {width} by {height}, shown to the host");
         }
         *self.0.picture.lock() = picture;
