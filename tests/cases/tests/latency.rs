@@ -22,7 +22,7 @@ after=$(cut -d' ' -f1 /proc/uptime)
 say "took $before $after"
 grep '^T:' /tmp/out | while read -r line; do say "thread $line"; done
 cat /tmp/out | grep -v '^T:'
-dmesg | grep -iE 'hrtimer: interrupt took|unstable|stall|lockup' | while read -r line; do say "complaint $line"; done
+dmesg | grep -iE 'unstable|stall|lockup' | while read -r line; do say "complaint $line"; done
 say done
 "#;
 

@@ -7,10 +7,11 @@ use stockade_rig::{Initrd, Stockade};
 
 /// Takes two presses of the button, each four events of 24 bytes, and ends.
 const SCRIPT: &str = "modprobe -a button evdev
-    sleep 1
+    until [ -e /dev/input/event0 ]; do usleep 100000; done
+    exec 3</dev/input/event0
     say \"input $(cat /sys/class/input/input0/name)\"
     for press in 1 2; do
-        dd if=/dev/input/event0 of=/dev/null bs=24 count=4 2>/dev/null && say \"pressed $press\"
+        dd bs=24 count=4 <&3 >/dev/null 2>&1 && say \"pressed $press\"
     done";
 
 /// Ctrl-A B at the console and SIGTERM are the button; the guest switches itself off, and that is the end of a run as any other.
@@ -22,10 +23,8 @@ fn guest_shuts_down_when_its_button_is_pressed() {
         .write(folder.path());
     let mut guest = Stockade::guest("").arg("--initrd").arg(&initrd).start();
     guest.expect("Power Button");
-    std::thread::sleep(std::time::Duration::from_secs(1));
     guest.send(b"\x01b");
     guest.expect("pressed 1");
-    std::thread::sleep(std::time::Duration::from_secs(1));
     guest.signal(Signal::SIGTERM);
     guest.expect("pressed 2");
     let run = guest.finish();
