@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use stockade_abi::terminate::StopReason;
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
@@ -55,6 +57,16 @@ fn every_file_the_documents_name_exists() {
                 "{name} names {words}"
             );
         }
+    }
+}
+
+/// A number in a log is looked up there.
+#[test]
+fn every_stop_code_is_explained() {
+    let architecture = document("architecture.md");
+    for reason in StopReason::ALL {
+        let row = format!("| {} | {reason} |", reason.code());
+        assert!(architecture.contains(&row), "there is no row {row}");
     }
 }
 
