@@ -1,11 +1,11 @@
 //! A virtio console, as an argument: what QEMU connects it to, and what of it is measured.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
 use stockade::image::{BuildOptions, Image};
+use stockade::output;
 use stockade::run::devices::ConsolePeer;
 use stockade::run::framebuffer::Framebuffer;
 use stockade_boot::layout::LARGE_PAGE_SIZE;
@@ -64,8 +64,7 @@ impl ConsoleArguments {
         // Without disks and cards there is no memory to share yet; a console takes the least there can be.
         if options.devices == Devices::default() {
             let least = u32::try_from(LARGE_PAGE_SIZE).unwrap_or(u32::MAX);
-            options.devices =
-                Devices::try_new(&[], &[], least).map_err(|_| Failure::TooManyDevices)?;
+            options.devices = Devices::try_new(&[], &[], least).map_err(Failure::Devices)?;
         }
         Ok(())
     }
@@ -101,8 +100,14 @@ impl ConsoleArguments {
         let Some(Peer(peer)) = &self.virtio_console else {
             return Ok(None);
         };
-        let (ConsolePeer::File(path) | ConsolePeer::Socket(path)) = peer;
-        check_folder(path)?;
+        let (path, checked) = match peer {
+            ConsolePeer::File(path) => (path, output::check(path)),
+            ConsolePeer::Socket(path) => (path, output::folder(path).map(drop)),
+        };
+        checked.map_err(|source| Failure::VirtioConsole {
+            path: path.clone(),
+            source,
+        })?;
         Ok(Some(peer.clone()))
     }
 
@@ -111,8 +116,7 @@ impl ConsoleArguments {
         let Some(output) = &self.framebuffer else {
             return Ok(None);
         };
-        check_folder(output)?;
-        check_output(output).map_err(|source| Failure::Framebuffer {
+        output::check(output).map_err(|source| Failure::Framebuffer {
             path: output.clone(),
             source,
         })?;
@@ -124,31 +128,6 @@ impl ConsoleArguments {
         })?;
         Ok(Some(framebuffer))
     }
-}
-
-/// Sees that there is a folder for a file.
-fn check_folder(path: &Path) -> Result<(), Failure> {
-    if folder_of(path).is_dir() {
-        return Ok(());
-    }
-    Err(Failure::File {
-        path: path.to_owned(),
-        source: std::io::ErrorKind::NotFound.into(),
-    })
-}
-
-/// Sees that a file can be put in place of this one; tries with a file that has no name.
-fn check_output(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
-    }
-    tempfile::tempfile_in(folder_of(path)).map(drop)
-}
-
-fn folder_of(path: &Path) -> &Path {
-    let folder = path.parent();
-    let folder = folder.filter(|folder| !folder.as_os_str().is_empty());
-    folder.unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]

@@ -2,15 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::PathBuf;
 
 use clap::Args;
 use stockade::image::{Firmware, Image};
 use stockade::keys::Address;
 use stockade::run::KeySource;
 use stockade::run::devices::{
-    FIRST_DISK_SLOT, FIRST_NET_SLOT, HostDevices, MAX_DISKS, MAX_NETS, Net, NetPeer, STORE_SLOT,
+    FIRST_DISK_SLOT, FIRST_NET_SLOT, HostDevices, MAX_DISKS, MAX_NETS, Net, STORE_SLOT,
 };
 use stockade_boot::layout::{BOUNCE_MAX_SIZE, LARGE_PAGE_SIZE};
 use stockade_boot::manifest::{
@@ -22,6 +21,7 @@ use stockade_storage::KeyId;
 use crate::disk_argument::DiskArgument;
 use crate::failure::Failure;
 use crate::key_arguments::{self, KeyArgument};
+use crate::net_argument::NetArgument;
 use crate::state_directory::StateDirectory;
 
 /// Shared memory for the devices, unless `--bounce` says otherwise.
@@ -37,10 +37,11 @@ pub(crate) struct DeviceArguments {
     /// which tries the lowest first; repeatable
     #[arg(long, value_name = "FILE[,WORDS]")]
     disk: Vec<DiskArgument>,
-    /// The key of the sealed disk, as key=FILE behind it: released to the guest when it was attested
+    /// Key file of the only sealed disk, the same as key=FILE behind it: the key is released to the guest once it is attested
     #[arg(long, value_name = "FILE")]
     disk_key: Option<KeyArgument>,
-    /// A network card: user, or tap=INTERFACE; repeatable
+    /// A network card: user, then after commas hostfwd=tcp:ADDRESS:PORT-ADDRESS:PORT for ports of the host that lead to the guest's, or
+    /// tap=INTERFACE; repeatable
     #[arg(long, value_name = "PEER")]
     net: Vec<NetArgument>,
     /// A directory for what outlives the machine: the state of sealed disks; made if need be, the guest's alone while it runs
@@ -49,26 +50,6 @@ pub(crate) struct DeviceArguments {
     /// Memory shared with the host that disks and cards go through [default: 4M if there are any, more if they are many]
     #[arg(long, value_name = "SIZE", value_parser = parse_bounce)]
     bounce: Option<u32>,
-}
-
-/// One network card.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct NetArgument(NetPeer);
-
-impl FromStr for NetArgument {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once('=').unwrap_or((text, "")) {
-            ("user", "") => Ok(Self(NetPeer::User {
-                forwards: Vec::new(),
-            })),
-            ("tap", interface) if !interface.is_empty() => {
-                Ok(Self(NetPeer::Tap(interface.to_owned())))
-            }
-            _ => Err("give user, or tap= and the name of an interface".to_owned()),
-        }
-    }
 }
 
 fn parse_bounce(text: &str) -> Result<u32, String> {
@@ -128,13 +109,14 @@ impl DeviceArguments {
             .map(|((place, index), _)| NetEntry::new(place, mac(index)))
             .collect();
         if disks.len() > MAX_DISKS || nets.len() > MAX_NETS {
-            return Err(Failure::TooManyDevices);
+            let (disks, nets) = (disks.len(), nets.len());
+            return Err(Failure::TooManyDevices { disks, nets });
         }
         let disks_and_store = disks.len() + self.state.iter().count();
         let keys = self.keys().next().map_or(0, |_| KEYS_BYTES);
         let least = least_bounce(disks_and_store, nets.len(), others + keys);
         let bounce = match self.bounce {
-            Some(bytes) if bytes < least => return Err(Failure::Bounce(u64::from(least >> 20))),
+            Some(given) if given < least => return Err(Failure::Bounce { given, least }),
             Some(bytes) => bytes,
             None => DEFAULT_BOUNCE.max(least),
         };
@@ -145,7 +127,7 @@ impl DeviceArguments {
         });
         devices.map_err(|error| match error {
             ManifestError::Key => Failure::SharedKey,
-            _ => Failure::TooManyDevices,
+            error => Failure::Devices(error),
         })
     }
 
@@ -285,18 +267,6 @@ fn mac(index: u8) -> [u8; 6] {
     [a, b, c, d, e, index]
 }
 
-impl NetArgument {
-    /// Sees that an interface is there: QEMU would make one, connected to nothing.
-    fn check(&self) -> Result<(), Failure> {
-        match &self.0 {
-            NetPeer::Tap(name) if !Path::new("/sys/class/net").join(name).exists() => {
-                Err(Failure::NoInterface(name.clone()))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
@@ -386,16 +356,6 @@ mod tests {
     }
 
     #[test]
-    fn a_card_is_on_a_network_of_qemus_or_an_interface() {
-        let tap: NetArgument = "tap=tap0".parse().unwrap();
-        assert_eq!(tap, NetArgument(NetPeer::Tap("tap0".to_owned())));
-        assert!("user".parse::<NetArgument>().is_ok());
-        for nonsense in ["", "tap", "tap=", "user=1", "bridge"] {
-            assert!(nonsense.parse::<NetArgument>().is_err(), "{nonsense}");
-        }
-    }
-
-    #[test]
     fn shared_memory_is_in_large_pages() {
         assert_eq!(parse_bounce("4M"), Ok(4 << 20));
         for nonsense in ["", "M", "0M", "3M", "4", "66M", "4096M", "4G"] {
@@ -415,7 +375,7 @@ mod tests {
         assert_eq!((bytes(0), bytes(CONSOLE_BYTES)), (4 << 20, 6 << 20));
         assert!(many(Some(4 << 20)).measured(0).is_ok());
         let refused = many(Some(4 << 20)).measured(CONSOLE_BYTES);
-        assert!(matches!(refused, Err(Failure::Bounce(6))));
+        assert!(matches!(refused, Err(Failure::Bounce { least, .. }) if least == 6 << 20));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use stockade_storage::store::format::{Header as StoreHeader, USUAL_AREA_BLOCKS};
 use stockade_storage::{BLOCK_BYTES, DiskKey, Fault, HostBlock, StoreFault};
 
 use crate::input;
+use crate::output::folder_of;
 
 mod check;
 mod content;
@@ -134,7 +135,6 @@ pub fn create_sealed(path: &Path, bytes: u64, key: Option<&DiskKey>) -> Result<(
 pub fn create_store(path: &Path) -> Result<(), DiskError> {
     let header = StoreHeader::try_new(USUAL_AREA_BLOCKS, rand::random());
     let header = header.expect("this number of blocks is within the limits");
-    let folder = path.parent().filter(|parent| parent.as_os_str() != "");
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::AlreadyExists => DiskError::Exists { path: path.into() },
         _ => DiskError::Write {
@@ -144,7 +144,7 @@ pub fn create_store(path: &Path) -> Result<(), DiskError> {
     };
     let file = tempfile::Builder::new()
         .prefix(".stockade-")
-        .tempfile_in(folder.unwrap_or(Path::new(".")))
+        .tempfile_in(folder_of(path))
         .map_err(failed)?;
     let length = header.total_blocks() * BLOCK_BYTES as u64;
     file.as_file()

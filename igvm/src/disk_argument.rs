@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use stockade::disk::{self, Content, Lock, check_sealed};
-use stockade::run::devices::{self, Disk, DiskCache, DiskFormat, DiskMedium};
+use stockade::run::devices::{self, Disk, DiskFormat, DiskMedium};
 use stockade_boot::manifest::{DiskAccess, DiskEntry, DiskMode};
 
 use crate::failure::Failure;
@@ -146,7 +146,6 @@ impl DiskArgument {
                 DiskAccess::ReadWrite => devices::DiskAccess::ReadWrite,
                 DiskAccess::ReadOnly => devices::DiskAccess::ReadOnly,
             },
-            cache: DiskCache::Writeback,
             ..Disk::new(path)
         };
         Ok((disk, file))

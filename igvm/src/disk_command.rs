@@ -15,7 +15,7 @@ pub(crate) enum Disk {
     Create(Create),
     /// Makes an empty sealed store, which remembers the newest state of sealed disks.
     CreateStore(CreateStore),
-    /// Has a sealed disk taken again whose store (--state) is lost. Whether it is the newest is then for the holder of its key to know.
+    /// Makes a sealed disk usable again after its store (--state) was lost. Whether it is the newest is then for the holder of its key to know.
     Adopt(Adopt),
     /// Checks a disk: what can be seen without a key, or with --disk-key every block.
     Check(Check),

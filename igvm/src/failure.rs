@@ -10,7 +10,7 @@ use stockade::run::RunError;
 use stockade::setup::SetupError;
 use stockade_boot::firmware::FirmwareError;
 use stockade_boot::format::FormatError;
-use stockade_boot::manifest::MAX_ITEM_BYTES;
+use stockade_boot::manifest::{MAX_DISKS, MAX_ITEM_BYTES, MAX_NETS, ManifestError};
 use stockade_storage::KeyId;
 
 use crate::firmware_arguments::LEAST_MEMORY;
@@ -165,14 +165,26 @@ pub(crate) enum Failure {
     #[error("--bounce is for disks, network cards and consoles, and there is none; leave it out")]
     StrayBounce,
     /// Less shared memory than the devices need.
-    #[error("--bounce is too small for these devices; give them {0}M at least")]
-    Bounce(u64),
+    #[error("--bounce {}M is too small for these devices; give them {}M at least", given >> 20, least >> 20)]
+    Bounce {
+        /// How much was given.
+        given: u32,
+        /// What they need.
+        least: u32,
+    },
     /// A family without a name.
     #[error("only a signed image has a family to seal for; give --id-key, or leave --seal out")]
     SealingUnsigned,
     /// Its own data would be beyond the image.
-    #[error("--seal asks for a newer security version than the image has; raise --svn")]
-    SealingVersion,
+    #[error(
+        "--seal family,svn={wanted} is newer than the image, --svn {svn}; raise --svn, or ask for less"
+    )]
+    SealingVersion {
+        /// What what it seals is for.
+        wanted: u32,
+        /// The image's own.
+        svn: u32,
+    },
     /// Variables nobody has.
     #[error(
         "--state keeps the firmware's variables, and this firmware has none; give --vars a file of them, or leave --state out"
@@ -196,6 +208,14 @@ pub(crate) enum Failure {
         /// Why not.
         source: std::io::Error,
     },
+    /// A console without a place.
+    #[error("--virtio-console {}: {source}", path.display())]
+    VirtioConsole {
+        /// What it would be connected to.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// Two disks in one place of the boot order.
     #[error("two disks have bootindex={0}; give each another")]
     BootIndex(u8),
@@ -213,8 +233,18 @@ pub(crate) enum Failure {
         bytes: u64,
     },
     /// More disks or cards than there are places.
-    #[error("too many disks or network cards; there can be 14 disks and 8 cards")]
-    TooManyDevices,
+    #[error(
+        "{disks} disks and {nets} network cards are too many; there can be {MAX_DISKS} and {MAX_NETS}"
+    )]
+    TooManyDevices {
+        /// How many disks were given.
+        disks: usize,
+        /// How many cards.
+        nets: usize,
+    },
+    /// Devices the manifest cannot say.
+    #[error("these devices do not go together: {0}")]
+    Devices(ManifestError),
     /// Two disks, one key.
     #[error("two disks have one key; give each a key of its own")]
     SharedKey,
@@ -247,6 +277,19 @@ pub(crate) enum Failure {
     /// The image is for other devices than those given.
     #[error("{0}")]
     OtherDevices(String),
+    /// The image is for fewer vCPUs.
+    #[error(
+        "--cpus {asked} is more than the {allowed} the image allows; give fewer, or build it with --cpus {asked}"
+    )]
+    ImageVcpus {
+        /// How many were asked for.
+        asked: u32,
+        /// How many there can be.
+        allowed: u32,
+    },
+    /// What was asked for cannot be said.
+    #[error("standard output: {0}")]
+    Stdout(std::io::Error),
     /// Evidence of a guest that does not stand.
     #[error(transparent)]
     Refusal(#[from] Refusal),

@@ -21,8 +21,8 @@ pub(crate) const LEAST_MEMORY: u64 = 64 << 20;
 /// Firmware that starts the guest.
 #[derive(Debug, Default, Args)]
 pub(crate) struct FirmwareArguments {
-    /// Start the guest with this firmware in place of a kernel, such as OVMF_CODE_4M.fd [default, and without a kernel but with a disk:
-    /// the distribution's OVMF]
+    /// Start from this UEFI firmware instead of a kernel; without FILE, and whenever there is a --disk and none of --kernel, --initrd, --module
+    /// and --append, from the distribution's OVMF
     #[arg(long, value_name = "FILE", num_args = 0..=1, conflicts_with_all = ["kernel", "initrd", "module", "append"])]
     firmware: Option<Option<PathBuf>>,
     /// The firmware's variables on a new machine [default: those of the distribution's OVMF, if the firmware is of that build]

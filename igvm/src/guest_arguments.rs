@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use stockade::image::{self, BuildOptions, Identity};
+use stockade::image::{self, BuildOptions, Identity, Image};
 use stockade::setup::{self, Cache, Mode};
 use stockade_boot::format::{self, Format};
 use stockade_boot::kernel::Module;
@@ -296,7 +296,9 @@ impl Guest {
             (SealingChoice::Family { svn }, Some(identity)) if svn <= identity.svn => {
                 Ok(Sealing::to_family(svn))
             }
-            (SealingChoice::Family { .. }, Some(_)) => Err(Failure::SealingVersion),
+            (SealingChoice::Family { svn: wanted }, Some(Identity { svn, .. })) => {
+                Err(Failure::SealingVersion { wanted, svn: *svn })
+            }
             (SealingChoice::Family { .. }, None) => Err(Failure::SealingUnsigned),
         }
     }
@@ -351,6 +353,14 @@ fn linux_command_line(mode: Mode, appended: &str) -> String {
         text.push_str(appended);
     }
     text
+}
+
+/// Sees that an image allows so many vCPUs.
+pub(crate) fn check_cpus(image: &Image, asked: u32) -> Result<(), Failure> {
+    match image.manifest().map(|manifest| manifest.max_vcpus()) {
+        Some(allowed) if asked > allowed => Err(Failure::ImageVcpus { asked, allowed }),
+        _ => Ok(()),
+    }
 }
 
 /// Finds out before the launch what the paravisor would find out during it.

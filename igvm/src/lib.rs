@@ -14,5 +14,6 @@ pub mod input;
 pub mod inspect;
 pub mod keys;
 pub mod measure;
+pub mod output;
 pub mod run;
 pub mod setup;

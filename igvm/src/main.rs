@@ -13,6 +13,7 @@ mod firmware_arguments;
 mod guest_arguments;
 mod key_arguments;
 mod keys_command;
+mod net_argument;
 mod run_command;
 mod state_directory;
 mod values;
@@ -52,7 +53,7 @@ enum Command {
     Measure(Measure),
     /// Prints what is in an image.
     Inspect(Inspect),
-    /// Judges what a guest's TPM was attested by.
+    /// Verifies what a guest's TPM presents as proof that it runs in a confidential VM.
     #[command(subcommand)]
     Attest(Attest),
     /// Makes and checks the files of disks.
@@ -83,20 +84,11 @@ fn main() -> ExitCode {
         None => run_command::run(&Run::default()),
         Some(Command::Run(arguments)) => run_command::run(&arguments),
         Some(Command::Build(arguments)) => build_command::build(&arguments).map(|()| 0),
-        Some(Command::Measure(arguments)) => print_measurement(&arguments).map(|()| 0),
-        Some(Command::Inspect(arguments)) => print_content(&arguments).map(|()| 0),
-        Some(Command::Attest(command)) => attest_command::attest(&command).map(|text| {
-            show(&text);
-            0
-        }),
-        Some(Command::Disk(command)) => disk_command::disk(&command).map(|text| {
-            show(&text);
-            0
-        }),
-        Some(Command::Keys(command)) => keys_command::keys(&command).map(|text| {
-            show(&text);
-            0
-        }),
+        Some(Command::Measure(arguments)) => measurement(&arguments).and_then(show),
+        Some(Command::Inspect(arguments)) => content(&arguments).and_then(show),
+        Some(Command::Attest(command)) => attest_command::attest(&command).and_then(show),
+        Some(Command::Disk(command)) => disk_command::disk(&command).and_then(show),
+        Some(Command::Keys(command)) => keys_command::keys(&command).and_then(show),
     };
     match result {
         Ok(code) => ExitCode::from(code),
@@ -107,23 +99,25 @@ fn main() -> ExitCode {
     }
 }
 
-fn print_measurement(arguments: &Measure) -> Result<(), Failure> {
+fn measurement(arguments: &Measure) -> Result<String, Failure> {
     let measurement = measure::measure(&Image::open(&arguments.image)?);
-    if arguments.json {
+    Ok(if arguments.json {
         // A plain structure of strings and numbers always has a JSON form.
-        show(&format!("{}\n", serde_json::json!(measurement)));
+        format!("{}\n", serde_json::json!(measurement))
     } else {
-        show(&format!("{}\n", measurement.launch_digest));
+        format!("{}\n", measurement.launch_digest)
+    })
+}
+
+fn content(arguments: &Inspect) -> Result<String, Failure> {
+    Ok(inspect::describe(&Image::open(&arguments.image)?))
+}
+
+/// Writes to stdout; returns the exit code. A reader that has seen enough and closed it is no error.
+fn show(text: String) -> Result<u8, Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Stdout(error)),
+        _ => Ok(0),
     }
-    Ok(())
-}
-
-fn print_content(arguments: &Inspect) -> Result<(), Failure> {
-    show(&inspect::describe(&Image::open(&arguments.image)?));
-    Ok(())
-}
-
-/// Writes to stdout. A reader that has seen enough and closed it is no error.
-fn show(text: &str) {
-    let _ = io::stdout().lock().write_all(text.as_bytes());
 }

@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::keys::Address;
+use crate::output;
 use crate::setup::Qemu;
 use button::Ending;
 use follow::{Follower, Sink};
@@ -125,7 +126,7 @@ pub fn run(
     started: &mut dyn FnMut(),
 ) -> Result<Report, RunError> {
     for output in [&options.stats, &options.host_view].into_iter().flatten() {
-        check_writable(output)?;
+        output::check(output).map_err(RunError::io(output))?;
     }
     let scratch = scratch_folder()?;
     let paths = command::Paths::in_folder(scratch.path());
@@ -161,13 +162,12 @@ pub fn run(
     if let Some(folder) = &options.certificates {
         certificates::write(folder, &report.model_log)?;
     }
-    if let Some(path) = &options.host_view {
-        view::write(path, &paths, &mut report)?;
-    }
+    let view = options.host_view.as_ref();
+    let viewed = view.map_or(Ok(()), |path| view::write(path, &paths, &mut report));
     if let Some(path) = &options.stats {
         report.write_json(path)?;
     }
-    Ok(report)
+    viewed.map(|()| report)
 }
 
 /// How QEMU's process ended.
@@ -215,7 +215,7 @@ fn watch(
         let status = child.try_wait().map_err(RunError::io(&options.model))?;
         logs.pump();
         painter.iter_mut().for_each(Painter::look);
-        if !has_started && (logs.paravisor.saw("entering the guest") || status.is_some()) {
+        if !has_started && (logs.paravisor.has_entered() || status.is_some()) {
             has_started = true;
             started();
         }
@@ -263,16 +263,6 @@ fn restore_terminal() {
             .stdin(Stdio::inherit())
             .status();
     }
-}
-
-/// Finds out before the guest runs that its results could not be kept.
-fn check_writable(output: &Path) -> Result<(), RunError> {
-    let folder = output
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    tempfile::tempfile_in(folder.unwrap_or(Path::new(".")))
-        .map(drop)
-        .map_err(RunError::io(output))
 }
 
 /// A folder that goes with the run; in memory where the machine has such a place, for the guest's RAM may lie there.

@@ -143,6 +143,7 @@ pub(crate) fn run(arguments: &Run) -> Result<u8, Failure> {
     if arguments.image.is_some() {
         arguments.devices.check(&image)?;
         arguments.console.check(&image)?;
+        guest_arguments::check_cpus(&image, arguments.cpus)?;
     }
     let measurement = measure::measure(&image);
     voice.say(&format!(

@@ -15,7 +15,6 @@ mod unwind_tables;
 
 pub use archive::Archive;
 pub use cache::Cache;
-pub(crate) use cache::write_whole;
 pub use debian::{FirmwareFiles, Kernel, busybox, firmware, kernel, package};
 pub use initramfs::{Mode, default_initramfs};
 pub use modules::Modules;

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use stockade::disk;
+use stockade::output::folder_of;
 
 use crate::failure::Failure;
 
@@ -29,8 +30,7 @@ impl StateDirectory {
             Ok(found) if found.is_dir() => state.lock()?,
             Ok(_) => return Err(Failure::NoFolder(folder.into())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let parent = folder.parent().filter(|parent| parent.as_os_str() != "");
-                state.check_writable(parent.unwrap_or(Path::new(".")))?;
+                state.check_writable(folder_of(folder))?;
             }
             Err(source) => return Err(state.failed(source)),
         }

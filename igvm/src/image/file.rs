@@ -1,7 +1,5 @@
 //! Image files on disk: read with checks, written whole or not at all.
 
-use std::fs;
-use std::io::Write as _;
 use std::path::Path;
 
 use igvm::{
@@ -18,7 +16,7 @@ use stockade_boot::manifest::{Manifest, Payload};
 use zerocopy::FromBytes;
 
 use super::error::ImageError;
-use crate::input;
+use crate::{input, output};
 
 /// No parameter area is greater.
 const MAX_PARAMETER_AREA: u64 = 1 << 30;
@@ -34,30 +32,12 @@ pub fn read(path: &Path) -> Result<Vec<u8>, ImageError> {
     })
 }
 
-/// Writes a file by way of a temporary one beside it: whoever looks sees the old file or the whole new one.
+/// Writes a file whole, naming it if that fails.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), ImageError> {
-    let failed = |source| ImageError::Write {
+    output::write(path, bytes).map_err(|source| ImageError::Write {
         path: path.into(),
         source,
-    };
-    let directory = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    let mut file = tempfile::Builder::new()
-        .prefix(".stockade-")
-        .permissions(file_permissions())
-        .tempfile_in(directory.unwrap_or(Path::new(".")))
-        .map_err(failed)?;
-    file.write_all(bytes).map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
-}
-
-/// Readable by all: an image holds no secret. The umask still applies.
-fn file_permissions() -> fs::Permissions {
-    use std::os::unix::fs::PermissionsExt as _;
-    fs::Permissions::from_mode(0o666)
+    })
 }
 
 /// An image that was read and checked.

@@ -5,27 +5,24 @@
 //! the model's IOMMU tables say, that is, shared pages.
 
 mod console;
+mod net;
 
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
 pub use console::ConsolePeer;
+pub use net::{Forward, Net, NetPeer, Protocol};
+pub use stockade_boot::manifest::{MAX_DISKS, MAX_NETS};
 
 /// Device number of the first disk on the host's PCI bus 0.
 pub const FIRST_DISK_SLOT: u8 = 2;
-/// Disks there can be.
-pub const MAX_DISKS: usize = 14;
 /// Device number of the first network card on the host's PCI bus 0.
 pub const FIRST_NET_SLOT: u8 = 16;
-/// Network cards there can be.
-pub const MAX_NETS: usize = 8;
 /// Device number of the sealed store on the host's PCI bus 0.
 pub const STORE_SLOT: u8 = 24;
 /// Device number of the disk that takes what the guest shows.
 pub const SCREEN_SLOT: u8 = stockade_boot::manifest::screen::HOST_DEVICE;
-/// What virtio keeps of a serial number. Virtio 1.2, 5.2.6.
-pub const MAX_SERIAL_BYTES: usize = 20;
 
 /// Translates every access of a device, and nothing else: interrupts go as the device sends them.
 const IOMMU: &str = "intel-iommu,aw-bits=48,intremap=off";
@@ -56,12 +53,6 @@ pub struct Disk {
     pub format: DiskFormat,
     /// Whether QEMU may write to it.
     pub access: DiskAccess,
-    /// What QEMU does with written data until a flush.
-    pub cache: DiskCache,
-    /// The serial number the device tells.
-    pub serial: String,
-    /// Request queues.
-    pub queues: u16,
 }
 
 impl Disk {
@@ -73,9 +64,6 @@ impl Disk {
             medium: DiskMedium::File,
             format: DiskFormat::Raw,
             access: DiskAccess::ReadWrite,
-            cache: DiskCache::Writeback,
-            serial: String::new(),
-            queues: 1,
         }
     }
 }
@@ -123,36 +111,6 @@ pub enum DiskAccess {
     ReadWrite,
     /// Reads; the file itself is opened so.
     ReadOnly,
-}
-
-/// Where written data rests until a flush.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DiskCache {
-    /// In the host's page cache.
-    Writeback,
-    /// In the drive: the host's page cache is passed by (the file system must allow that).
-    None,
-}
-
-/// A network card.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Net {
-    /// What it is connected to.
-    pub peer: NetPeer,
-    /// Its address; QEMU's choice when absent.
-    pub mac: Option<[u8; 6]>,
-}
-
-/// What a network card is connected to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NetPeer {
-    /// QEMU's own network with address translation, DHCP at 10.0.2.2.
-    User {
-        /// Forwarded ports, in QEMU's words: `tcp:127.0.0.1:HOST-:GUEST`.
-        forwards: Vec<String>,
-    },
-    /// A TAP interface that exists.
-    Tap(String),
 }
 
 impl HostDevices {
@@ -206,7 +164,7 @@ impl Disk {
     /// The file; as JSON, for its name may hold anything.
     fn backend(&self, slot: u8) -> Value {
         let is_read_only = self.access == DiskAccess::ReadOnly;
-        let cache = json!({ "direct": self.cache == DiskCache::None, "no-flush": false });
+        let cache = json!({ "direct": false, "no-flush": false });
         let options = |driver: &str| {
             json!({
                 "driver": driver, "read-only": is_read_only, "auto-read-only": false,
@@ -224,39 +182,9 @@ impl Disk {
     fn frontend(&self, slot: u8) -> Value {
         let mut device = pci_function("virtio-blk-pci", slot);
         device["drive"] = node(slot).into();
-        device["num-queues"] = self.queues.into();
+        device["num-queues"] = 1.into();
         // The file's own cache decides; the device always offers a flush.
         device["write-cache"] = "on".into();
-        if !self.serial.is_empty() {
-            let serial: String = self.serial.chars().take(MAX_SERIAL_BYTES).collect();
-            device["serial"] = serial.into();
-        }
-        device
-    }
-}
-
-impl Net {
-    fn backend(&self, slot: u8) -> String {
-        let id = node(slot);
-        match &self.peer {
-            NetPeer::User { forwards } => {
-                let forwards = forwards.iter().map(|rule| format!(",hostfwd={rule}"));
-                format!("user,id={id}{}", forwards.collect::<String>())
-            }
-            // In QEMU's lists a comma is written twice.
-            NetPeer::Tap(name) => format!(
-                "tap,id={id},ifname={},script=no,downscript=no,vhost=off",
-                name.replace(',', ",,")
-            ),
-        }
-    }
-
-    fn frontend(&self, slot: u8) -> Value {
-        let mut device = pci_function("virtio-net-pci", slot);
-        device["netdev"] = node(slot).into();
-        if let Some([a, b, c, d, e, f]) = self.mac {
-            device["mac"] = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}").into();
-        }
         device
     }
 }
@@ -275,6 +203,8 @@ pub(super) fn pci_function(driver: &str, slot: u8) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn value<'a>(arguments: &'a [String], option: &str, nth: usize) -> &'a str {
@@ -296,7 +226,13 @@ mod tests {
         let devices = HostDevices {
             disks: vec![Disk::new("/a"), Disk::new("/b")],
             nets: vec![Net {
-                peer: NetPeer::User { forwards: vec![] },
+                peer: NetPeer::User {
+                    forwards: vec![Forward {
+                        protocol: Protocol::Tcp,
+                        host: (Some(Ipv4Addr::LOCALHOST), 2222),
+                        guest: (None, 22),
+                    }],
+                },
                 mac: Some([0x52, 0x54, 0, 0x12, 0x34, 0x5F]),
             }],
             store: Some("/s".into()),
@@ -311,7 +247,10 @@ mod tests {
             assert_eq!(device["disable-legacy"], "on");
         }
         assert_eq!(parsed(&arguments, "-device", 4)["mac"], "52:54:00:12:34:5f");
-        assert_eq!(value(&arguments, "-netdev", 0), "user,id=host16");
+        assert_eq!(
+            value(&arguments, "-netdev", 0),
+            "user,id=host16,hostfwd=tcp:127.0.0.1:2222-:22"
+        );
     }
 
     #[test]
@@ -319,9 +258,6 @@ mod tests {
         let disk = Disk {
             format: DiskFormat::Qcow2,
             access: DiskAccess::ReadOnly,
-            cache: DiskCache::None,
-            serial: "0123456789012345678901".to_owned(),
-            queues: 4,
             ..Disk::new("/tmp/a,b\"c")
         };
         let arguments = HostDevices {
@@ -334,13 +270,10 @@ mod tests {
         assert_eq!(backend["file"]["filename"], "/tmp/a,b\"c");
         for layer in [&backend, &backend["file"]] {
             assert_eq!(layer["read-only"], true);
-            assert_eq!(layer["cache"]["direct"], true);
             assert_eq!(layer["cache"]["no-flush"], false, "a flush is one");
             assert_eq!(layer["discard"], "unmap");
         }
         let device = parsed(&arguments, "-device", 1);
-        assert_eq!(device["serial"], "01234567890123456789");
-        assert_eq!(device["num-queues"], 4);
         assert_eq!(device["write-cache"], "on", "a flush is offered");
         assert_eq!(device["drive"], backend["node-name"]);
     }
@@ -356,18 +289,6 @@ mod tests {
         };
         assert_eq!(driver(DiskMedium::File), "file");
         assert_eq!(driver(DiskMedium::BlockDevice), "host_device");
-    }
-
-    #[test]
-    fn a_comma_in_the_name_of_an_interface_does_not_end_it() {
-        let net = Net {
-            peer: NetPeer::Tap("tap0,script=/x".to_owned()),
-            mac: None,
-        };
-        assert_eq!(
-            net.backend(16),
-            "tap,id=host16,ifname=tap0,,script=/x,script=no,downscript=no,vhost=off"
-        );
     }
 
     #[test]

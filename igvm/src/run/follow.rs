@@ -41,8 +41,9 @@ impl Sink {
 pub(super) struct Follower {
     source: &'static str,
     file: File,
-    text: String,
-    passed_on: usize,
+    /// The line that has no end yet.
+    line: Vec<u8>,
+    has_entered: bool,
 }
 
 impl Follower {
@@ -50,8 +51,8 @@ impl Follower {
         Ok(Self {
             source,
             file: File::open(path).map_err(RunError::io(path))?,
-            text: String::new(),
-            passed_on: 0,
+            line: Vec::new(),
+            has_entered: false,
         })
     }
 
@@ -61,18 +62,24 @@ impl Follower {
         if self.file.read_to_end(&mut bytes).is_err() {
             return;
         }
-        self.text.push_str(&String::from_utf8_lossy(&bytes));
-        while let Some(end) = self.text[self.passed_on..].find('\n') {
-            let line = self.text[self.passed_on..self.passed_on + end].trim_end();
+        self.line.append(&mut bytes);
+        let Some(end) = self.line.iter().rposition(|byte| *byte == b'\n') else {
+            return;
+        };
+        let begun = self.line.split_off(end + 1);
+        let lines = std::mem::replace(&mut self.line, begun);
+        for line in String::from_utf8_lossy(&lines).lines() {
+            let line = line.trim_end();
+            self.has_entered |= line.contains("entering the guest");
             if !is_for_the_machine(line) && !line.is_empty() {
                 sink.line(self.source, line);
             }
-            self.passed_on += end + 1;
         }
     }
 
-    pub(super) fn saw(&self, words: &str) -> bool {
-        self.text.contains(words)
+    /// Returns whether the guest runs, or has run.
+    pub(super) fn has_entered(&self) -> bool {
+        self.has_entered
     }
 }
 
@@ -106,6 +113,9 @@ mod tests {
         follower.pump(&mut sink);
         let text = std::fs::read_to_string(&out).unwrap();
         assert_eq!(text, "paravisor: one\nparavisor: two\n");
-        assert!(follower.saw("stockade-stats"));
+        assert!(!follower.has_entered());
+        writeln!(writer, "entering the guest").unwrap();
+        follower.pump(&mut sink);
+        assert!(follower.has_entered());
     }
 }

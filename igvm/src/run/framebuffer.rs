@@ -6,10 +6,12 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use stockade_boot::manifest::screen::{DISK_BYTES, Header, PICTURE_OFFSET};
+
+use crate::output;
 
 /// Between two looks at the disk.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -76,13 +78,9 @@ impl Painter {
         }
         if let Some(picture) = picture(disk, header.shape()) {
             self.painted = header.frame();
-            let _ = write(&self.framebuffer.output, &picture);
+            let _ = output::write(&self.framebuffer.output, &picture);
         }
     }
-}
-
-fn write(path: &Path, picture: &[u8]) -> io::Result<()> {
-    crate::setup::write_whole(path, picture).map_err(|error| io::Error::other(error.to_string()))
 }
 
 /// Returns the picture as PPM.

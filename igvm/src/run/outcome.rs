@@ -82,6 +82,16 @@ impl Outcome {
         }
     }
 
+    /// Returns whether the model came to its end, and to say all it has to say.
+    pub(super) fn is_reported(&self) -> bool {
+        match self {
+            Self::PoweredOff | Self::Exited(_) | Self::ResetLoop | Self::TripleFault => true,
+            Self::Stopped(_) | Self::Terminated(..) => true,
+            Self::Refused(_) | Self::NoDevice(_) | Self::Died(_) => false,
+            Self::TimedOut | Self::Interrupted => false,
+        }
+    }
+
     /// Returns the process exit code.
     #[must_use]
     pub fn exit_code(&self) -> u8 {

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::command::Paths;
 use super::outcome::Outcome;
 use super::{Ended, RunError, symbols};
+use crate::output;
 
 /// The end of a run and its figures.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub struct Report {
     pub model_log: String,
     /// A panic's backtrace with names.
     pub backtrace: Vec<String>,
+    /// Whether there is no host's view, though one was asked for.
+    pub lacks_view: bool,
 }
 
 impl Report {
@@ -49,6 +52,7 @@ impl Report {
             paravisor_log,
             model_log,
             backtrace: Vec::new(),
+            lacks_view: false,
         })
     }
 
@@ -72,8 +76,7 @@ impl Report {
     pub(super) fn write_json(&self, path: &Path) -> Result<(), RunError> {
         let mut text = format!("{:#}", self.to_json());
         text.push('\n');
-        crate::setup::write_whole(path, text.as_bytes())
-            .map_err(|error| RunError::io(path)(std::io::Error::other(error.to_string())))
+        output::write(path, text.as_bytes()).map_err(RunError::io(path))
     }
 
     /// Returns the summary for a person, a few lines.
@@ -113,6 +116,10 @@ impl Report {
                 self.cpu.as_secs_f64()
             ),
         );
+        if self.lacks_view {
+            let words = "not written: the model did not reach its end";
+            line("host's view", words.to_owned());
+        }
         for frame in &self.backtrace {
             line("backtrace", frame.clone());
         }

@@ -46,15 +46,3 @@ impl Cache {
         Ok(folder)
     }
 }
-
-/// Writes `bytes` to `path` so that a reader sees the old file or the new one, never a part.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), SetupError> {
-    use std::io::Write;
-
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(SetupError::io(folder))?;
-    file.write_all(bytes).map_err(SetupError::io(path))?;
-    file.persist(path)
-        .map_err(|error| SetupError::io(path)(error.error))?;
-    Ok(())
-}

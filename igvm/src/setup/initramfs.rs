@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::modules::DRIVERS;
-use super::write_whole;
 use super::{Archive, Cache, Modules, SetupError, busybox};
+use crate::output;
 
 const INIT: &str = include_str!("init.sh");
 
@@ -51,7 +51,7 @@ pub fn default_initramfs(
     let bytes = archive.to_bytes().map_err(SetupError::io(&path))?;
     // Made anew each time, written only when it differs: a changed script must not boot an old archive.
     if fs::read(&path).ok().as_deref() != Some(&bytes) {
-        write_whole(&path, &bytes)?;
+        output::write(&path, &bytes).map_err(SetupError::io(&path))?;
     }
     Ok(path)
 }

@@ -5,8 +5,7 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -14,6 +13,7 @@ use flate2::read::GzDecoder;
 use sha2::{Digest, Sha256};
 
 use super::{Cache, SetupError, package, unwind_tables};
+use crate::output;
 
 /// Packages, and the archive of each.
 const LIBRARIES: [(&str, &str); 2] = [("libtpms-dev", "libtpms.a"), ("libssl-dev", "libcrypto.a")];
@@ -82,15 +82,7 @@ fn slim(cache: &Cache) -> Result<PathBuf, SetupError> {
     if fs::read(&path).is_ok_and(|old| old == program) {
         return Ok(path);
     }
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let executable = fs::Permissions::from_mode(0o755);
-    let mut file = tempfile::Builder::new()
-        .permissions(executable)
-        .tempfile_in(folder)
-        .map_err(SetupError::io(folder))?;
-    file.write_all(&program).map_err(SetupError::io(&path))?;
-    file.persist(&path)
-        .map_err(|error| SetupError::io(&path)(error.error))?;
+    output::write_program(&path, &program).map_err(SetupError::io(&path))?;
     Ok(path)
 }
 
@@ -166,6 +158,8 @@ fn build(cache: &Cache, libraries: &[Library]) -> Result<(), SetupError> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     #[test]

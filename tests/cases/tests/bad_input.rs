@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use igvm::{IgvmFile, IgvmPlatformHeader, IgvmRevision};
 use igvm_defs::{IGVM_VHS_SUPPORTED_PLATFORM, IgvmPlatformType};
@@ -118,8 +118,13 @@ fn what_is_no_file_is_not_read() {
     }
     let item = run_with("--fw-cfg", "name=opt/a,file=/dev/zero");
     item.assert_refused(&["/dev/zero", "nor a pipe"]);
-    let key = run_with("--disk-key", "/dev/zero");
-    key.assert_refused(&["--disk-key"]);
+    let folder = folder();
+    let sealed = folder.path().join("sealed.img");
+    let made = Stockade::new("disk").args(["create", "--size", "1M"]);
+    made.arg(&sealed).finish().assert_code(0);
+    let disk = format!("{},mode=sealed", sealed.display());
+    let key = Stockade::new("run").args(["--disk", &disk, "--disk-key", "/dev/zero"]);
+    key.finish().assert_refused(&["/dev/zero", "nor a pipe"]);
 }
 
 #[test]
@@ -129,13 +134,19 @@ fn an_initrd_that_is_missing_is_named() {
 
 #[test]
 fn memory_too_small_for_a_guest_is_refused_with_the_least_that_will_do() {
-    run_with("--memory", "1M").assert_refused(&["memory"]);
+    run_with("--memory", "1M").assert_refused(&["memory", "32M"]);
 }
 
 #[test]
 fn memory_too_small_for_this_kernel_and_initrd_is_refused_before_the_start() {
-    let finished = run_with("--memory", "16M");
-    finished.assert_refused(&["memory"]);
+    let folder = folder();
+    let large = file(folder.path(), "large", &vec![0; 64 << 20]);
+    let run = Stockade::new("run")
+        .args(["--memory", "64M"])
+        .arg("--initrd");
+    run.arg(&large)
+        .finish()
+        .assert_refused(&["--memory", "give the guest more"]);
 }
 
 /// Stock firmware would reset again and again and never write a word, in an image as well.
@@ -431,7 +442,7 @@ fn a_damaged_qcow2_file_and_a_disk_another_qemu_has_are_named() {
         .assert_code(1)
         .assert_refused(&["damaged.qcow2", "QEMU cannot use"]);
     let used = file(folder.path(), "used.img", &[7; 1 << 20]);
-    let mut other = Command::new("qemu-system-x86_64")
+    let other = Command::new("qemu-system-x86_64")
         .args(["-nodefaults", "-display", "none", "-S", "-monitor", "stdio"])
         .arg("-drive")
         .arg(format!("if=virtio,format=raw,file={}", used.display()))
@@ -439,16 +450,62 @@ fn a_damaged_qcow2_file_and_a_disk_another_qemu_has_are_named() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("there is a QEMU");
+    let mut other = Other(other);
     // Its first words come when it has its disk.
     let mut word = [0];
-    let said = other.stdout.as_mut().expect("a pipe").read_exact(&mut word);
+    let said = other
+        .0
+        .stdout
+        .as_mut()
+        .expect("a pipe")
+        .read_exact(&mut word);
     said.expect("it talks");
-    let refused = run_with("--disk", &used);
-    other.kill().expect("it is ours");
-    other.wait().expect("it is ours");
+    run_with("--disk", &used).assert_code(1).assert_refused(&[
+        "used.img",
+        "lock",
+        "another process",
+    ]);
+}
+
+/// A process that does not outlive the test.
+struct Other(Child);
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way it is gone afterwards.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// An image says how many vCPUs it is for.
+#[test]
+fn more_vcpus_than_an_image_allows_are_refused_before_the_start() {
+    let folder = folder();
+    let image = folder.path().join("two.igvm");
+    let built = Stockade::new("build")
+        .args(["--cpus", "2", "-o"])
+        .arg(&image);
+    built.finish().assert_code(0);
+    let run = Stockade::new("run").args(["--cpus", "3", "--image"]);
+    let refused = run.arg(&image).finish();
     refused
         .assert_code(1)
-        .assert_refused(&["used.img", "lock", "another process"]);
+        .assert_refused(&["--cpus 3", "the 2 the image allows"]);
+}
+
+/// Figures nobody could find afterwards, of a run that was for them.
+#[test]
+fn outputs_that_cannot_be_written_are_named_before_the_start() {
+    let folder = folder();
+    let missing = folder.path().join("none/file");
+    for argument in ["--stats", "--host-view", "--framebuffer"] {
+        run_with(argument, folder.path()).assert_refused(&["directory"]);
+        run_with(argument, &missing).assert_refused(&["there is no directory", "make it first"]);
+    }
+    let console = format!("file={}", missing.display());
+    let refused = run_with("--virtio-console", console);
+    refused.assert_refused(&["--virtio-console", "there is no directory"]);
 }
 
 /// A boot order is what firmware asks for.

@@ -55,6 +55,27 @@ fn the_time_given_is_kept_even_before_the_guest_starts() {
     );
 }
 
+/// What there is of figures is kept, and the exit code says how the run ended, not what is missing.
+#[test]
+fn a_run_that_is_ended_keeps_its_exit_code_without_a_view() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let [view, stats] = ["view", "stats"].map(|name| folder.path().join(name));
+    let mut guest = Stockade::guest("stockade.mode=shell")
+        .arg("--host-view")
+        .arg(&view)
+        .arg("--stats")
+        .arg(&stats)
+        .start();
+    guest.expect("a shell in the confidential guest");
+    guest.send(b"\x01x");
+    let run = guest.finish();
+    run.assert_code(18);
+    run.assert_says(&["host's view", "not written"]);
+    assert!(!std::fs::exists(&view).expect("the folder is readable"));
+    let stats = std::fs::read_to_string(&stats).expect("there are figures");
+    assert!(stats.contains("\"exit_code\": 18"), "{stats}");
+}
+
 #[test]
 fn a_signal_ends_qemu_with_us() {
     let folder = tempfile::tempdir().expect("a temporary folder");

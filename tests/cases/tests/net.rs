@@ -1,9 +1,9 @@
-//! A network card on QEMU's own network: an address by DHCP, ping, and a transfer whose sum is right.
+//! A network card on QEMU's own network: an address by DHCP, ping, a transfer whose sum is right, and a way in from the host.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ nc 10.0.2.2 "$port" </dev/null >/tmp/got
 say "got $(wc -c </tmp/got) $(md5sum </tmp/got | cut -c1-32)"
 nc 10.0.2.2 "$port" </tmp/got >/tmp/answer
 say "answer $(cat /tmp/answer)"
+say "listening"
+say "visitor $(nc -l -p 7)"
 "#;
 
 /// Bytes in no order a fault of copying would keep.
@@ -61,6 +63,20 @@ pub(crate) fn serve(listener: &TcpListener, content: &[u8]) {
         .unwrap();
 }
 
+/// Says a word to the guest. QEMU takes every connection, and closes those the guest does not take: it may not listen yet.
+fn knock(way_in: SocketAddr) {
+    for _ in 0..100 {
+        let mut stream = TcpStream::connect(way_in).unwrap();
+        stream.write_all(b"good evening").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        // Its end is closed when it has read.
+        if stream.read(&mut [0]).is_ok_and(|read| read == 0) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
 #[test]
 fn a_card_gets_an_address_pings_and_carries_32_mib_both_ways() {
     let folder = tempfile::tempdir().unwrap();
@@ -73,12 +89,19 @@ fn a_card_gets_an_address_pings_and_carries_32_mib_both_ways() {
     let sum = String::from_utf8(sum.unwrap().stdout).unwrap();
     thread::spawn(move || serve(&listener, &content));
 
-    let run = Stockade::guest(&format!("stockade.port={port}"))
+    // A port that was free a moment ago.
+    let way_in = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|it| it.local_addr());
+    let way_in = way_in.unwrap();
+    let mut guest = Stockade::guest(&format!("stockade.port={port}"))
         .arg("--initrd")
         .arg(Initrd::new(SCRIPT).modules(&MODULES).write(folder.path()))
-        .args(["--net", "user"])
+        .arg("--net")
+        .arg(format!("user,hostfwd=tcp:{way_in}-:7"))
         .limit(Duration::from_secs(240))
-        .finish();
+        .start();
+    guest.expect("listening");
+    knock(way_in);
+    let run = guest.finish();
 
     run.assert_code(0);
     assert_eq!(finding(&run.stdout, "mac"), Some("52:54:00:57:ad:00"));
@@ -87,4 +110,5 @@ fn a_card_gets_an_address_pings_and_carries_32_mib_both_ways() {
     let got = format!("{TRANSFER} {}", &sum[..32]);
     assert_eq!(finding(&run.stdout, "got"), Some(got.as_str()));
     assert_eq!(finding(&run.stdout, "answer"), Some("same"));
+    assert_eq!(finding(&run.stdout, "visitor"), Some("good evening"));
 }

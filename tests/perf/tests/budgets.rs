@@ -1,6 +1,6 @@
 //! What an exit may cost, so that it does not grow unseen.
 //!
-//! `--icount` makes the figures exact; a change of compiler may move them by a few. Each budget is a tenth above the figure in
+//! `--icount` makes the figures exact; a change of compiler may move them by a few. Each budget is up to a tenth above the figure in
 //! `docs/performance.md`, or what the design asks for where that is less.
 
 use stockade_perf::bench::OnTheModel;
