@@ -159,7 +159,7 @@ fn check_nonce(evidence: &Evidence, nonce: &[u8]) -> Result<(), Refusal> {
     if is_it {
         return Ok(());
     }
-    Err(Refusal::Nonce(hex::encode(&evidence.nonce)))
+    Err(Refusal::Nonce(hex::encode(evidence.nonce)))
 }
 
 fn check_keys(evidence: &Evidence, expected: &Expected<'_>) -> Result<&'static str, Refusal> {

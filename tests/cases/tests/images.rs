@@ -25,7 +25,7 @@ fn the_digest_equals_that_of_an_implementation_we_did_not_write() {
     let file = IgvmFile::new_from_binary(&bytes, None).expect("the image is sound");
     let theirs = generate_snp_measurement(file.initializations(), file.directives(), 1)
         .expect("the image can be measured");
-    assert_eq!(measured(&path), hex::encode(&theirs));
+    assert_eq!(measured(&path), hex::encode(theirs));
 }
 
 #[test]
