@@ -8,19 +8,17 @@ use stockade_intercept::debug;
 use stockade_intercept::emulate::{Done, Exception, Hint, Stop};
 use stockade_intercept::exit::{Advance, Exit, IoAccess};
 
-use crate::apic_write;
+use crate::gpr;
 use crate::host::Timekeeper;
 use crate::machine::Machine;
-use crate::register_read;
 use crate::registers;
+use crate::short::string::Way;
+use crate::short::{read, string, write};
 use crate::stats::Work;
-use crate::string_move::{self, Way};
 use crate::vcpu::{Bus, Vcpu};
 
 /// How often in a row the guest may fault on one page of its own RAM before the host is taken to have withdrawn it.
 const WITHDRAWN_AFTER: u64 = 64;
-
-const RFLAGS_RF: u64 = 1 << 16;
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,13 +119,11 @@ pub(crate) fn dispatch<C: Timekeeper + Clone>(
 fn finish(vcpu: &mut Vcpu, vmsa: &mut Vmsa, exit: Exit) -> Next {
     match exit.advance() {
         Advance::NextRip => {
-            vmsa.rip = vmsa.guest_nrip;
-            vmsa.vintr_ctrl.set_int_shadow(false);
+            gpr::complete(vmsa, vmsa.guest_nrip);
             // The processor did not execute the instruction, so its trap is ours to raise (APM volume 2, 13.1.4).
             if debug::step(vmsa) {
                 raise(vcpu, Exception::DEBUG);
             }
-            vmsa.rflags &= !RFLAGS_RF;
         }
         Advance::Already => vmsa.vintr_ctrl.set_int_shadow(false),
         Advance::Emulate | Advance::Stay => {}
@@ -170,7 +166,7 @@ fn nested_page_fault<C: Timekeeper + Clone>(
     info: NpfInfo,
 ) -> Next {
     if vcpu.apic.page() == Some(gpa.page())
-        && let Some(write) = apic_write::decode(vmsa, memory, gpa, info)
+        && let Some(write) = write::decode(vmsa, memory, gpa, info)
     {
         vcpu.faults_in_a_row = 0;
         vcpu.write_apic(gpa, write.value, machine);
@@ -208,15 +204,15 @@ fn tpm_register<C: Timekeeper + Clone>(
     gpa: Gpa,
     info: NpfInfo,
 ) -> Option<Next> {
-    if let Some(write) = apic_write::decode(vmsa, memory, gpa, info) {
+    if let Some(write) = write::decode(vmsa, memory, gpa, info) {
         machine.mmio_write(gpa, &write.value.to_le_bytes());
         write.complete(vmsa);
-    } else if let Some(read) = register_read::decode(vmsa, memory, gpa, info) {
+    } else if let Some(read) = read::decode(vmsa, memory, gpa, info) {
         let mut word = [0; 4];
         machine.mmio_read(gpa, &mut word);
         read.complete(u32::from_le_bytes(word), vmsa);
     } else {
-        let string = string_move::decode(vmsa, memory, gpa, info)?;
+        let string = string::decode(vmsa, memory, gpa, info)?;
         let moved = string.carry_out(memory, |at, part| {
             let gpa = Gpa(gpa.0.wrapping_add(at));
             match string.way {

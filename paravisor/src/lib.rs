@@ -14,25 +14,27 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
-pub mod guest;
-pub mod life;
 pub mod run_loop;
 
-mod apic_write;
-mod console;
-mod dispatch;
-mod inject;
 mod quick;
-mod register_read;
+
+mod dispatch;
+mod gpr;
 mod registers;
+mod short;
+
+mod inject;
+
+mod console;
 mod share;
 mod startup;
-mod string_move;
 
 pub mod boot_order;
 pub mod crew;
 pub mod firmware_files;
+pub mod guest;
 pub mod key_line;
+pub mod life;
 pub mod machine;
 pub mod module;
 pub mod patience;

@@ -13,15 +13,15 @@ use stockade_devices::{power, serial};
 use stockade_intercept::debug;
 use stockade_intercept::exit::{Direction, Exit};
 
-use crate::apic_write::{self, ApicWrite};
+use crate::gpr;
 use crate::host::Timekeeper;
 use crate::inject;
 use crate::machine::Machine;
 use crate::registers;
+use crate::short::write::{self, RegisterWrite};
 use crate::stats::Work;
 use crate::vcpu::{Vcpu, apic_time};
 
-const RFLAGS_RF: u64 = 1 << 16;
 /// The PM timer's port (`TIMER` of the power block at 600h, where we and stock firmware put it). A guest that moves the block finds the timer
 /// there too: nothing else is.
 const PM_TIMER: u16 = 0x608;
@@ -48,11 +48,11 @@ pub(crate) enum Quick {
 /// What the guest asks for.
 enum Ask {
     /// An end of interrupt, by the page.
-    EndByPage(ApicWrite),
+    EndByPage(RegisterWrite),
     /// The same by MSR.
     EndByMsr,
     /// A write to a register of the local APIC, by its page.
-    Page(u16, ApicWrite),
+    Page(u16, RegisterWrite),
     /// The same by MSR.
     Msr(u32),
     /// The PM timer.
@@ -116,12 +116,12 @@ fn decode(apic: &LocalApic, vmsa: &Vmsa, memory: &dyn GuestMemory) -> Option<Ask
             }
             let place = offset >> 4;
             if place == END_OF_INTERRUPT {
-                return apic_write::decode(vmsa, memory, gpa, info).map(Ask::EndByPage);
+                return write::decode(vmsa, memory, gpa, info).map(Ask::EndByPage);
             }
             if !is_place(place) {
                 return None;
             }
-            apic_write::decode(vmsa, memory, gpa, info).map(|write| Ask::Page(offset, write))
+            write::decode(vmsa, memory, gpa, info).map(|write| Ask::Page(offset, write))
         }
         ExitCode::IOIO => {
             let info = IoioInfo::from_bits(vmsa.guest_exit_info1);
@@ -157,7 +157,7 @@ fn carry_out<C: Timekeeper + Clone>(
         }
         Ask::EndByMsr => {
             vcpu.work = Work::Eoi;
-            complete(vmsa);
+            gpr::complete(vmsa, vmsa.guest_nrip);
             vcpu.stats.count(&Exit::Msr(Direction::Write));
             Some(end_of_interrupt(vcpu, machine))
         }
@@ -176,21 +176,21 @@ fn carry_out<C: Timekeeper + Clone>(
             let written = vcpu.apic.write_msr(*msr, registers::pair(vmsa), now);
             let effect = written.ok()?;
             vcpu.work = work;
-            complete(vmsa);
+            gpr::complete(vmsa, vmsa.guest_nrip);
             vcpu.stats.count(&Exit::Msr(Direction::Write));
             Some(follow(effect, vcpu, machine))
         }
         Ask::PmTimer => {
             vcpu.work = Work::PmTimer;
             vmsa.rax = u64::from(power::timer_at(machine.clock().now_ns()));
-            complete(vmsa);
+            gpr::complete(vmsa, vmsa.guest_nrip);
             vcpu.stats.count_port();
             Some(Quick::Again)
         }
         Ask::ConsoleStatus if machine.is_console_idle() => {
             vcpu.work = Work::Com1;
             vmsa.rax = vmsa.rax & !0xFF | u64::from(serial::IDLE_STATUS);
-            complete(vmsa);
+            gpr::complete(vmsa, vmsa.guest_nrip);
             vcpu.stats.count_port();
             Some(Quick::Again)
         }
@@ -198,7 +198,7 @@ fn carry_out<C: Timekeeper + Clone>(
         Ask::Cpuid => {
             vcpu.work = Work::Cpuid;
             registers::cpuid(vcpu, vmsa);
-            complete(vmsa);
+            gpr::complete(vmsa, vmsa.guest_nrip);
             vcpu.stats.count(&Exit::Cpuid);
             Some(Quick::Again)
         }
@@ -245,13 +245,6 @@ fn follow<C: Timekeeper + Clone>(effect: Effect, vcpu: &mut Vcpu, machine: &Mach
     } else {
         Quick::Again
     }
-}
-
-/// Moves RIP past an instruction whose next RIP hardware has told (step 6 of the run loop).
-fn complete(vmsa: &mut Vmsa) {
-    vmsa.rip = vmsa.guest_nrip;
-    vmsa.vintr_ctrl.set_int_shadow(false);
-    vmsa.rflags &= !RFLAGS_RF;
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use stockade_bus::fake::FakeMemory;
 use stockade_bus::{Gpa, GuestMemory};
 use stockade_intercept::emulate::{Emulator, Hint, MmioBus};
 
-use super::decode;
+use super::write::decode;
 
 pub(crate) const EOI: Gpa = Gpa(0xFEE0_00B0);
 /// Where the code of [`guest`] lies.

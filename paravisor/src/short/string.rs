@@ -1,5 +1,4 @@
-//! A string between a driver's memory and a device's buffer, taken whole: 64-bit kernel code executes REP MOVSD. What [`crate::apic_write`] and
-//! [`crate::register_read`] are for registers.
+//! A string between a driver's memory and a device's buffer, taken whole: REP MOVSD.
 //!
 //! Linux's `memcpy_toio` and `memcpy_fromio` go on with up to three bytes that are no whole element, by two tests and two moves. Those make
 //! an exit each, so where exactly that code follows, its bytes are of the same string. The driver's memory is found by a walk that checks
@@ -10,7 +9,8 @@ use stockade_abi::vmsa::Vmsa;
 use stockade_bus::{Gpa, GuestMemory, MemoryError};
 use stockade_intercept::walk::{self, Access, WalkContext};
 
-use crate::apic_write::{self, RFLAGS_RF, WINDOW};
+use super::{WINDOW, instruction};
+use crate::gpr;
 use crate::vcpu::TRANSLATED_BITS;
 
 const PAGE_BYTES: u64 = 0x1000;
@@ -93,12 +93,10 @@ impl StringMove {
         vmsa.rcx = 0;
         vmsa.rsi = vmsa.rsi.wrapping_add(self.code.moves);
         vmsa.rdi = vmsa.rdi.wrapping_add(self.code.moves);
-        vmsa.rip = vmsa.rip.wrapping_add(u64::from(self.code.len));
         if let Some(flags) = self.code.flags {
             vmsa.rflags = vmsa.rflags & !RFLAGS_OF_TEST | flags;
         }
-        vmsa.rflags &= !RFLAGS_RF;
-        vmsa.vintr_ctrl.set_int_shadow(false);
+        gpr::advance(vmsa, self.code.len);
     }
 }
 
@@ -109,7 +107,7 @@ pub(crate) fn decode(
     gpa: Gpa,
     info: NpfInfo,
 ) -> Option<StringMove> {
-    let bytes = apic_write::instruction(vmsa, memory, info)?;
+    let bytes = instruction(vmsa, memory, info)?;
     let (way, device) = if info.contains(NpfInfo::WRITE) {
         (Way::Out, vmsa.rdi)
     } else {

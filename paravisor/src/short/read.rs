@@ -1,11 +1,11 @@
-//! A read of a device's register, taken short: 64-bit kernel code moves 32 bits to a register of the processor. What [`crate::apic_write`] is for
-//! writes.
+//! A read of a device's register: MOV of 32 bits to a register of the processor's.
 
 use stockade_abi::exit::NpfInfo;
 use stockade_abi::vmsa::Vmsa;
 use stockade_bus::{Gpa, GuestMemory};
 
-use crate::apic_write::{self, Operands, RFLAGS_RF};
+use super::{Operands, instruction, operands};
+use crate::gpr;
 
 const MOV_FROM_MEMORY: u8 = 0x8B;
 
@@ -21,10 +21,8 @@ pub(crate) struct RegisterRead {
 impl RegisterRead {
     /// Completes the instruction.
     pub(crate) fn complete(self, value: u32, vmsa: &mut Vmsa) {
-        *register(vmsa, self.to) = value.into();
-        vmsa.rip = vmsa.rip.wrapping_add(u64::from(self.len));
-        vmsa.rflags &= !RFLAGS_RF;
-        vmsa.vintr_ctrl.set_int_shadow(false);
+        *gpr::register(vmsa, self.to) = value.into();
+        gpr::advance(vmsa, self.len);
     }
 }
 
@@ -36,35 +34,14 @@ pub(crate) fn decode(
     info: NpfInfo,
 ) -> Option<RegisterRead> {
     let is_read = !info.contains(NpfInfo::WRITE);
-    let bytes = is_read.then(|| apic_write::instruction(vmsa, memory, info))??;
+    let bytes = is_read.then(|| instruction(vmsa, memory, info))??;
     let Operands {
         opcode,
         number,
         end,
-    } = apic_write::operands(&bytes, vmsa, gpa)?;
+    } = operands(&bytes, vmsa, gpa)?;
     let len = u8::try_from(end).ok()?;
     (opcode == MOV_FROM_MEMORY).then_some(RegisterRead { to: number, len })
-}
-
-fn register(vmsa: &mut Vmsa, number: u8) -> &mut u64 {
-    match number {
-        0 => &mut vmsa.rax,
-        1 => &mut vmsa.rcx,
-        2 => &mut vmsa.rdx,
-        3 => &mut vmsa.rbx,
-        4 => &mut vmsa.rsp,
-        5 => &mut vmsa.rbp,
-        6 => &mut vmsa.rsi,
-        7 => &mut vmsa.rdi,
-        8 => &mut vmsa.r8,
-        9 => &mut vmsa.r9,
-        10 => &mut vmsa.r10,
-        11 => &mut vmsa.r11,
-        12 => &mut vmsa.r12,
-        13 => &mut vmsa.r13,
-        14 => &mut vmsa.r14,
-        _ => &mut vmsa.r15,
-    }
 }
 
 #[cfg(test)]
@@ -75,7 +52,7 @@ mod tests {
     use zerocopy::IntoBytes;
 
     use super::*;
-    use crate::apic_write::tests::{CODE_AT, EOI, guest, write};
+    use crate::short::tests::{CODE_AT, EOI, guest, write};
 
     const READ: NpfInfo = NpfInfo::FINAL_GPA;
     const VALUE: u32 = 0x8765_4321;

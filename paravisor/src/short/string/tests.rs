@@ -6,7 +6,7 @@ use stockade_intercept::emulate::{Emulator, Hint, MmioBus};
 use zerocopy::IntoBytes;
 
 use super::*;
-use crate::apic_write::tests::{CODE_AT, guest};
+use crate::short::tests::{CODE_AT, guest};
 
 /// Where [`guest`] maps its device, and where that is.
 const DEVICE: u64 = 0xFFFF_FFFF_FF5F_D000;
