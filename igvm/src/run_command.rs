@@ -1,6 +1,6 @@
 //! `stockade run`: from arguments to a finished machine.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,8 +9,11 @@ use clap::Args;
 use stockade::image::{self, Image};
 use stockade::keys::Address;
 use stockade::measure;
+use stockade::run::devices::HostDevices;
+use stockade::run::framebuffer::Framebuffer;
 use stockade::run::{self, Outcome, Report, RunOptions};
 use stockade::setup::{self, Cache, Mode, Program, Qemu};
+use tempfile::{NamedTempFile, TempDir};
 
 use crate::console_arguments::ConsoleArguments;
 use crate::device_arguments::DeviceArguments;
@@ -101,36 +104,12 @@ impl Default for Run {
 /// Runs, reports, returns the exit code.
 pub(crate) fn run(arguments: &Run) -> Result<u8, Failure> {
     let mut voice = Voice::new(arguments.host_log.as_deref())?;
-    // The locks go with the run.
-    let (mut devices, _locks) = arguments.devices.host()?;
-    devices.console = arguments.console.host()?;
-    let scratch = tempfile::tempdir().map_err(|source| Failure::File {
-        path: std::env::temp_dir(),
-        source,
-    })?;
-    let framebuffer = arguments
-        .console
-        .framebuffer(&scratch.path().join("screen"))?;
-    devices.screen = framebuffer.as_ref().map(|it| it.disk.clone());
-    if let Some(framebuffer) = &framebuffer {
-        voice.say(&format!(
-            "the host sees the guest's screen: {}",
-            framebuffer.output.display()
-        ));
-    }
-    let mut state = arguments.devices.state()?;
+    let mut host = Host::open(arguments, &mut voice)?;
     let cache = Cache::open()?;
     let qemu = Qemu::find(arguments.qemu.as_deref(), &mut |text| voice.say(text))?;
     let paravisor = program(&cache, Program::Paravisor, &voice)?;
     let model = program(&cache, Program::Model, &voice)?;
-    let folder = cache.folder("images")?;
-    let made = tempfile::Builder::new()
-        .suffix(".igvm")
-        .tempfile_in(&folder)
-        .map_err(|error| Failure::File {
-            path: folder,
-            source: error,
-        })?;
+    let made = temporary_image(&cache)?;
     let path = match &arguments.image {
         Some(path) => path.clone(),
         None => {
@@ -139,12 +118,7 @@ pub(crate) fn run(arguments: &Run) -> Result<u8, Failure> {
         }
     };
     let image = Image::open(&path)?;
-    firmware_arguments::check_memory(&image, arguments.memory)?;
-    if arguments.image.is_some() {
-        arguments.devices.check(&image)?;
-        arguments.console.check(&image)?;
-        guest_arguments::check_cpus(&image, arguments.cpus)?;
-    }
+    check(arguments, &image)?;
     let measurement = measure::measure(&image);
     voice.say(&format!(
         "launch digest {} ({} measured pages)",
@@ -155,14 +129,11 @@ pub(crate) fn run(arguments: &Run) -> Result<u8, Failure> {
         .devices
         .key_source(server, &measurement.launch_digest)?;
     // Nothing is made before everything else is in order.
-    if let Some(folder) = &arguments.certificates {
-        make_writable(folder)?;
-    }
-    devices.store = state.as_mut().map(StateDirectory::make).transpose()?;
+    host.make(arguments)?;
     let options = RunOptions {
-        devices,
+        devices: host.devices.clone(),
         keys,
-        framebuffer,
+        framebuffer: host.framebuffer.clone(),
         ..options(arguments, path, model, paravisor)
     };
     voice.say(&format!("starting the SNP model on QEMU {}", qemu.version));
@@ -173,6 +144,77 @@ pub(crate) fn run(arguments: &Run) -> Result<u8, Failure> {
         return Err(Failure::NoDevice(words));
     }
     conclude(&report, &measurement.launch_digest, &mut voice)
+}
+
+/// What the machine has of the host, as long as it runs.
+struct Host {
+    devices: HostDevices,
+    framebuffer: Option<Framebuffer>,
+    state: Option<StateDirectory>,
+    /// Of the disks' files.
+    _locks: Vec<File>,
+    _scratch: TempDir,
+}
+
+impl Host {
+    /// Looks at what the arguments name.
+    fn open(arguments: &Run, voice: &mut Voice) -> Result<Self, Failure> {
+        let (mut devices, locks) = arguments.devices.host()?;
+        devices.console = arguments.console.host()?;
+        let scratch = tempfile::tempdir().map_err(|source| Failure::File {
+            path: std::env::temp_dir(),
+            source,
+        })?;
+        let screen = scratch.path().join("screen");
+        let framebuffer = arguments.console.framebuffer(&screen)?;
+        devices.screen = framebuffer.as_ref().map(|it| it.disk.clone());
+        if let Some(framebuffer) = &framebuffer {
+            voice.say(&format!(
+                "the host sees the guest's screen: {}",
+                framebuffer.output.display()
+            ));
+        }
+        Ok(Self {
+            devices,
+            framebuffer,
+            state: arguments.devices.state()?,
+            _locks: locks,
+            _scratch: scratch,
+        })
+    }
+
+    /// Makes the directories that are missing.
+    fn make(&mut self, arguments: &Run) -> Result<(), Failure> {
+        if let Some(folder) = &arguments.certificates {
+            make_writable(folder)?;
+        }
+        let store = self.state.as_mut().map(StateDirectory::make);
+        self.devices.store = store.transpose()?;
+        Ok(())
+    }
+}
+
+/// Returns a file for an image that goes with the run.
+fn temporary_image(cache: &Cache) -> Result<NamedTempFile, Failure> {
+    let folder = cache.folder("images")?;
+    let file = tempfile::Builder::new()
+        .suffix(".igvm")
+        .tempfile_in(&folder);
+    file.map_err(|source| Failure::File {
+        path: folder,
+        source,
+    })
+}
+
+/// Sees that the image is for a machine such as the arguments ask for.
+fn check(arguments: &Run, image: &Image) -> Result<(), Failure> {
+    firmware_arguments::check_memory(image, arguments.memory)?;
+    if arguments.image.is_none() {
+        return Ok(());
+    }
+    arguments.devices.check(image)?;
+    arguments.console.check(image)?;
+    guest_arguments::check_cpus(image, arguments.cpus)
 }
 
 /// Makes a directory, and sees that files can be written to it.
@@ -269,7 +311,7 @@ fn options(arguments: &Run, image: PathBuf, model: PathBuf, paravisor: PathBuf) 
         certificates: arguments.certificates.clone(),
         framebuffer: None,
         icount: arguments.icount,
-        devices: run::devices::HostDevices::default(),
+        devices: HostDevices::default(),
         keys: None,
         qemu_arguments: arguments.qemu_arg.clone(),
         model_words: arguments.model_arg.clone(),

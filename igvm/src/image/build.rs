@@ -106,29 +106,12 @@ pub fn build(options: &BuildOptions) -> Result<Vec<u8>, ImageError> {
     }
     let program = Paravisor::parse(&options.paravisor)?;
     let staged = stage(options)?;
-    let files: Vec<Payload> = staged.iter().map(|file| file.payload).collect();
-    let manifest = Manifest::new(options.c_bit, options.max_vcpus, options.flags, &files)?
-        .with_devices(options.devices)
-        .with_sealing(options.sealing)
-        .try_with_extra_memory(extra_memory(options))?
-        .with_module_limits(options.module_limits)?;
+    let manifest = manifest(options, &staged)?;
 
     let mut launch = Directives::default();
-    launch.required_memory(
-        paravisor::BASE,
-        constant(paravisor::SIZE + manifest.extra_bytes()),
-    );
-    if manifest.module_memory_bytes() != 0 {
-        let bytes = constant(manifest.module_memory_bytes());
-        launch.required_memory(layout::MODULES_BASE, bytes);
-    }
-    if let Some(range) = manifest.rom_range() {
-        launch.required_memory(range.start, constant(range.end - range.start));
-    }
-    measured(
-        &mut launch,
-        page_tables::tables(options.c_bit, &program.segments),
-    );
+    require_memory(&mut launch, &manifest);
+    let tables = page_tables::tables(options.c_bit, &program.segments);
+    measured(&mut launch, tables);
     launch.cpuid_page(paravisor::CPUID_PAGE);
     launch.secrets_page(paravisor::SECRETS_PAGE);
     let mut page = Pages::default();
@@ -140,28 +123,62 @@ pub fn build(options: &BuildOptions) -> Result<Vec<u8>, ImageError> {
         constant(paravisor::PARAMETERS_MEMORY_MAP),
     );
     measured(&mut launch, program.pages);
+    share(&mut launch, staged, options.devices.bounce_bytes());
+    launch.vcpu(vmsa(
+        &launch_state(program.entry, options.c_bit),
+        paravisor_features(),
+    ));
+    match &options.identity {
+        None => launch.into_file(options.policy),
+        Some(identity) => sign(launch, identity, options.policy),
+    }
+}
+
+fn manifest(options: &BuildOptions, staged: &[Staged]) -> Result<Manifest, ImageError> {
+    let files: Vec<Payload> = staged.iter().map(|file| file.payload).collect();
+    let manifest = Manifest::new(options.c_bit, options.max_vcpus, options.flags, &files)?
+        .with_devices(options.devices)
+        .with_sealing(options.sealing)
+        .try_with_extra_memory(extra_memory(options))?
+        .with_module_limits(options.module_limits)?;
+    Ok(manifest)
+}
+
+/// Says what memory must be there at the launch: the paravisor's, its modules', what firmware lies in.
+fn require_memory(launch: &mut Directives, manifest: &Manifest) {
+    launch.required_memory(
+        paravisor::BASE,
+        constant(paravisor::SIZE + manifest.extra_bytes()),
+    );
+    if manifest.module_memory_bytes() != 0 {
+        let bytes = constant(manifest.module_memory_bytes());
+        launch.required_memory(layout::MODULES_BASE, bytes);
+    }
+    if let Some(range) = manifest.rom_range() {
+        launch.required_memory(range.start, constant(range.end - range.start));
+    }
+}
+
+/// Puts in what the host may see: the files, and the pages devices go through.
+fn share(launch: &mut Directives, staged: Vec<Staged>, bounce_bytes: u64) {
     for file in staged {
         for (index, page) in file.bytes.chunks(PAGE_BYTES).enumerate() {
             let gpa = file.payload.gpa.get() + index as u64 * PAGE_SIZE;
             launch.page(gpa, PageKind::Shared, page.to_vec());
         }
     }
-    let bounce = layout::BOUNCE_BASE..layout::BOUNCE_BASE + options.devices.bounce_bytes();
+    let bounce = layout::BOUNCE_BASE..layout::BOUNCE_BASE + bounce_bytes;
     for gpa in bounce.step_by(PAGE_BYTES) {
         launch.page(gpa, PageKind::Shared, Vec::new());
     }
-    launch.vcpu(vmsa(
-        &launch_state(program.entry, options.c_bit),
-        paravisor_features(),
-    ));
-    let Some(identity) = &options.identity else {
-        return launch.into_file(options.policy);
-    };
-    // The block is in no measurement, so the image is whole without it.
-    let whole = launch.clone().into_file(options.policy)?;
+}
+
+/// Signs an image. The block is in no measurement, so the image is whole without it.
+fn sign(mut launch: Directives, identity: &Identity, policy: u64) -> Result<Vec<u8>, ImageError> {
+    let whole = launch.clone().into_file(policy)?;
     let digest = launch_digest(&Image::parse("the image", &whole)?);
-    launch.identity(identity.directive(digest.0, options.policy));
-    launch.into_file(options.policy)
+    launch.identity(identity.directive(digest.0, policy));
+    launch.into_file(policy)
 }
 
 /// Returns how many bytes the paravisor needs for these devices beyond its first, which have room for two sealed disks.
