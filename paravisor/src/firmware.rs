@@ -28,6 +28,7 @@ pub(crate) fn fittings(
     let vcpus = launch.parameters.vcpu_count;
     let files = firmware_files::files(&Facts {
         manifest: &launch.manifest,
+        store: fit.bays.records().and_then(|records| records.store()),
         vcpus,
         ram: *ram.map(),
         processor_id: [signature, features],

@@ -1,10 +1,11 @@
 //! The files firmware of the guest's reads from its configuration device: what machine it is on, and the tables for whoever it starts.
 //!
-//! All of it is made here of what is measured and of what the paravisor knows. Of the host are two numbers: how many vCPUs there are and
-//! where memory ends, which `stockade_boot::parameters` has checked.
+//! All of it is made here of what is measured and of what the paravisor knows. Of the host are two numbers, how many vCPUs there are and
+//! where memory ends, which `stockade_boot::parameters` has checked, and what a machine with a state is told from others by.
 
 use alloc::vec::Vec;
 
+use sha2::{Digest, Sha384};
 use stockade_boot::acpi::{self, AcpiError, Devices};
 use stockade_boot::manifest::{GuestFlags, Manifest};
 use stockade_boot::measured;
@@ -38,6 +39,8 @@ pub enum FilesError {
 pub struct Facts<'a> {
     /// What the image is.
     pub manifest: &'a Manifest,
+    /// The identity of its sealed store, if it has one.
+    pub store: Option<[u8; 16]>,
     /// How many vCPUs.
     pub vcpus: u32,
     /// The memory.
@@ -64,7 +67,7 @@ pub fn files(facts: &Facts<'_>) -> Result<Vec<File>, FilesError> {
     let tables = smbios::tables(&smbios::Machine {
         vcpus: u16::try_from(facts.vcpus).unwrap_or(u16::MAX),
         ram: facts.ram,
-        uuid: smbios::uuid(&facts.manifest.digest()),
+        uuid: uuid(facts),
         version: env!("CARGO_PKG_VERSION"),
         processor_id: facts.processor_id,
     });
@@ -99,6 +102,19 @@ fn memory_map(ram: &RamMap) -> Vec<u8> {
     bytes
 }
 
+/// Tells machines apart that keep a state; of others all of one image are the same.
+///
+/// A store's identity is the host's to choose when it makes the store. That may make two machines look like one, but like none in particular.
+fn uuid(facts: &Facts<'_>) -> [u8; 16] {
+    match facts.store {
+        Some(store) => {
+            let digest = Sha384::new_with_prefix(b"stockade smbios uuid 1").chain_update(store);
+            smbios::uuid(&digest.finalize())
+        }
+        None => smbios::uuid(&facts.manifest.digest()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use stockade_boot::layout::STAGING_BASE;
@@ -115,6 +131,7 @@ mod tests {
         let manifest = facts_of(flags);
         let files = files(&Facts {
             manifest: &manifest,
+            store: None,
             vcpus: 4,
             ram: RamMap::of_size(4 << 30).unwrap(),
             processor_id: [1, 2],
@@ -141,6 +158,26 @@ mod tests {
         ] {
             assert!(names.iter().any(|found| found == name), "{name}");
         }
+    }
+
+    #[test]
+    fn machines_with_a_state_have_identities_of_their_own() {
+        let manifest = facts_of(GuestFlags::empty());
+        let uuid = |store| {
+            uuid(&Facts {
+                manifest: &manifest,
+                store,
+                vcpus: 4,
+                ram: RamMap::of_size(4 << 30).unwrap(),
+                processor_id: [1, 2],
+                boot_order: &BootOrder::default(),
+            })
+        };
+        let all = [None, Some([1; 16]), Some([2; 16])].map(uuid);
+        assert!(all[0] != all[1] && all[1] != all[2] && all[0] != all[2]);
+        assert_eq!(uuid(Some([1; 16])), all[1]);
+        // Version 8, of RFC 9562's variant.
+        assert!(all.iter().all(|it| it[7] >> 4 == 8 && it[8] >> 6 == 2));
     }
 
     #[test]

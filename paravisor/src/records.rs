@@ -89,6 +89,12 @@ impl Records {
         }))
     }
 
+    /// Returns the store's identity, once it is open.
+    #[must_use]
+    pub fn store(&self) -> Option<[u8; 16]> {
+        self.0.vault.lock().store()
+    }
+
     /// Returns what can be done with the store.
     #[must_use]
     pub fn state(&self) -> StoreState {

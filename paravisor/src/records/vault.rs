@@ -33,6 +33,10 @@ impl Vault {
         }
     }
 
+    pub(super) fn store(&self) -> Option<[u8; 16]> {
+        self.store.identity()
+    }
+
     pub(super) fn state(&self) -> StoreState {
         self.store.state()
     }

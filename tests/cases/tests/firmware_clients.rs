@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use stockade_rig::firmware::{FirmwarePc, SecureBoot, fat_disk};
-use stockade_rig::package_file;
 use stockade_rig::shell::{self, Variable};
+use stockade_rig::{Running, package_file};
 
 /// Where firmware looks on a disk it knows nothing of.
 const LOADER: &str = "EFI/BOOT/BOOTX64.EFI";
@@ -23,6 +23,18 @@ fn ipxe_gets_an_address() {
     machine.expect("Configuring (net0");
     machine.expect(" ok");
     // It looks for something to boot for ever; dropped, the machine is switched off.
+}
+
+/// Returns the machine's UUID as the shell dumps it.
+fn identity(machine: &mut Running) -> String {
+    let answer = shell::ask(machine, "smbiosview -t 1");
+    let dump = answer.split_once("Dump Uuid").and_then(|(_, rest)| {
+        let (_, digits) = rest.split_once("00000000: ")?;
+        Some(digits.split_once('*')?.0.trim().to_owned())
+    });
+    let dump = dump.unwrap_or_else(|| unreachable!("no UUID: {answer}"));
+    assert_eq!(dump.len(), 3 * 16 - 1, "{dump}");
+    dump
 }
 
 /// It looks at the machine: its version, memory, PCI functions, SMBIOS tables, variables; and one of its own is there after the next
@@ -54,12 +66,14 @@ fn the_shell_finds_the_machine_and_keeps_a_variable() {
             assert!(answer.contains(word), "{line}: {word}: {answer}");
         }
     }
+    let identity = identity(&mut machine);
     color.set(&mut machine, b"teal");
     machine.send(b"reset -s\r");
     machine.finish().assert_code(0);
     let mut machine = pc.confidentially().start();
     shell::enter(&mut machine);
     assert_eq!(color.read(&mut machine), b"teal");
+    assert_eq!(self::identity(&mut machine), identity);
     machine.send(b"reset -s\r");
     machine.finish().assert_code(0);
 }

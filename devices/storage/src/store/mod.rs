@@ -132,6 +132,15 @@ impl SealedStore {
         }
     }
 
+    /// Returns the store's identity, drawn when it was made, once it is open.
+    #[must_use]
+    pub fn identity(&self) -> Option<[u8; 16]> {
+        match &self.stage {
+            Stage::Open(log) => Some(*log.header.store()),
+            _ => None,
+        }
+    }
+
     /// Returns what can be done with the store.
     #[must_use]
     pub fn state(&self) -> StoreState {
