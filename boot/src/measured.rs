@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256, Sha384};
 use crate::manifest::{Manifest, PayloadKind, Start};
 
 /// Algorithm identifiers of the log's banks, with the bytes of each digest.
-pub const BANKS: [(u16, u16); 2] = [(0x000B, 32), (0x000C, 48)];
+const BANKS: [(u16, u16); 2] = [(0x000B, 32), (0x000C, 48)];
 /// PCRs that firmware measures into, each of them closed by a separator before anything is started.
 const FIRMWARE_PCRS: u32 = 8;
 
@@ -41,14 +41,14 @@ impl EventType {
     pub const IPL: Self = Self(0x0D);
 }
 
-/// A measurement: a PCR is extended by a digest of the data, in each bank.
+/// A measurement: a PCR is extended by a digest of the data, in each bank the TPM has. The log has those of two.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Measurement {
     /// Which PCR.
     pub pcr: u32,
     /// What was measured.
     pub kind: EventType,
-    /// The event's data, of which the digests are.
+    /// The event's data, of which the digests are: at most the 1024 bytes a TPM hashes at once.
     pub data: Vec<u8>,
 }
 
@@ -61,15 +61,11 @@ impl Measurement {
         }
     }
 
-    /// Returns the digest for the SHA-256 bank.
-    #[must_use]
-    pub fn sha256(&self) -> [u8; 32] {
+    fn sha256(&self) -> [u8; 32] {
         Sha256::digest(&self.data).into()
     }
 
-    /// Returns the digest for the SHA-384 bank.
-    #[must_use]
-    pub fn sha384(&self) -> [u8; 48] {
+    fn sha384(&self) -> [u8; 48] {
         Sha384::digest(&self.data).into()
     }
 }
@@ -300,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn longest_log_fits_its_area() {
+    fn longest_log_fits_its_area_and_each_event_a_tpm() {
         let payloads: Vec<Payload> = (0..24_u64)
             .map(|index| {
                 let kind = match index {
@@ -311,7 +307,11 @@ mod tests {
             })
             .collect();
         let manifest = Manifest::new(C_BIT, 1, GuestFlags::TPM, &payloads).unwrap();
-        let len = log(&measurements(&manifest)).len() as u64;
+        let measurements = measurements(&manifest);
+        let longest = measurements.iter().map(|it| it.data.len()).max();
+        // What TPM2_PCR_Event takes.
+        assert!(longest.unwrap() <= 1024);
+        let len = log(&measurements).len() as u64;
         assert!(len < crate::layout::guest::TPM_LOG_SIZE, "{len}");
     }
 }

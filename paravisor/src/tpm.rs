@@ -11,10 +11,10 @@ use alloc::vec::Vec;
 
 use spin::Mutex;
 use stockade_boot::layout::{TPM_CRB_BASE, TPM_PPI_BASE};
-use stockade_boot::measured::{BANKS, Measurement};
+use stockade_boot::measured::Measurement;
 use stockade_bus::{AccessError, Gpa, Mmio};
 use stockade_devices::tpm::command::{
-    self, HashAlgorithm, Locality, MAX_BYTES, ResponseCode, pcr_extend, self_test, startup_clear,
+    self, Locality, MAX_BYTES, ResponseCode, pcr_event, self_test, startup_clear,
 };
 use stockade_devices::tpm::message::{
     MAKE_RSA_ENDORSEMENT_KEY, MAX_MESSAGE_BYTES, Request, Status, read_response,
@@ -272,10 +272,9 @@ impl<'a> Session<'a> {
         let on = now_ns();
         self.execute(&startup_clear())?;
         for measurement in &fitting.measurements {
-            let (short, long) = (measurement.sha256(), measurement.sha384());
-            let [first, second] = BANKS.map(|(algorithm, _)| HashAlgorithm(algorithm));
             let pcr = u8::try_from(measurement.pcr).unwrap_or(u8::MAX);
-            self.execute(&pcr_extend(pcr, &[(first, &short), (second, &long)]))?;
+            // A bank left out would be the guest's to fill with what it likes.
+            self.execute(&pcr_event(pcr, &measurement.data))?;
         }
         let measured = now_ns();
         // A driver has two seconds of patience for this, which an emulated processor may not keep.
@@ -400,10 +399,8 @@ mod tests {
         tpm.start(&mut || engine.turn(), &|| 0).unwrap();
         assert_eq!(engine.asked[0], [2, 0, 1, 0]);
         assert_eq!(engine.asked[1][4..], startup_clear());
-        assert_eq!(
-            command::Header::read(&engine.asked[2][4..]).unwrap().code,
-            0x182
-        );
+        // In all banks the TPM has, whichever these are.
+        assert_eq!(engine.asked[2][4..], pcr_event(4, &[1]));
         assert_eq!(registers(&tpm, 0x44), 2);
     }
 

@@ -51,8 +51,8 @@ pub struct CommandCode(pub u32);
 impl CommandCode {
     /// Begins a life of the TPM.
     pub const STARTUP: Self = Self(0x144);
-    /// Extends a PCR by digests.
-    pub const PCR_EXTEND: Self = Self(0x182);
+    /// Hashes data and extends a PCR by the digests.
+    pub const PCR_EVENT: Self = Self(0x13C);
     /// Tests what the TPM relies on.
     pub const SELF_TEST: Self = Self(0x143);
     /// Prepares for power-off.
@@ -165,15 +165,11 @@ pub fn shutdown_clear() -> Vec<u8> {
     plain(CommandCode::SHUTDOWN, &[0, 0])
 }
 
-/// Returns `TPM2_PCR_Extend` of one PCR by one digest a bank (part 3, 22.2).
+/// Returns `TPM2_PCR_Event`, which extends a PCR by a digest of `data` in every bank there is (part 3, 22.3).
 #[must_use]
-pub fn pcr_extend(pcr: u8, digests: &[(HashAlgorithm, &[u8])]) -> Vec<u8> {
-    let mut body = Vec::from(count(digests.len()));
-    for (algorithm, digest) in digests {
-        body.extend_from_slice(&algorithm.0.to_be_bytes());
-        body.extend_from_slice(digest);
-    }
-    authorized(CommandCode::PCR_EXTEND, &[pcr.into()], &body)
+pub fn pcr_event(pcr: u8, data: &[u8]) -> Vec<u8> {
+    let parameters = [&size(data.len()), data].concat();
+    authorized(CommandCode::PCR_EVENT, &[pcr.into()], &parameters)
 }
 
 /// Returns a command without sessions.
@@ -203,9 +199,9 @@ pub fn by_session(code: CommandCode, handles: &[u32], session: u32, parameters: 
     with_header(TAG_SESSIONS, code, &body)
 }
 
-/// Lists are of a handful of banks.
-fn count(len: usize) -> [u8; 4] {
-    u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes()
+/// The TPM refuses events of more than 1024 bytes, so those of a size that has no place here, too.
+fn size(len: usize) -> [u8; 2] {
+    u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes()
 }
 
 fn with_header(tag: u16, code: CommandCode, body: &[u8]) -> Vec<u8> {
@@ -232,22 +228,15 @@ mod tests {
     }
 
     #[test]
-    fn extend_has_one_password_session_and_a_digest_a_bank() {
-        let command = pcr_extend(
-            8,
-            &[
-                (HashAlgorithm::SHA256, &[1; 32]),
-                (HashAlgorithm::SHA384, &[2; 48]),
-            ],
-        );
+    fn event_has_one_password_session_and_its_data_behind_their_size() {
+        let command = pcr_event(8, b"data");
         let header = Header::read(&command).unwrap();
         assert_eq!(
             (header.tag, header.size, header.code),
-            (0x8002, 10 + 4 + 13 + 4 + 34 + 50, 0x182)
+            (0x8002, 10 + 4 + 13 + 2 + 4, 0x13C)
         );
-        assert_eq!(command.len(), 115);
         assert_eq!(command[10..14], [0, 0, 0, 8]);
-        assert_eq!(command[27..33], [0, 0, 0, 2, 0, 0x0B]);
+        assert_eq!(command[27..], *b"\0\x04data");
     }
 
     #[test]
