@@ -17,6 +17,7 @@ use stockade_paravisor::guest::{self, Plan};
 use stockade_paravisor::life::{self, Post};
 use stockade_paravisor::machine::{FirmwareFittings, Fittings, Functions, Machine, TestFittings};
 use stockade_paravisor::module::Modules;
+use stockade_paravisor::module::outside::NoEntropy;
 use stockade_paravisor::tpm::{self, Lasting, Presence, TpmFitting};
 use stockade_paravisor::vcpu::Vcpu;
 use stockade_paravisor::virtio::Bays;
@@ -25,7 +26,7 @@ use stockade_platform::cpuid::CpuidTable;
 use stockade_platform::ghcb::IoWidth;
 use stockade_platform::memory::GuestRam;
 use stockade_platform::module::ModuleMemory;
-use stockade_platform::{Cpu, Ghcb, Platform, console, stop};
+use stockade_platform::{Cpu, Ghcb, Platform, console, random, stop};
 
 use crate::adapters::{GuestProcessor, PlatformHost, Staging, Time, open_console};
 use crate::firmware;
@@ -284,6 +285,7 @@ fn tpm(manifest: &Manifest, modules: &Modules) -> Option<TpmFitting> {
             Start::Kernel => Presence::Absent,
             Start::Firmware => Presence::Firmware,
         },
+        random: |value| random::fill(value).map_err(|_| NoEntropy),
     })
 }
 

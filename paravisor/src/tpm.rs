@@ -1,8 +1,8 @@
 //! The TPM: its front-end, which the guest sees, on the module that is its engine.
 //!
 //! [`EnginePort`] is the way between them, a channel; nobody waits on it. Before the guest starts, and again after each of its resets,
-//! [`Tpm::start`] powers the engine on and extends the PCRs by what was measured. An engine that fails costs the guest its TPM until the next
-//! reset: the interface answers, with failures.
+//! [`Tpm::start`] powers the engine on, extends the PCRs by what was measured and, where no firmware does it, closes the platform's hierarchy.
+//! An engine that fails costs the guest its TPM until the next reset: the interface answers, with failures.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -14,7 +14,7 @@ use stockade_boot::layout::{TPM_CRB_BASE, TPM_PPI_BASE};
 use stockade_boot::measured::Measurement;
 use stockade_bus::{AccessError, Gpa, Mmio};
 use stockade_devices::tpm::command::{
-    self, Locality, MAX_BYTES, ResponseCode, pcr_event, self_test, startup_clear,
+    self, Locality, MAX_BYTES, ResponseCode, close_platform, pcr_event, self_test, startup_clear,
 };
 use stockade_devices::tpm::message::{
     MAKE_RSA_ENDORSEMENT_KEY, MAX_MESSAGE_BYTES, Request, Status, read_response,
@@ -22,6 +22,7 @@ use stockade_devices::tpm::message::{
 use stockade_devices::tpm_crb::{Progress, Reach, TPM_CRB_BYTES, TpmCrb, TpmPort};
 use stockade_devices::tpm_ppi::{TPM_PPI_BYTES, TpmPpi};
 
+use crate::module::outside::NoEntropy;
 use crate::module::{Channel, ChannelError};
 
 /// The name of the module that is the engine.
@@ -42,6 +43,9 @@ pub enum TpmError {
     /// It takes too long.
     #[error("the engine does not answer")]
     Silent,
+    /// There is nothing to make the platform's authorization value of.
+    #[error("the processor gives no random numbers")]
+    NoEntropy,
 }
 
 /// Whether a TPM is the same the next time the machine is switched on.
@@ -73,6 +77,8 @@ pub struct TpmFitting {
     pub measurements: Vec<Measurement>,
     /// Who takes requests that need somebody present.
     pub presence: Presence,
+    /// Where random numbers come from.
+    pub random: fn(&mut [u8; 32]) -> Result<(), NoEntropy>,
 }
 
 /// Who takes requests that need somebody present.
@@ -276,6 +282,9 @@ impl<'a> Session<'a> {
             // A bank left out would be the guest's to fill with what it likes.
             self.execute(&pcr_event(pcr, &measurement.data))?;
         }
+        if fitting.presence == Presence::Absent {
+            self.close_platform(fitting)?;
+        }
         let measured = now_ns();
         // A driver has two seconds of patience for this, which an emulated processor may not keep.
         self.execute(&self_test())?;
@@ -284,6 +293,14 @@ impl<'a> Session<'a> {
             measure_ns: measured.saturating_sub(on),
             test_ns: now_ns().saturating_sub(measured),
         })
+    }
+
+    /// Gives the platform's hierarchy an authorization value nobody keeps, as firmware does: banks of PCRs and the evidence's indexes are the
+    /// platform's.
+    fn close_platform(&mut self, fitting: &TpmFitting) -> Result<(), TpmError> {
+        let mut value = [0; 32];
+        (fitting.random)(&mut value).map_err(|_| TpmError::NoEntropy)?;
+        self.execute(&close_platform(&value))
     }
 
     fn execute(&mut self, command: &[u8]) -> Result<(), TpmError> {
@@ -361,6 +378,10 @@ mod tests {
             lasting: Lasting::Kept,
             measurements: vec![measurement()],
             presence,
+            random: |value| {
+                *value = [7; 32];
+                Ok(())
+            },
         };
         (Tpm::new(fitting), engine)
     }
@@ -369,6 +390,13 @@ mod tests {
         let mut answer = vec![0];
         answer.extend(command::failed(ResponseCode::SUCCESS));
         answer
+    }
+
+    /// Answers to a start, each the best there is.
+    fn started() -> Vec<Vec<u8>> {
+        let mut answers = vec![success(); 5];
+        answers[0] = vec![0];
+        answers
     }
 
     fn measurement() -> Measurement {
@@ -394,14 +422,36 @@ mod tests {
     }
 
     #[test]
-    fn start_powers_on_starts_up_and_extends() {
-        let (tpm, mut engine) = tpm(&[vec![0], success(), success(), success()]);
+    fn start_powers_on_starts_up_extends_closes_the_platform_and_tests() {
+        let (tpm, mut engine) = tpm(&started());
         tpm.start(&mut || engine.turn(), &|| 0).unwrap();
         assert_eq!(engine.asked[0], [2, 0, 1, 0]);
         assert_eq!(engine.asked[1][4..], startup_clear());
         // In all banks the TPM has, whichever these are.
         assert_eq!(engine.asked[2][4..], pcr_event(4, &[1]));
+        assert_eq!(engine.asked[3][4..], close_platform(&[7; 32]));
+        assert_eq!(engine.asked[4][4..], self_test());
         assert_eq!(registers(&tpm, 0x44), 2);
+    }
+
+    /// Firmware has to find the hierarchy open: it closes it when it has done with it.
+    #[test]
+    fn platform_stays_open_for_firmware() {
+        let answers = &started()[..4];
+        let (tpm, mut engine) = tpm_with(Presence::Firmware, answers);
+        tpm.start(&mut || engine.turn(), &|| 0).unwrap();
+        assert_eq!(engine.asked[3][4..], self_test());
+        assert_eq!(engine.asked.len(), 4);
+    }
+
+    /// An empty value would be as good as a known one.
+    #[test]
+    fn without_random_numbers_the_tpm_fails() {
+        let (mut tpm, mut engine) = tpm(&started());
+        tpm.fitting.random = |_| Err(NoEntropy);
+        let outcome = tpm.start(&mut || engine.turn(), &|| 0);
+        assert!(matches!(outcome, Err(TpmError::NoEntropy)));
+        assert_eq!(registers(&tpm, 0x44) & 1, 1);
     }
 
     #[test]
@@ -438,12 +488,12 @@ mod tests {
 
     #[test]
     fn reset_during_a_command_waits_for_its_end_before_power_comes_on() {
-        let (tpm, mut engine) = tpm(&[success(), vec![0], success(), success(), success()]);
+        let (tpm, mut engine) = tpm(&[vec![success()], started()].concat());
         command(&tpm);
         assert!(engine.channel.receive(|_| None::<()>).is_none());
         tpm.reset();
         tpm.start(&mut || engine.turn(), &|| 0).unwrap();
-        assert_eq!(engine.asked.len(), 5);
+        assert_eq!(engine.asked.len(), 6);
         assert_eq!(engine.asked[1][0], 2);
         assert_eq!(registers(&tpm, 0x44), 2);
     }

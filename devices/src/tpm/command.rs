@@ -1,7 +1,7 @@
 //! Commands and responses as far as somebody besides the engine must understand them (TPM 2.0 Library, part 1, 18 and part 3).
 //!
-//! A machine only looks at headers, and writes the three commands it needs before a guest runs: it starts the TPM up and extends
-//! PCRs by what it has measured.
+//! A machine only looks at headers, and writes the few commands it needs before a guest runs: it starts the TPM up, extends PCRs by
+//! what it has measured and closes what is the platform's.
 
 use alloc::vec::Vec;
 
@@ -12,6 +12,8 @@ pub const MAX_BYTES: usize = 0xF80;
 
 const TAG_NO_SESSIONS: u16 = 0x8001;
 const TAG_SESSIONS: u16 = 0x8002;
+/// The hierarchy of the machine itself.
+const PLATFORM: u32 = 0x4000_000C;
 /// The password session that authorizes by an empty password.
 const SESSION_PASSWORD: u32 = 0x4000_0009;
 
@@ -53,6 +55,8 @@ impl CommandCode {
     pub const STARTUP: Self = Self(0x144);
     /// Hashes data and extends a PCR by the digests.
     pub const PCR_EVENT: Self = Self(0x13C);
+    /// Gives a hierarchy another authorization value.
+    pub const HIERARCHY_CHANGE_AUTH: Self = Self(0x129);
     /// Tests what the TPM relies on.
     pub const SELF_TEST: Self = Self(0x143);
     /// Prepares for power-off.
@@ -172,6 +176,13 @@ pub fn pcr_event(pcr: u8, data: &[u8]) -> Vec<u8> {
     authorized(CommandCode::PCR_EVENT, &[pcr.into()], &parameters)
 }
 
+/// Returns `TPM2_HierarchyChangeAuth` of the platform's hierarchy, from no authorization value to `value` (part 3, 24.8).
+#[must_use]
+pub fn close_platform(value: &[u8; 32]) -> Vec<u8> {
+    let parameters = [&size(value.len()), value.as_slice()].concat();
+    authorized(CommandCode::HIERARCHY_CHANGE_AUTH, &[PLATFORM], &parameters)
+}
+
 /// Returns a command without sessions.
 #[must_use]
 pub fn plain(code: CommandCode, body: &[u8]) -> Vec<u8> {
@@ -237,6 +248,17 @@ mod tests {
         );
         assert_eq!(command[10..14], [0, 0, 0, 8]);
         assert_eq!(command[27..], *b"\0\x04data");
+    }
+
+    #[test]
+    fn platform_is_closed_by_its_own_empty_value() {
+        let command = close_platform(&[7; 32]);
+        assert_eq!(command[6..14], [0, 0, 1, 0x29, 0x40, 0, 0, 0x0C]);
+        assert_eq!(command[14..27], [0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0]);
+        assert_eq!(
+            (&command[27..29], &command[29..]),
+            (&[0, 32][..], &[7; 32][..])
+        );
     }
 
     #[test]
