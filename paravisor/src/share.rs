@@ -8,9 +8,11 @@ use stockade_abi::terminate::StopReason;
 use crate::crew::End;
 use crate::host::{Host, Timekeeper};
 use crate::machine::Machine;
+use crate::module::ChannelError;
 use crate::module::set::{IDLE_SLICE_NS, SLICE_NS};
 use crate::run_loop::{arm_for, come_back, depart, listen};
 use crate::stats::Work;
+use crate::tpm::TpmError;
 use crate::vcpu::Vcpu;
 
 /// How long the guest waits for modules to get ready before it starts.
@@ -114,7 +116,8 @@ pub(crate) fn start_modules<H: Host, C: Timekeeper + Clone>(
     Ok(())
 }
 
-/// Has the TPM ready before there is a guest. One that is not there in time, or fails, the guest will find failing.
+/// Has the TPM ready before there is a guest. One that is not there in time, or fails, the guest will find failing; without one that is as
+/// measured there is no guest.
 pub(crate) fn start_tpm<H: Host, C: Timekeeper + Clone>(
     vcpu: &mut Vcpu,
     machine: &Machine<C>,
@@ -137,6 +140,10 @@ pub(crate) fn start_tpm<H: Host, C: Timekeeper + Clone>(
             times.measure_ns / NS_A_MS,
             times.test_ns / NS_A_MS,
         ),
+        Some(Err(error @ TpmError::Channel(ChannelError::NotLoaded))) => {
+            log::error!("the TPM: T02: {error}");
+            return Err(StopReason::TPM_LOST);
+        }
         Some(Err(error)) => log::error!("the TPM fails: {error}"),
     }
     Ok(())

@@ -99,6 +99,8 @@ pub(crate) fn run(platform: Platform) -> ! {
     };
     let tenants = Arc::new(modules::modules(&launch.manifest, &means));
     devices.bays.ring_for_records(tenants.bell());
+    let fittings = fittings(&launch.manifest, vcpus, ram, tenants);
+    let fittings = fittings.unwrap_or_else(|reason| stop(reason));
     let shared = SHARED.call_once(|| Shared {
         start: launch.manifest.start(),
         policy: identity::policy(&launch, clock.0.frequency_hz()),
@@ -108,11 +110,7 @@ pub(crate) fn run(platform: Platform) -> ! {
             count(vcpus),
             clock,
             unix_seconds,
-            fitted(
-                fittings(&launch.manifest, vcpus, ram, tenants),
-                devices,
-                firmware,
-            ),
+            fitted(fittings, devices, firmware),
         ),
         ram,
         modules,
@@ -230,25 +228,25 @@ fn fittings(
     vcpus: u32,
     ram: &'static GuestRam,
     modules: Arc<Modules>,
-) -> Fittings {
+) -> Result<Fittings, StopReason> {
     let test_devices = TestFittings {
         memory: ram,
         vcpus: u16::try_from(vcpus).unwrap_or(u16::MAX),
         ram_bytes: ram.map().bytes(),
     };
     let flags = manifest.flags();
-    Fittings {
+    Ok(Fittings {
         start: manifest.start(),
         hpet: flags.contains(GuestFlags::HPET),
         firmware: None,
         functions: Functions::default(),
         bays: Bays::default(),
-        tpm: tpm(manifest, &modules),
+        tpm: tpm(manifest, &modules)?,
         modules,
         test_devices: flags
             .contains(GuestFlags::TEST_DEVICES)
             .then_some(test_devices),
-    }
+    })
 }
 
 /// A guest whose TPM cannot have its state is not started: with a TPM that fails, or with a new one, it would go another way than the one
@@ -261,15 +259,15 @@ fn check_tpm_state(manifest: &Manifest, records: &Kept) -> Result<(), StopReason
     Ok(())
 }
 
-/// Returns what the TPM is put together from, if the guest is to have one.
-fn tpm(manifest: &Manifest, modules: &Modules) -> Option<TpmFitting> {
+/// Returns what the TPM is put together from, if the guest is to have one. A host that changes the words of its engine takes its name away.
+fn tpm(manifest: &Manifest, modules: &Modules) -> Result<Option<TpmFitting>, StopReason> {
     if !manifest.flags().contains(GuestFlags::TPM) {
-        return None;
+        return Ok(None);
     }
-    let channel = modules.channel(tpm::ENGINE);
-    if channel.is_none() {
-        log::error!("the TPM is missing: no module is its engine");
-    }
+    let Some(channel) = modules.channel(tpm::ENGINE) else {
+        log::error!("the TPM: T02: no module is its engine");
+        return Err(StopReason::TPM_LOST);
+    };
     let lasting = match manifest.devices().store() {
         Some(_) => Lasting::Kept,
         None => {
@@ -277,8 +275,8 @@ fn tpm(manifest: &Manifest, modules: &Modules) -> Option<TpmFitting> {
             Lasting::Ephemeral
         }
     };
-    Some(TpmFitting {
-        channel: channel?,
+    Ok(Some(TpmFitting {
+        channel,
         lasting,
         measurements: measured::measurements(manifest),
         presence: match manifest.start() {
@@ -286,7 +284,7 @@ fn tpm(manifest: &Manifest, modules: &Modules) -> Option<TpmFitting> {
             Start::Firmware => Presence::Firmware,
         },
         random: |value| random::fill(value).map_err(|_| NoEntropy),
-    })
+    }))
 }
 
 fn fitted(fittings: Fittings, devices: Fit, firmware: Option<FirmwareFittings>) -> Fittings {

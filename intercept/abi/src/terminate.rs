@@ -84,8 +84,9 @@ stop_reasons! {
     FIRMWARE_DIGEST_MISMATCH = 26, "the firmware differs from the measured one";
     /// Firmware's variables are in the store and not to be had: an older or a template's set would be another machine.
     VARIABLES_LOST = 27, "the firmware's variables cannot be read from the sealed store";
-    /// The TPM's state is in the store and not to be had: a failed TPM, or a new one, would be another machine.
-    TPM_LOST = 28, "the TPM's state cannot be read from the sealed store";
+    /// The TPM's state is in the store and not to be had, or its engine is not the measured one: a failed TPM, or a new one, would be another
+    /// machine.
+    TPM_LOST = 28, "the TPM's state or its engine cannot be read as it was left or measured";
     /// Whoever holds the disks' keys knows the sealed store for an older copy.
     STORE_ROLLED_BACK = 29, "the sealed store is an older copy or another one";
 }

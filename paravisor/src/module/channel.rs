@@ -55,6 +55,9 @@ pub enum ChannelError {
     /// There is no module any more.
     #[error("there is no module any more")]
     Closed,
+    /// There is none because its program cannot be loaded: the host changed it, or took it away.
+    #[error("the module's program is not to be had")]
+    NotLoaded,
 }
 
 /// When modules next have something to do, in nanoseconds since the paravisor started: one word that all of them share.
@@ -99,6 +102,14 @@ struct Mail {
     is_cancelled: bool,
     /// The module has answered since somebody asked.
     has_progressed: bool,
+    /// Why there is no module any more.
+    end: Option<ChannelError>,
+}
+
+impl Mail {
+    fn end(&self) -> ChannelError {
+        self.end.unwrap_or(ChannelError::Closed)
+    }
 }
 
 /// The channel of one module.
@@ -138,7 +149,7 @@ impl Channel {
         let mut mail = self.mail.lock();
         match self.state() {
             ChannelState::Idle => {}
-            ChannelState::Closed => return Err(ChannelError::Closed),
+            ChannelState::Closed => return Err(mail.end()),
             _ => return Err(ChannelError::Busy),
         }
         mail.request.clear();
@@ -163,7 +174,7 @@ impl Channel {
         let mail = self.mail.lock();
         match self.state() {
             ChannelState::Idle | ChannelState::Busy => None,
-            ChannelState::Closed => Some(Err(ChannelError::Closed)),
+            ChannelState::Closed => Some(Err(mail.end())),
             ChannelState::Lost => {
                 self.set(ChannelState::Idle);
                 Some(Err(ChannelError::Lost))
@@ -249,9 +260,9 @@ impl Channel {
         }
     }
 
-    /// Notes that there will be no module any more.
-    pub(crate) fn close(&self) {
-        let _mail = self.mail.lock();
+    /// Notes that there will be no module any more, and why.
+    pub(crate) fn close(&self, end: ChannelError) {
+        self.mail.lock().end = Some(end);
         self.set(ChannelState::Closed);
     }
 
@@ -323,8 +334,9 @@ mod tests {
         channel.fail();
         assert_eq!(channel.take(&mut []), Some(Err(ChannelError::Lost)));
         assert_eq!(channel.state(), ChannelState::Idle);
-        channel.close();
-        assert_eq!(channel.post(b"x"), Err(ChannelError::Closed));
+        channel.close(ChannelError::NotLoaded);
+        assert_eq!(channel.post(b"x"), Err(ChannelError::NotLoaded));
+        assert_eq!(channel.take(&mut []), Some(Err(ChannelError::NotLoaded)));
     }
 
     #[test]

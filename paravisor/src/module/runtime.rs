@@ -10,7 +10,7 @@ use stockade_boot::manifest::Payload;
 use stockade_boot::payload::PayloadSource;
 
 use super::call::Leave;
-use super::channel::{Bell, Channel};
+use super::channel::{Bell, Channel, ChannelError};
 use super::load::{LoadError, Loader};
 use super::memory::Memory;
 use super::outside::Outside;
@@ -193,11 +193,11 @@ impl<S: Space, P: PayloadSource + Send> Runtime<S, P> {
         self.channel.fail();
         if end == End::Left(Leave::Exit(0)) {
             self.say("has ended");
-            return self.give_up();
+            return self.give_up(ChannelError::Closed);
         }
         if self.restarts >= MOST_RESTARTS {
             self.say(&format!("failed: {end}; it is not started again"));
-            return self.give_up();
+            return self.give_up(ChannelError::Closed);
         }
         self.restarts += 1;
         let count = self.restarts;
@@ -208,10 +208,10 @@ impl<S: Space, P: PayloadSource + Send> Runtime<S, P> {
         Turn::More
     }
 
-    fn give_up(&mut self) -> Turn {
+    fn give_up(&mut self, end: ChannelError) -> Turn {
         self.space.clear();
         self.stage = Stage::Over;
-        self.channel.close();
+        self.channel.close(end);
         Turn::Over
     }
 }
@@ -224,7 +224,7 @@ impl<S: Space, P: PayloadSource + Send> Body for Runtime<S, P> {
             Stage::Loading(_) => self.load(until_ns).unwrap_or_else(|error| {
                 // What is wrong with the file is wrong the next time.
                 self.say(&format!("is not started: {error}"));
-                self.give_up()
+                self.give_up(ChannelError::NotLoaded)
             }),
         }
     }

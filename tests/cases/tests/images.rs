@@ -9,6 +9,7 @@ use igvm::measurement::generate_snp_measurement;
 use stockade::image::Image;
 use stockade_boot::layout::paravisor;
 use stockade_cases::{build, figures, image, measured, text};
+use stockade_rig::tpm::engine;
 use stockade_rig::{Finished, Stockade, appended, package_file, tamper, workshop};
 
 const CHECK: &str = "stockade.mode=check";
@@ -185,6 +186,30 @@ fn a_changed_command_line_is_refused_before_anything_runs() {
         .assert_code(12)
         .assert_says(&["code 11", "the command line differs from the measured one"]);
     assert_eq!(finished.stdout, "");
+}
+
+/// Builds an image with a TPM, lets `harm` change it, and fails unless it stops before the guest runs.
+#[track_caller]
+fn assert_tpm_lost(harm: impl FnOnce(&Path)) {
+    let folder = folder();
+    let path = folder.path().join("guest.igvm");
+    let built = Stockade::new("build").args(["--tpm", "--append", &appended(CHECK)]);
+    built.arg("-o").arg(&path).finish().assert_code(0);
+    harm(&path);
+    let finished = Stockade::image(&path).finish();
+    finished.assert_code(12).assert_says(&["code 28", "T02"]);
+    assert_eq!(finished.stdout, "");
+}
+
+/// With a TPM that fails, or without one, the guest would go another way than the one its owner measured.
+#[test]
+fn a_changed_engine_of_the_tpm_is_refused_before_the_guest_runs() {
+    assert_tpm_lost(|image| tamper::flip_at(image, &stretch(&engine().program), 0));
+}
+
+#[test]
+fn changed_words_of_the_tpm_s_engine_are_refused_before_the_guest_runs() {
+    assert_tpm_lost(|image| tamper::flip_at(image, b"tpm libtpms-dev=", 1));
 }
 
 /// A host that launches another image than the owner measured: the PSP reports the digest of what was launched.

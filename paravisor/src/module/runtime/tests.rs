@@ -169,4 +169,6 @@ fn a_changed_file_is_not_started() {
     assert_eq!(settle(&mut runtime), Turn::Over);
     let line = "is not started: it does not have the digest in the manifest";
     assert_eq!(shared.0.lock().lines, [line]);
+    let posted = runtime.channel().post(b"x");
+    assert_eq!(posted, Err(ChannelError::NotLoaded));
 }
