@@ -23,10 +23,13 @@ use stockade_devices::tpm_crb::{Progress, Reach, TPM_CRB_BYTES, TpmCrb, TpmPort}
 use stockade_devices::tpm_ppi::{TPM_PPI_BYTES, TpmPpi};
 
 use crate::module::outside::NoEntropy;
-use crate::module::{Channel, ChannelError};
+use crate::module::{Channel, ChannelError, ChannelState};
 
 /// The name of the module that is the engine.
 pub const ENGINE: &str = "tpm";
+
+/// How long a start waits for the end of what the system before it asked for, before it has the engine started again.
+const PATIENCE_NS: u64 = 5_000_000_000;
 
 /// Why there is no TPM.
 #[derive(Debug, thiserror::Error)]
@@ -171,25 +174,40 @@ impl Tpm {
         serve: &mut dyn FnMut() -> bool,
         now_ns: &dyn Fn() -> u64,
     ) -> Result<StartTimes, TpmError> {
-        let channel = &self.fitting.channel;
-        // What the system before this one has left is over first.
-        while !self.is_free() {
-            if !serve() {
-                self.crb.lock().fail();
-                return Err(TpmError::Silent);
-            }
-        }
-        let outcome = Session::new(channel, serve).start(&self.fitting, now_ns);
+        let outcome = self
+            .wait_until_free(serve, now_ns)
+            .and_then(|()| Session::new(&self.fitting.channel, serve).start(&self.fitting, now_ns));
         if outcome.is_err() {
             self.crb.lock().fail();
         }
         outcome
     }
 
+    /// Waits for the end of what the system before this one has left. An engine that sleeps on it is not waited for.
+    fn wait_until_free(
+        &self,
+        serve: &mut dyn FnMut() -> bool,
+        now_ns: &dyn Fn() -> u64,
+    ) -> Result<(), TpmError> {
+        let mut since = now_ns();
+        while !self.is_free() {
+            if now_ns().saturating_sub(since) > PATIENCE_NS {
+                self.fitting.channel.dismiss();
+                since = now_ns();
+            }
+            if !serve() {
+                return Err(TpmError::Silent);
+            }
+        }
+        // How it ended is of no concern to the next.
+        self.crb.lock().reset();
+        Ok(())
+    }
+
     fn is_free(&self) -> bool {
         let mut crb = self.crb.lock();
         crb.poll();
-        !crb.is_executing()
+        !crb.is_executing() && self.fitting.channel.state() != ChannelState::Busy
     }
 }
 
@@ -322,6 +340,7 @@ impl<'a> Session<'a> {
             }
             if !(self.serve)() {
                 self.channel.abandon();
+                self.channel.dismiss();
                 return Err(TpmError::Silent);
             }
         };
@@ -331,6 +350,7 @@ impl<'a> Session<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::collections::VecDeque;
 
     use stockade_boot::measured::EventType;
@@ -495,6 +515,41 @@ mod tests {
         tpm.start(&mut || engine.turn(), &|| 0).unwrap();
         assert_eq!(engine.asked.len(), 6);
         assert_eq!(engine.asked[1][0], 2);
+        assert_eq!(registers(&tpm, 0x44), 2);
+    }
+
+    /// One that slept on it would hold each reset up, and one that answered late the TPM up for good.
+    #[test]
+    fn engine_that_does_not_end_a_command_is_started_again_before_power_comes_on() {
+        let (tpm, mut engine) = tpm(&started());
+        command(&tpm);
+        assert!(engine.channel.receive(|_| Some(())).is_some());
+        tpm.reset();
+        let now = Cell::new(0);
+        let outcome = tpm.start(
+            &mut || {
+                now.set(now.get() + PATIENCE_NS / 4);
+                if engine.channel.take_dismissal() {
+                    engine.channel.fail();
+                }
+                engine.turn()
+            },
+            &|| now.get(),
+        );
+        assert!(outcome.unwrap().power_ns < PATIENCE_NS);
+        assert_eq!(engine.asked.len(), 5);
+        assert_eq!(registers(&tpm, 0x44), 2);
+    }
+
+    #[test]
+    fn answer_that_comes_too_late_leaves_the_next_start_its_engine() {
+        let (tpm, mut engine) = tpm(&started());
+        let received = || engine.channel.receive(|_| Some(())).is_none();
+        assert!(tpm.start(&mut || received(), &|| 0).is_err());
+        assert!(engine.channel.take_dismissal());
+        assert!(engine.channel.answer(|_| true));
+        tpm.reset();
+        tpm.start(&mut || engine.turn(), &|| 0).unwrap();
         assert_eq!(registers(&tpm, 0x44), 2);
     }
 

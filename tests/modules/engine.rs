@@ -69,8 +69,9 @@ fn misbehave(life: u8, before: u32) -> Vec<u8> {
         (3, 0) => vec![DONE, 0x80, 1, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0, 1, 2, 3],
         (3, _) => std::iter::once(DONE).chain(garbage(LONGEST - 1)).collect(),
         (4, _) => std::process::abort(),
-        _ => loop {
+        (5, _) => loop {
             std::thread::sleep(std::time::Duration::from_secs(1));
         },
+        _ => vec![DONE, 0x80, 1],
     }
 }

@@ -100,6 +100,10 @@ struct Mail {
     /// The module has received the request.
     is_received: bool,
     is_cancelled: bool,
+    /// Nobody waits for the response.
+    is_abandoned: bool,
+    /// The module is to be started again, for it does not answer.
+    is_dismissed: bool,
     /// The module has answered since somebody asked.
     has_progressed: bool,
     /// Why there is no module any more.
@@ -109,6 +113,15 @@ struct Mail {
 impl Mail {
     fn end(&self) -> ChannelError {
         self.end.unwrap_or(ChannelError::Closed)
+    }
+
+    /// Returns what comes of a request that ends so: one nobody waits for leaves nothing to be taken.
+    fn outcome(&self, state: ChannelState) -> ChannelState {
+        if self.is_abandoned {
+            ChannelState::Idle
+        } else {
+            state
+        }
     }
 }
 
@@ -154,7 +167,7 @@ impl Channel {
         }
         mail.request.clear();
         mail.request.extend_from_slice(request);
-        (mail.is_received, mail.is_cancelled) = (false, false);
+        (mail.is_received, mail.is_cancelled, mail.is_abandoned) = (false, false, false);
         self.set(ChannelState::Busy);
         self.bell.ring();
         Ok(())
@@ -193,10 +206,24 @@ impl Channel {
     pub fn abandon(&self) {
         let mut mail = self.mail.lock();
         match self.state() {
-            ChannelState::Busy if mail.is_received => mail.is_cancelled = true,
+            ChannelState::Busy if mail.is_received => {
+                (mail.is_cancelled, mail.is_abandoned) = (true, true);
+                self.bell.ring();
+            }
             ChannelState::Closed => {}
             _ => self.set(ChannelState::Idle),
         }
+    }
+
+    /// Has the module ended and started again, however it waits: what it had received is lost.
+    pub(crate) fn dismiss(&self) {
+        self.mail.lock().is_dismissed = true;
+        self.bell.ring();
+    }
+
+    /// Returns whether the module is to be started again; says so once.
+    pub(crate) fn take_dismissal(&self) -> bool {
+        core::mem::take(&mut self.mail.lock().is_dismissed)
     }
 
     /// Hands the request to the module, once, by `read`; `None` if there is none. A request `read` refuses stays.
@@ -242,7 +269,7 @@ impl Channel {
         let is_written = write(&mut mail.response);
         if is_written {
             mail.has_progressed = true;
-            self.set(ChannelState::Answered);
+            self.set(mail.outcome(ChannelState::Answered));
         }
         is_written
     }
@@ -256,7 +283,7 @@ impl Channel {
     pub(crate) fn fail(&self) {
         let mail = self.mail.lock();
         if self.state() == ChannelState::Busy && mail.is_received {
-            self.set(ChannelState::Lost);
+            self.set(mail.outcome(ChannelState::Lost));
         }
     }
 
@@ -351,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn an_abandoned_request_is_cancelled_and_its_response_stays_untaken() {
+    fn an_abandoned_request_is_cancelled_and_its_response_dropped() {
         let channel = channel();
         channel.post(b"x").unwrap();
         channel.abandon();
@@ -360,5 +387,18 @@ mod tests {
         receive(&channel).unwrap();
         channel.abandon();
         assert!(channel.is_cancelled());
+        assert_eq!(channel.post(b"z"), Err(ChannelError::Busy));
+        assert!(answer(&channel, b"late"));
+        assert_eq!(channel.take(&mut []), None);
+        channel.post(b"z").unwrap();
+        receive(&channel).unwrap();
+        channel.abandon();
+        channel.fail();
+        assert_eq!(channel.take(&mut []), None);
+        // What was abandoned before says nothing of the next.
+        channel.post(b"z").unwrap();
+        receive(&channel).unwrap();
+        assert!(answer(&channel, b"in time"));
+        assert_eq!(channel.take(&mut []), Some(Ok(7)));
     }
 }

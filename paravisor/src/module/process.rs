@@ -32,6 +32,8 @@ pub enum End {
     Failed(Exception, u64),
     /// It took more processor time than it may.
     OverTime,
+    /// It did not answer, and who asked has lost patience.
+    Dismissed,
 }
 
 impl fmt::Display for End {
@@ -40,6 +42,7 @@ impl fmt::Display for End {
             Self::Left(Leave::Exit(status)) => write!(f, "exit status {status}"),
             Self::Left(Leave::Signal(signal)) => write!(f, "signal {signal} to itself"),
             Self::OverTime => f.write_str("more processor time than allowed"),
+            Self::Dismissed => f.write_str("no answer"),
             Self::Failed(exception, rip) => {
                 let Exception {
                     vector,

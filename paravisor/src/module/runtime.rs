@@ -218,8 +218,11 @@ impl<S: Space, P: PayloadSource + Send> Runtime<S, P> {
 
 impl<S: Space, P: PayloadSource + Send> Body for Runtime<S, P> {
     fn turn(&mut self, until_ns: u64) -> Turn {
+        // One that is just being loaded has not failed anybody yet.
+        let is_dismissed = self.channel.take_dismissal();
         match &self.stage {
             Stage::Over => Turn::Over,
+            Stage::Running(_) if is_dismissed => self.end(End::Dismissed),
             Stage::Running(_) => self.run(until_ns),
             Stage::Loading(_) => self.load(until_ns).unwrap_or_else(|error| {
                 // What is wrong with the file is wrong the next time.

@@ -150,6 +150,28 @@ fn a_module_that_never_waits_is_ended_for_its_time() {
     assert!(lines[0].contains("more processor time than allowed"));
 }
 
+/// Waiting takes no processor time: only who waits for an answer can tell that there is none.
+#[test]
+fn a_module_that_waits_for_ever_is_started_again_when_it_is_dismissed() {
+    const STACK: u64 = 0x7F_FFFE_0000;
+    let it = |number| call(number, 3, STACK);
+    // It receives the request, and then waits for another one.
+    let acts = vec![it(0), it(0), it(0), it(1), it(0)];
+    let (mut runtime, shared) = runtime(acts);
+    let channel = Arc::clone(runtime.channel());
+    channel.post(b"lost").unwrap();
+    assert_eq!(settle(&mut runtime), Turn::Wait(u64::MAX));
+    channel.abandon();
+    channel.dismiss();
+    let _ = runtime.turn(0);
+    assert_eq!(channel.state(), ChannelState::Idle);
+    channel.post(b"next").unwrap();
+    assert_eq!(settle(&mut runtime), Turn::Wait(u64::MAX));
+    assert_eq!(channel.take(&mut [0; 4]), Some(Ok(4)));
+    let lines = &shared.0.lock().lines;
+    assert_eq!(*lines, ["failed: no answer; starting it again (1 of 4)"]);
+}
+
 #[test]
 fn exit_0_is_the_end_and_no_failure() {
     let exit: Act = Box::new(|registers| {
