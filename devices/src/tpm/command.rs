@@ -78,6 +78,8 @@ impl ResponseCode {
     pub const COMMAND_SIZE: Self = Self(0x142);
     /// An algorithm came to no result.
     pub const NO_RESULT: Self = Self(0x154);
+    /// It cannot be carried out now, and may be tried again.
+    pub const RETRY: Self = Self(0x922);
     /// It was cancelled.
     pub const CANCELED: Self = Self(0x909);
 }

@@ -151,8 +151,9 @@ impl<E: Engine> Tpm<E> {
             && let Err(error) =
                 attestation::answer(&mut self.engine, &mut *self.records, &mut **attester)
         {
-            // The guest finds the report of before, which does not have its nonce.
+            // The index has the report of before, which does not have the guest's nonce: it may ask again.
             eprintln!("no attestation: {error}");
+            return Ok(command::failed(ResponseCode::RETRY).to_vec());
         }
         Ok(response)
     }
@@ -432,6 +433,31 @@ mod tests {
         let records = &mut store.borrow_mut().records;
         assert!(records.get(&name(ECC_P256_KEY)).unwrap().is_some());
         assert_eq!(records.get("names").unwrap(), names);
+    }
+
+    /// A guest that was told that all is well would take the evidence of before for an answer.
+    #[test]
+    fn a_nonce_without_evidence_is_to_be_written_again() {
+        const NV_WRITE: CommandCode = CommandCode(0x137);
+        let store = Rc::new(RefCell::new(Dying {
+            records: MemoryRecords::default(),
+            puts_left: usize::MAX,
+        }));
+        let engine = Fake {
+            store: Rc::clone(&store),
+            start: 1,
+            commands: Rc::default(),
+        };
+        let mut tpm = Tpm::new(engine, Box::new(store)).attested_by(Box::new(NoReports));
+        tpm.power_on(0).unwrap();
+        let nonce = 0x0140_0002;
+        let mut write = |index| {
+            let write = command::authorized(NV_WRITE, &[index, index], &[0; 4]);
+            let response = tpm.execute(Locality::ZERO, &write).unwrap();
+            command::response_code(&response)
+        };
+        assert_eq!(write(nonce), ResponseCode::RETRY);
+        assert_eq!(write(nonce + 1), ResponseCode::SUCCESS);
     }
 
     #[test]
