@@ -214,22 +214,22 @@ impl Outside for World {
 struct OwnSpace(ModuleSpace);
 
 impl Space for OwnSpace {
-    fn map(&mut self, page: u64, access: Access) -> Result<(), OutOfMemory> {
+    fn map(&mut self, page: u64, access: Access, limit: usize) -> Result<(), OutOfMemory> {
         let access = match access {
             Access::None => PageAccess::None,
             Access::Read => PageAccess::Read,
             Access::Write => PageAccess::Write,
             Access::Execute => PageAccess::Execute,
         };
-        self.0.map(page, access).map_err(|_| OutOfMemory)
+        self.0.map(page, access, limit).map_err(|_| OutOfMemory)
     }
 
     fn unmap(&mut self, pages: Range<u64>) {
         self.0.unmap(pages);
     }
 
-    fn shift(&mut self, from: u64, to: u64) -> Result<(), OutOfMemory> {
-        self.0.shift(from, to).map_err(|_| OutOfMemory)
+    fn shift(&mut self, from: u64, to: u64, limit: usize) -> Result<(), OutOfMemory> {
+        self.0.shift(from, to, limit).map_err(|_| OutOfMemory)
     }
 
     fn pages(&self) -> usize {

@@ -99,23 +99,33 @@ unsafe fn asks() {
     println!("was refused all");
 }
 
-unsafe fn eats_memory() {
+unsafe fn map(address: u64, bytes: u64, flags: u64) -> i64 {
     const ANONYMOUS: u64 = 0x22;
+    let result: i64;
+    unsafe {
+        asm!("syscall", inlateout("rax") 9_u64 => result, in("rdi") address, in("rsi") bytes,
+            in("rdx") 3_u64, in("r10") ANONYMOUS | flags, in("r8") -1_i64, in("r9") 0_u64,
+            out("rcx") _, out("r11") _);
+    }
+    result
+}
+
+/// Whole stretches until there are no more, then pages far apart: each wants a table, too.
+unsafe fn eats_memory() {
+    const FIXED: u64 = 0x10;
     let mut mib = 0;
-    loop {
-        let result: i64;
-        unsafe {
-            asm!("syscall", inlateout("rax") 9_u64 => result, in("rdi") 0_u64, in("rsi") 1_u64 << 20,
-                in("rdx") 3_u64, in("r10") ANONYMOUS, in("r8") -1_i64, in("r9") 0_u64,
-                out("rcx") _, out("r11") _);
-        }
+    let refused = loop {
+        let result = unsafe { map(0, 1 << 20, 0) };
         if result < 0 {
-            println!("was given {mib} MiB and then {result}");
-            return;
+            break result;
         }
         unsafe { (result as *mut u64).write_volatile(7) };
         mib += 1;
-    }
+    };
+    println!("was given {mib} MiB and then {refused}");
+    let places = (0..8192).map(|index| (64 << 30) + index * (2 << 20));
+    let given = places.filter(|place| unsafe { map(*place, 4096, FIXED) } > 0);
+    println!("was given {} pages far apart", given.count());
 }
 
 /// Pages that are writable and executable, one after the other or at once.

@@ -21,6 +21,8 @@ pub(crate) type Act = Box<dyn FnMut(&mut Registers) -> Exit + Send>;
 pub(crate) struct FakeSpace {
     pub(crate) pages: BTreeMap<u64, (Access, Page)>,
     pub(crate) acts: VecDeque<Act>,
+    /// Nothing moves to this page, as if there were no memory for a table.
+    pub(crate) wall: Option<u64>,
 }
 
 impl FakeSpace {
@@ -53,11 +55,14 @@ impl FakeSpace {
 }
 
 impl Space for FakeSpace {
-    fn map(&mut self, page: u64, access: Access) -> Result<(), OutOfMemory> {
+    fn map(&mut self, page: u64, access: Access, limit: usize) -> Result<(), OutOfMemory> {
         assert!(page.is_multiple_of(PAGE));
         if let Some((old, _)) = self.pages.get_mut(&page) {
             *old = access;
         } else if access != Access::None {
+            if self.pages.len() >= limit {
+                return Err(OutOfMemory);
+            }
             let fresh = Box::new([0; 4096]);
             self.pages.insert(page, (access, fresh));
         }
@@ -68,7 +73,10 @@ impl Space for FakeSpace {
         self.pages.retain(|page, _| !pages.contains(page));
     }
 
-    fn shift(&mut self, from: u64, to: u64) -> Result<(), OutOfMemory> {
+    fn shift(&mut self, from: u64, to: u64, _: usize) -> Result<(), OutOfMemory> {
+        if self.wall == Some(to) {
+            return Err(OutOfMemory);
+        }
         if let Some(page) = self.pages.remove(&from) {
             assert!(self.pages.insert(to, page).is_none());
         }

@@ -63,7 +63,7 @@ pub struct Memory {
     regions: Regions,
     heap_start: u64,
     heap_end: u64,
-    /// The most pages.
+    /// The most pages, those of the tables included.
     limit: usize,
 }
 
@@ -232,11 +232,29 @@ impl Memory {
             .inspect_err(|_| {
                 let _ = self.regions.give_back(new.clone());
             })?;
-        for offset in (0..kept).step_by(STEP) {
-            space.shift(old.start + offset, new.start + offset)?;
+        if let Err(moved) = self.shift(space, old.start, new.start, kept) {
+            // The tables they came from are still there.
+            let _ = self.shift(space, new.start, old.start, moved);
+            self.remove(space, new)?;
+            return Err(MemoryError::NoMemory);
         }
         self.regions.give_back(old)?;
         Ok(new.start)
+    }
+
+    /// Moves what is in `bytes` bytes; if there is no memory for tables, returns how many it came to.
+    fn shift<S: Space + ?Sized>(
+        &self,
+        space: &mut S,
+        from: u64,
+        to: u64,
+        bytes: u64,
+    ) -> Result<(), u64> {
+        for offset in (0..bytes).step_by(STEP) {
+            let shifted = space.shift(from + offset, to + offset, self.limit);
+            shifted.map_err(|_| offset)?;
+        }
+        Ok(())
     }
 
     fn free_range(&self, bytes: u64) -> Result<Range<u64>, MemoryError> {
@@ -251,12 +269,7 @@ impl Memory {
         access: Access,
     ) -> Result<(), MemoryError> {
         for page in range.step_by(STEP) {
-            let before = space.pages();
-            space.map(page, access)?;
-            if space.pages() > before && space.pages() > self.limit {
-                space.unmap(page..page + PAGE);
-                return Err(MemoryError::NoMemory);
-            }
+            space.map(page, access, self.limit)?;
         }
         Ok(())
     }
@@ -424,6 +437,30 @@ mod tests {
         assert_eq!(&bytes, b"kept");
         assert!(space.read(low, &mut bytes).is_err());
         assert_eq!(space.pages(), 5);
+    }
+
+    /// A program that is told there is no memory goes on with what it had.
+    #[test]
+    fn a_move_without_memory_for_tables_leaves_all_as_it_was() {
+        let (mut memory, mut space) = fixture(100);
+        let [_, at] =
+            [0x1000, 0x3000].map(|bytes| memory.map(&mut space, Place::Any, bytes, Access::Write));
+        let (at, new) = (at.unwrap(), at.unwrap() - 0x4000);
+        let content = *b"abc";
+        for (index, byte) in (0..).zip(content) {
+            space.write(at + index * PAGE, &[byte]).unwrap();
+        }
+        space.wall = Some(new + 0x2000);
+        let moved = memory.resize(&mut space, at, 0x3000, 0x4000, MayMove::Yes);
+        assert_eq!((moved, space.pages()), (Err(MemoryError::NoMemory), 4));
+        for (index, byte) in (0..).zip(content) {
+            let mut found = [0];
+            space.read(at + index * PAGE, &mut found).unwrap();
+            assert_eq!(found, [byte]);
+        }
+        space.wall = None;
+        let moved = memory.resize(&mut space, at, 0x3000, 0x4000, MayMove::Yes);
+        assert_eq!((moved, space.pages()), (Ok(new), 5));
     }
 
     #[test]

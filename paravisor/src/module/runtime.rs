@@ -24,7 +24,7 @@ const MOST_RESTARTS: u32 = 4;
 /// What a module may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Pages of memory, without those of its tables.
+    /// Pages of memory, those of its tables included.
     pub pages: usize,
     /// Processor time from one wait for a request to the next, in nanoseconds.
     pub busy_ns: u64,

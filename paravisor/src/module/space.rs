@@ -22,7 +22,7 @@ pub enum Access {
     Execute,
 }
 
-/// No page is left for the module, or none for its tables.
+/// No page is left for the module or its tables, or they have as many as they may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no memory is left for modules")]
 pub struct OutOfMemory;
@@ -82,13 +82,14 @@ pub enum Exit {
 
 /// An address space. Addresses of pages are multiples of [`PAGE`] from [`USER_START`] to [`USER_END`]; others are refused.
 pub trait Space: Send {
-    /// Gives the page this access. A page that is not there begins with zeros, or stays away if nothing may be done with it.
-    fn map(&mut self, page: u64, access: Access) -> Result<(), OutOfMemory>;
+    /// Gives the page this access. A page that is not there begins with zeros, or stays away if nothing may be done with it. What would make it
+    /// more than `limit` pages, those of its tables included, is refused.
+    fn map(&mut self, page: u64, access: Access, limit: usize) -> Result<(), OutOfMemory>;
     /// Takes away the pages in a range of whole pages, however long it is.
     fn unmap(&mut self, pages: Range<u64>);
-    /// Moves what is at one page to another, where nothing is.
-    fn shift(&mut self, from: u64, to: u64) -> Result<(), OutOfMemory>;
-    /// Returns how many pages there are.
+    /// Moves what is at one page to another, where nothing is, within the same limit. To where there was a page before it can always be moved.
+    fn shift(&mut self, from: u64, to: u64, limit: usize) -> Result<(), OutOfMemory>;
+    /// Returns how many pages there are, those of the tables included.
     fn pages(&self) -> usize;
     /// Takes everything away, also what the processor's vector registers hold.
     fn clear(&mut self);

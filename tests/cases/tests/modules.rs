@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use stockade_cases::{static_c_program, static_program};
+use stockade_cases::{figures, number, static_c_program, static_program};
 use stockade_rig::guest::findings;
 use stockade_rig::{Finished, Initrd, Stockade, appended, host_view};
 
@@ -197,8 +197,11 @@ fn privileged_instructions_end_the_module() {
     );
 }
 
+/// One that takes all it can has no more than its limit: the others' memory is theirs.
 #[test]
 fn calls_and_ends_are_what_linux_makes_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let stats = folder.path().join("stats");
     contains(
         &[
             (
@@ -215,13 +218,20 @@ fn calls_and_ends_are_what_linux_makes_of_them() {
             ),
             (
                 "eats-memory",
-                &["was given 2 MiB and then -12", "has ended"],
+                &[
+                    "was given 2 MiB and then -12",
+                    "pages far apart",
+                    "has ended",
+                ],
             ),
             ("aborts", &["failed: signal 6 to itself", GIVEN_UP]),
             ("exits-3", &["failed: exit status 3", GIVEN_UP]),
         ],
-        &[],
+        &["--stats", stats.to_str().unwrap()],
     );
+    // The five have 20 MiB together; the other four need two each at most.
+    let bytes = number(&figures(&stats), "/paravisor/module_bytes");
+    assert!((4 << 20..12 << 20).contains(&bytes), "{bytes} bytes");
 }
 
 /// It has the processor while the guest has no use for it, and the guest has it all the same.

@@ -132,11 +132,13 @@ impl Pages {
 }
 
 impl Space for Pages {
-    fn map(&mut self, page: u64, access: Access) -> Result<(), OutOfMemory> {
+    fn map(&mut self, page: u64, access: Access, limit: usize) -> Result<(), OutOfMemory> {
         assert!(page.is_multiple_of(PAGE) && (USER_START..USER_END).contains(&page));
+        let is_full = self.0.len() >= limit;
         match self.0.get_mut(&page) {
             Some((old, _)) => *old = access,
             None if access == Access::None => {}
+            None if is_full => return Err(OutOfMemory),
             None => drop(self.0.insert(page, (access, vec![0; 4096]))),
         }
         Ok(())
@@ -146,7 +148,7 @@ impl Space for Pages {
         self.0.retain(|page, _| !pages.contains(page));
     }
 
-    fn shift(&mut self, from: u64, to: u64) -> Result<(), OutOfMemory> {
+    fn shift(&mut self, from: u64, to: u64, _: usize) -> Result<(), OutOfMemory> {
         if let Some(page) = self.0.remove(&from) {
             assert!(self.0.insert(to, page).is_none(), "a page is lost");
         }

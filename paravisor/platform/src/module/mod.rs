@@ -31,7 +31,7 @@ pub enum PageAccess {
     Execute,
 }
 
-/// No frame is left.
+/// No frame is left, or the space has as many as it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no memory is left for modules")]
 pub struct NoFrames;
@@ -132,9 +132,9 @@ pub struct ModuleSpace {
 
 impl ModuleSpace {
     /// Gives the page at `page` this access. One that is not there begins with zeros, or stays away for [`PageAccess::None`]; one outside
-    /// the addresses of modules is refused.
-    pub fn map(&mut self, page: u64, access: PageAccess) -> Result<(), NoFrames> {
-        self.tables.map(page, access)
+    /// the addresses of modules is refused, and so is what would need more than `limit` frames, those of the tables included.
+    pub fn map(&mut self, page: u64, access: PageAccess, limit: usize) -> Result<(), NoFrames> {
+        self.tables.map(page, access, limit)
     }
 
     /// Takes away what is in a range of whole pages.
@@ -142,9 +142,9 @@ impl ModuleSpace {
         self.tables.unmap(pages);
     }
 
-    /// Moves what is at one page to another, where nothing is.
-    pub fn shift(&mut self, from: u64, to: u64) -> Result<(), NoFrames> {
-        self.tables.shift(from, to)
+    /// Moves what is at one page to another, where nothing is, within the same limit.
+    pub fn shift(&mut self, from: u64, to: u64, limit: usize) -> Result<(), NoFrames> {
+        self.tables.shift(from, to, limit)
     }
 
     /// Returns how many frames it has, those of its tables included.

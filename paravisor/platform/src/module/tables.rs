@@ -61,7 +61,12 @@ impl Tables {
         self.frames
     }
 
-    pub(super) fn map(&mut self, page: u64, access: PageAccess) -> Result<(), NoFrames> {
+    pub(super) fn map(
+        &mut self,
+        page: u64,
+        access: PageAccess,
+        limit: usize,
+    ) -> Result<(), NoFrames> {
         if !ADDRESSES.contains(&page) || !page.is_multiple_of(PAGE_SIZE) {
             return Err(NoFrames);
         }
@@ -69,9 +74,9 @@ impl Tables {
         if old & PRESENT == 0 && access == PageAccess::None {
             return Ok(());
         }
-        let entry = self.entry(page)?;
+        let entry = self.entry(page, limit)?;
         let address = if old & PRESENT == 0 {
-            self.take()?.into_address()
+            self.take(limit)?.into_address()
         } else {
             old & ADDRESS
         };
@@ -104,7 +109,7 @@ impl Tables {
         }
     }
 
-    pub(super) fn shift(&mut self, from: u64, to: u64) -> Result<(), NoFrames> {
+    pub(super) fn shift(&mut self, from: u64, to: u64, limit: usize) -> Result<(), NoFrames> {
         if !ADDRESSES.contains(&to) || self.leaf(to).is_some_and(|(_, value)| value & PRESENT != 0)
         {
             return Err(NoFrames);
@@ -112,7 +117,7 @@ impl Tables {
         let Some((old, value)) = self.leaf(from).filter(|(_, value)| value & PRESENT != 0) else {
             return Ok(());
         };
-        let new = self.entry(to)?;
+        let new = self.entry(to, limit)?;
         // SAFETY: both are entries of our tables; the frame changes from one to the other.
         unsafe { old.write(0) };
         // SAFETY: as above.
@@ -234,14 +239,14 @@ impl Tables {
     }
 
     /// Returns the entry of a page of ours, with the tables above it.
-    fn entry(&mut self, page: u64) -> Result<*mut u64, NoFrames> {
+    fn entry(&mut self, page: u64, limit: usize) -> Result<*mut u64, NoFrames> {
         let mut table = self.root.address();
         for level in (1..4).rev() {
             let entry = entry_in(table, page, level);
             // SAFETY: `table` is one of our tables.
             let mut value = unsafe { entry.read() };
             if value & PRESENT == 0 {
-                let frame = self.take()?.into_address();
+                let frame = self.take(limit)?.into_address();
                 value = frame | PRESENT | WRITABLE | USER | ACCESSED | ENCRYPTED;
                 // SAFETY: as above; the new table is zero, so it maps nothing.
                 unsafe { entry.write(value) };
@@ -251,7 +256,12 @@ impl Tables {
         Ok(entry_in(table, page, 0))
     }
 
-    fn take(&mut self) -> Result<Frame, NoFrames> {
+    /// Takes a frame for a page or a table, if there are not as many as allowed. Tables stay until [`Self::clear`], so that they count is what
+    /// keeps a space from emptying the pool by addresses far apart.
+    fn take(&mut self, limit: usize) -> Result<Frame, NoFrames> {
+        if self.frames >= limit {
+            return Err(NoFrames);
+        }
         let frame = self.pool.lock().take().ok_or(NoFrames)?;
         self.frames += 1;
         Ok(frame)

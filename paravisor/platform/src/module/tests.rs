@@ -9,6 +9,8 @@ const BASE: u64 = 0x40_0000;
 const USER: u64 = 1 << 2;
 /// Stands for the gate's entry; nothing here follows it.
 const GATE: u64 = 0xABC_D003;
+/// As many frames as there are.
+const ALL: usize = usize::MAX;
 
 fn memory(frames: usize) -> ModuleMemory {
     let memory = Box::leak(vec![0_u64; 512 * (frames + 1)].into_boxed_slice());
@@ -44,7 +46,9 @@ fn most_bytes_are_what_was_taken_at_once() {
     let memory = memory(20);
     let mut space = memory.space().unwrap();
     let map = |space: &mut ModuleSpace, index: u64| {
-        space.map(BASE + index * 0x1000, PageAccess::Write).unwrap();
+        space
+            .map(BASE + index * 0x1000, PageAccess::Write, ALL)
+            .unwrap();
     };
     map(&mut space, 0);
     map(&mut space, 1);
@@ -67,31 +71,31 @@ fn pages_have_the_access_they_were_given_and_no_other() {
         (PageAccess::Execute, USER),
     ]) {
         let page = BASE + index * 0x1000;
-        space.map(page, access).unwrap();
+        space.map(page, access, ALL).unwrap();
         assert_eq!(walk(&space, page).unwrap().0, expected);
-        space.map(page, PageAccess::None).unwrap();
+        space.map(page, PageAccess::None, ALL).unwrap();
         assert_eq!(walk(&space, page).unwrap().0 & USER, 0);
     }
-    space.map(BASE + 0x9000, PageAccess::None).unwrap();
+    space.map(BASE + 0x9000, PageAccess::None, ALL).unwrap();
     assert_eq!(walk(&space, BASE + 0x9000), None);
 }
 
 #[test]
 fn what_is_written_is_read_across_pages_and_only_with_the_right() {
     let mut space = space(20);
-    space.map(BASE, PageAccess::Write).unwrap();
-    space.map(BASE + 0x1000, PageAccess::Write).unwrap();
+    space.map(BASE, PageAccess::Write, ALL).unwrap();
+    space.map(BASE + 0x1000, PageAccess::Write, ALL).unwrap();
     space.write(BASE + 0xFFE, b"abcd").unwrap();
     let mut back = [0; 4];
     space.read(BASE + 0xFFE, &mut back).unwrap();
     assert_eq!(&back, b"abcd");
-    space.map(BASE + 0x1000, PageAccess::Execute).unwrap();
+    space.map(BASE + 0x1000, PageAccess::Execute, ALL).unwrap();
     let refused = space.write(BASE + 0xFFE, b"WXYZ");
     assert_eq!(refused, Err(NoPage(BASE + 0x1000)));
     space.load(BASE + 0x1000, b"Z").unwrap();
     space.read(BASE + 0xFFE, &mut back).unwrap();
     assert_eq!(&back, b"abZd");
-    space.map(BASE, PageAccess::None).unwrap();
+    space.map(BASE, PageAccess::None, ALL).unwrap();
     assert_eq!(space.read(BASE, &mut back), Err(NoPage(BASE)));
     assert!(space.read(u64::MAX, &mut back).is_err());
 }
@@ -110,7 +114,7 @@ fn addresses_outside_are_refused() {
         BASE + 1,
     ] {
         assert_eq!(
-            space.map(page, PageAccess::Write),
+            space.map(page, PageAccess::Write, ALL),
             Err(NoFrames),
             "{page:#x}"
         );
@@ -128,11 +132,14 @@ fn addresses_outside_are_refused() {
 fn frames_come_back_zero() {
     let memory = memory(5);
     let mut space = memory.space().unwrap();
-    space.map(BASE, PageAccess::Write).unwrap();
+    space.map(BASE, PageAccess::Write, ALL).unwrap();
     space.write(BASE, b"secret").unwrap();
-    assert_eq!(space.map(BASE + 0x1000, PageAccess::Read), Err(NoFrames));
+    assert_eq!(
+        space.map(BASE + 0x1000, PageAccess::Read, ALL),
+        Err(NoFrames)
+    );
     space.unmap(BASE..BASE + 0x1000);
-    space.map(BASE + 0x1000, PageAccess::Read).unwrap();
+    space.map(BASE + 0x1000, PageAccess::Read, ALL).unwrap();
     let mut back = [9; 6];
     space.read(BASE + 0x1000, &mut back).unwrap();
     assert_eq!(back, [0; 6]);
@@ -140,16 +147,39 @@ fn frames_come_back_zero() {
     assert_eq!(space.frames(), 1);
     drop(space);
     let mut other = memory.space().unwrap();
-    other.map(BASE, PageAccess::Write).unwrap();
+    other.map(BASE, PageAccess::Write, ALL).unwrap();
     assert_eq!(other.frames(), 5);
+}
+
+/// What a table costs counts too, also of a page that is then refused: or a module far above its limit would leave others nothing.
+#[test]
+fn a_space_at_its_limit_takes_nothing_from_another() {
+    const LIMIT: usize = 20;
+    let memory = memory(2 * LIMIT);
+    let [mut greedy, mut modest] = [(); 2].map(|()| memory.space().unwrap());
+    let map = |space: &mut ModuleSpace, page| space.map(page, PageAccess::Write, LIMIT);
+    // First all in one table, then each in a table of its own, then each below another third-level table.
+    for (count, stride) in [(100, 0x1000), (100, 2 << 20), (400, 1 << 30)] {
+        for index in 0..count {
+            let _ = map(&mut greedy, BASE + index * stride);
+            assert!(greedy.frames() <= LIMIT);
+        }
+    }
+    assert_eq!(greedy.frames(), LIMIT);
+    let moved = greedy.shift(BASE, 0x7F_0000_0000, LIMIT);
+    assert_eq!((moved, greedy.frames()), (Err(NoFrames), LIMIT));
+    let pages = (0..).map(|index| BASE + index * 0x1000);
+    let given = pages.take_while(|page| map(&mut modest, *page).is_ok());
+    assert_eq!(given.count(), LIMIT - 4);
+    assert_eq!(memory.most_bytes(), 4096 * 2 * LIMIT as u64);
 }
 
 #[test]
 fn two_spaces_share_no_frame() {
     let memory = memory(20);
     let [mut first, mut second] = [(); 2].map(|()| memory.space().unwrap());
-    first.map(BASE, PageAccess::Write).unwrap();
-    second.map(BASE, PageAccess::Write).unwrap();
+    first.map(BASE, PageAccess::Write, ALL).unwrap();
+    second.map(BASE, PageAccess::Write, ALL).unwrap();
     first.write(BASE, b"first").unwrap();
     let mut back = [9; 5];
     second.read(BASE, &mut back).unwrap();
@@ -160,21 +190,21 @@ fn two_spaces_share_no_frame() {
 #[test]
 fn a_page_moves_with_its_content() {
     let mut space = space(20);
-    space.map(BASE, PageAccess::Write).unwrap();
+    space.map(BASE, PageAccess::Write, ALL).unwrap();
     space.write(BASE, b"x").unwrap();
-    space.shift(BASE, 0x7F_0000_0000).unwrap();
+    space.shift(BASE, 0x7F_0000_0000, ALL).unwrap();
     let mut back = [0];
     space.read(0x7F_0000_0000, &mut back).unwrap();
     assert_eq!((&back, walk(&space, BASE)), (b"x", None));
-    space.map(BASE, PageAccess::Write).unwrap();
-    assert_eq!(space.shift(BASE, 0x7F_0000_0000), Err(NoFrames));
+    space.map(BASE, PageAccess::Write, ALL).unwrap();
+    assert_eq!(space.shift(BASE, 0x7F_0000_0000, ALL), Err(NoFrames));
 }
 
 #[test]
 fn giving_back_the_whole_space_is_quick() {
     let mut space = space(20);
-    space.map(BASE, PageAccess::Write).unwrap();
-    space.map(0x70_0000_0000, PageAccess::Write).unwrap();
+    space.map(BASE, PageAccess::Write, ALL).unwrap();
+    space.map(0x70_0000_0000, PageAccess::Write, ALL).unwrap();
     space.unmap(0..1 << 39);
     assert_eq!(
         (walk(&space, BASE), walk(&space, 0x70_0000_0000)),
