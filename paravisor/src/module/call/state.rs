@@ -12,8 +12,8 @@ const ABSOLUTE: u64 = 1;
 const ARCH_SET_FS: u64 = 0x1002;
 const ARCH_GET_FS: u64 = 0x1003;
 const STACK_LIMIT: u64 = 3;
-/// Most random bytes at once; a caller that wants more asks again.
-const MOST_RANDOM: u64 = 64 << 10;
+/// Most random bytes at once, as a call must end within a slice; a caller that wants more asks again.
+const MOST_RANDOM: u64 = 4096;
 /// Bytes of a field of `struct utsname`.
 const NAME_BYTES: usize = 65;
 /// A module is its own and only process.

@@ -213,6 +213,19 @@ fn memory_ends_at_the_limit() {
     assert_eq!(file, Outcome::Failed(Errno::ENODEV));
 }
 
+/// One call for all a module may have would hold a processor far beyond its slice.
+#[test]
+fn random_bytes_come_a_page_at_a_time() {
+    let mut fixture = Fixture::new();
+    let random = fixture.call(Number::GETRANDOM, &[DATA, 64 << 10]);
+    assert_eq!(random, Outcome::Done(4096));
+    let bytes = fixture.get(0x3000);
+    assert!(bytes[..4096].iter().all(|byte| *byte == 4));
+    assert!(bytes[4096..].iter().all(|byte| *byte == 0));
+    let rest = fixture.call(Number::GETRANDOM, &[DATA + 4096, 300]);
+    assert_eq!(rest, Outcome::Done(300));
+}
+
 #[test]
 fn sleep_waits_for_the_time_it_first_saw() {
     let mut fixture = Fixture::new();
