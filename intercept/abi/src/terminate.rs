@@ -89,6 +89,8 @@ stop_reasons! {
     TPM_LOST = 28, "the TPM's state or its engine cannot be read as it was left or measured";
     /// Whoever holds the disks' keys knows the sealed store for an older copy.
     STORE_ROLLED_BACK = 29, "the sealed store is an older copy or another one";
+    /// The host's parameters have no vCPU, or more than the manifest allows.
+    VCPUS_INVALID = 30, "the host offers a number of vCPUs the image does not allow";
 }
 
 impl StopReason {
@@ -126,7 +128,7 @@ mod tests {
             assert_eq!(reason.code(), number);
             assert_eq!(StopReason::from(number), *reason);
         }
-        assert_eq!(StopReason::ALL.len(), 29);
+        assert_eq!(StopReason::ALL.len(), 30);
     }
 
     #[test]

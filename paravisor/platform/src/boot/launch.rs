@@ -9,7 +9,7 @@ use stockade_abi::terminate::StopReason;
 use stockade_abi::vmsa::SevFeatures;
 use stockade_boot::layout::paravisor;
 use stockade_boot::manifest::Manifest;
-use stockade_boot::parameters::Parameters;
+use stockade_boot::parameters::{ParameterError, Parameters};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::cpuid::{self, CpuidTable};
@@ -69,8 +69,13 @@ pub(super) fn manifest() -> Manifest {
 /// Copies the host's parameters and checks them.
 pub(super) fn parameters(max_vcpus: u32) -> Parameters {
     let page = copy(paravisor::PARAMETERS_PAGE);
-    Parameters::parse(page.as_slice(), max_vcpus)
-        .unwrap_or_else(|error| refuse(StopReason::MEMORY_MAP_INVALID, &error))
+    Parameters::parse(page.as_slice(), max_vcpus).unwrap_or_else(|error| {
+        let reason = match error {
+            ParameterError::Vcpus { .. } => StopReason::VCPUS_INVALID,
+            _ => StopReason::MEMORY_MAP_INVALID,
+        };
+        refuse(reason, &error)
+    })
 }
 
 fn copy(address: u64) -> Box<[u8; 4096]> {
