@@ -13,7 +13,7 @@ use stockade_boot::manifest::{Binding, DiskEntry, DiskMode, Manifest, Sealing};
 use stockade_bus::Clock;
 use stockade_paravisor::key_line::KeyLine;
 use stockade_platform::Ghcb;
-use stockade_platform::psp::Psp;
+use stockade_platform::psp::{Psp, PspError};
 use stockade_platform::random;
 use stockade_storage::release::{self, REPORT_BYTES, RefusalCode, ReleaseError, Wanted};
 use stockade_storage::{DiskKey, KeyId, RootSecret};
@@ -21,7 +21,7 @@ use zerocopy::IntoBytes;
 use zeroize::Zeroizing;
 
 use crate::adapters::{PlatformHost, Time};
-use crate::sealing::SealingError;
+use crate::sealing::{PATIENCE_NS, SealingError};
 use crate::store::Keeping;
 
 const _: () = assert!(size_of::<AttestationReport>() == REPORT_BYTES);
@@ -31,18 +31,27 @@ const LABELS: [&str; 14] = [
     "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13",
 ];
 
+/// How long after a host was too busy it is asked again.
+const BUSY_PAUSE_NS: u64 = 1_000_000;
+
 /// The secret that the keys of the store and of disks come from, unless a disk's is released elsewhere.
 pub(crate) struct Secret(Result<RootSecret, SealingError>);
 
 impl Secret {
     /// Asks the secure processor, if the manifest's devices need it.
-    pub(crate) fn ask(manifest: &Manifest, psp: &mut Psp, ghcb: &Ghcb) -> Self {
+    pub(crate) fn ask(manifest: &Manifest, psp: &mut Psp, ghcb: &Ghcb, clock: &Time) -> Self {
         let devices = manifest.devices();
         let is_ours = |disk: &DiskEntry| disk.mode() == DiskMode::SEALED && disk.key_id().is_none();
         if !devices.disks().any(is_ours) && devices.store().is_none() {
             return Self(Err(SealingError::Unasked));
         }
-        Self(root_secret(psp, ghcb, manifest.sealing()))
+        let request = key_request(manifest.sealing());
+        let secret = patiently(clock, || psp.derived_key(ghcb, &request));
+        Self(
+            secret
+                .map(|secret| RootSecret::new(*secret))
+                .map_err(SealingError::Key),
+        )
     }
 
     /// Returns it.
@@ -118,8 +127,8 @@ impl Asking<'_> {
         let console = console(self.host)?;
         let mut entropy = Zeroizing::new([0; 32]);
         random::fill(&mut entropy[..])?;
-        let (psp, ghcb) = (&mut *self.psp, self.ghcb);
-        let attest = |data: &[u8; 64]| match psp.report(ghcb, data) {
+        let (psp, ghcb, clock) = (&mut *self.psp, self.ghcb, self.clock);
+        let attest = |data: &[u8; 64]| match patiently(clock, || psp.report(ghcb, data)) {
             Ok(report) => report.as_bytes().try_into().ok(),
             Err(error) => {
                 log::error!("no attestation report: {error}");
@@ -143,9 +152,24 @@ impl Asking<'_> {
     }
 }
 
-/// Returns the secret all keys of sealed disks and of the store come from: the secure processor's, on this chip, for what the manifest
-/// binds it to.
-fn root_secret(psp: &mut Psp, ghcb: &Ghcb, sealing: Sealing) -> Result<RootSecret, SealingError> {
+/// Asks until the host is not too busy to pass it on, for as long as a disk is waited for.
+fn patiently<T>(clock: &Time, mut ask: impl FnMut() -> Result<T, PspError>) -> Result<T, PspError> {
+    let end = clock.now_ns().saturating_add(PATIENCE_NS);
+    loop {
+        let answer = ask();
+        let next = clock.now_ns().saturating_add(BUSY_PAUSE_NS);
+        if !matches!(answer, Err(PspError::Busy)) || next > end {
+            return answer;
+        }
+        while clock.now_ns() < next {
+            core::hint::spin_loop();
+        }
+    }
+}
+
+/// Returns how to ask for the secret all keys of sealed disks and of the store come from: the secure processor's, on this chip, for what the
+/// manifest binds it to.
+fn key_request(sealing: Sealing) -> KeyRequest {
     let fields = match sealing.binding() {
         Binding::FAMILY => {
             log::warn!(
@@ -162,5 +186,5 @@ fn root_secret(psp: &mut Psp, ghcb: &Ghcb, sealing: Sealing) -> Result<RootSecre
     request.root_key_select = KeyRequest::ROOT_VCEK;
     request.guest_field_select = fields.bits();
     request.guest_svn = sealing.svn();
-    Ok(RootSecret::new(*psp.derived_key(ghcb, &request)?))
+    request
 }

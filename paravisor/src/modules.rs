@@ -25,7 +25,7 @@ use stockade_platform::memory::GuestRam;
 use stockade_platform::module::{
     ModuleExit, ModuleMemory, ModuleRegisters, ModuleSpace, PageAccess,
 };
-use stockade_platform::psp::Psp;
+use stockade_platform::psp::{Psp, PspError};
 use stockade_platform::random;
 use zerocopy::IntoBytes;
 
@@ -198,9 +198,10 @@ impl Outside for World {
         let report = self.psp.lock().report_here(report_data);
         match report {
             Ok(report) => Ok(report.as_bytes().to_vec()),
+            Err(PspError::Busy) => Err(NoReport::Busy),
             Err(error) => {
                 log::error!("no attestation report: {error}");
-                Err(NoReport)
+                Err(NoReport::Refused)
             }
         }
     }

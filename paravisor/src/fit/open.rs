@@ -81,7 +81,7 @@ impl Fitter<'_> {
 
     /// Asks for the secret of disks and store.
     pub(super) fn secret(&mut self, manifest: &Manifest) -> Secret {
-        Secret::ask(manifest, self.psp, &self.ghcb)
+        Secret::ask(manifest, self.psp, &self.ghcb, &self.clock)
     }
 
     /// Asks for the keys of sealed disks that are released elsewhere, by the host's console. The store is open by then: who has them is told

@@ -12,7 +12,7 @@ mod state;
 use super::channel::Channel;
 use super::memory::Memory;
 use super::output::Output;
-use super::outside::Outside;
+use super::outside::{NoReport, Outside};
 use super::records::RecordStore;
 use super::space::{BadAddress, Registers, Space};
 use number::Number;
@@ -44,6 +44,15 @@ impl Errno {
 impl From<BadAddress> for Errno {
     fn from(_: BadAddress) -> Self {
         Self::EFAULT
+    }
+}
+
+impl From<NoReport> for Errno {
+    fn from(error: NoReport) -> Self {
+        match error {
+            NoReport::Busy => Self::EBUSY,
+            NoReport::Refused => Self::EIO,
+        }
     }
 }
 
@@ -127,8 +136,8 @@ pub enum Desk {
     Begun,
     /// Something malformed.
     Refused,
-    /// A report with this bound to it, by descriptor 5.
-    Report([u8; 64]),
+    /// A report with this bound to it, by descriptor 5; a busy host is asked for it so many times more.
+    Report([u8; 64], u8),
 }
 
 impl<S: Space + ?Sized> Context<'_, S> {

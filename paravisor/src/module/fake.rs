@@ -147,7 +147,7 @@ impl PayloadSource for FakeStaging {
 pub(crate) struct FakeOutside {
     pub(crate) lines: Vec<String>,
     pub(crate) now_ns: core::cell::Cell<u64>,
-    pub(crate) has_no_report: bool,
+    pub(crate) no_report: Option<NoReport>,
 }
 
 impl Outside for FakeOutside {
@@ -170,10 +170,7 @@ impl Outside for FakeOutside {
     }
 
     fn report(&mut self, report_data: &[u8; 64]) -> Result<Vec<u8>, NoReport> {
-        if self.has_no_report {
-            return Err(NoReport);
-        }
-        Ok(report_data.to_vec())
+        self.no_report.map_or(Ok(report_data.to_vec()), Err)
     }
 
     fn log(&mut self, _: &str, line: &str) {

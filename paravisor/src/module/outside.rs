@@ -7,10 +7,16 @@ use alloc::vec::Vec;
 #[error("the processor gives no random numbers")]
 pub struct NoEntropy;
 
-/// The secure processor gives no report.
+/// Why there is no report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the secure processor gives no report")]
-pub struct NoReport;
+pub enum NoReport {
+    /// The host has no time to pass the request on: it may be asked again.
+    #[error("the host is too busy to ask for a report")]
+    Busy,
+    /// There is none.
+    #[error("the secure processor gives no report")]
+    Refused,
+}
 
 /// The world as modules see it.
 pub trait Outside {

@@ -16,10 +16,15 @@ struct Attacked {
 
 /// Boots the self-check on a host that does this, and makes sure that it did, and that the modelled hardware held.
 fn attacked_by(attack: &str) -> Attacked {
+    attacked_with(attack, &[])
+}
+
+fn attacked_with(attack: &str, arguments: &[&str]) -> Attacked {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let stats = folder.path().join("stats.json");
     let finished = Stockade::guest("stockade.mode=check")
         .attacked_by(attack)
+        .args(arguments)
         .arg("--stats")
         .arg(&stats)
         .finish();
@@ -102,6 +107,20 @@ fn lie_npf_a_fault_in_ram_is_no_device_whatever_the_host_says() {
     let attacked = attacked_by("lie-npf");
     attacked.assert_guest_unharmed();
     assert!(number(&attacked.figures, "/paravisor/spurious_faults") > 0);
+}
+
+/// It denies its time, for a while: the disk opens later. The host compares all it is given under one number.
+#[test]
+fn psp_busy_the_same_message_is_sent_until_it_is_passed_on() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let disk = folder.path().join("disk.img");
+    let made = Stockade::new("disk").args(["create", "--size", "4M"]);
+    made.arg(&disk).finish().assert_code(0);
+    let disk = format!("{},mode=sealed", disk.display());
+    let attacked = attacked_with("psp-busy", &["--disk", &disk]);
+    attacked.assert_guest_unharmed();
+    attacked.finished.assert_says(&["disk 0: sealed"]);
+    assert_eq!(number(&attacked.figures, "/model/attack/attempts"), 1000);
 }
 
 #[test]

@@ -3,6 +3,9 @@
 //! Pure: bytes in, bytes out. The header from byte 30h on is authenticated, the payload encrypted. What is opened was made
 //! by the holder of the key for exactly this number; the header is checked all the same, field by field.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use aes_gcm::aead::AeadInOut;
 use aes_gcm::{Aes256Gcm, KeyInit, Nonce, Tag};
 use stockade_abi::guest_message::{
@@ -11,7 +14,6 @@ use stockade_abi::guest_message::{
 };
 use stockade_abi::secrets::VMPCK_SIZE;
 use zerocopy::{FromBytes, IntoBytes};
-use zeroize::Zeroizing;
 
 use crate::shared::SHARED_PAGE_SIZE;
 
@@ -36,16 +38,13 @@ pub enum MessageError {
 }
 
 /// A sealed message: what the host may see.
-pub struct Sealed {
-    page: Zeroizing<[u8; SHARED_PAGE_SIZE]>,
-    len: usize,
-}
+pub struct Sealed(Vec<u8>);
 
 impl Sealed {
     /// Returns the message.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.page[..self.len]
+        &self.0
     }
 }
 
@@ -56,7 +55,6 @@ pub fn seal(
     kind: MessageType,
     payload: &[u8],
 ) -> Result<Sealed, MessageError> {
-    let len = HEADER_SIZE + payload.len();
     let message_size = u16::try_from(payload.len()).map_err(|_| MessageError::Length)?;
     if payload.len() > PAYLOAD_MAX_SIZE {
         return Err(MessageError::Length);
@@ -70,18 +68,19 @@ pub fn seal(
     header.message_version = MESSAGE_VERSION;
     header.message_size = message_size;
     header.message_vmpck = VMPCK_ID;
-    let mut page = Zeroizing::new([0; SHARED_PAGE_SIZE]);
-    page[HEADER_SIZE..len].copy_from_slice(payload);
+    let mut message = vec![0; HEADER_SIZE + payload.len()];
+    let (head, body) = message.split_at_mut(HEADER_SIZE);
+    body.copy_from_slice(payload);
     let tag = Aes256Gcm::new(key.into())
         .encrypt_inout_detached(
             &nonce(sequence),
             &header.as_bytes()[AAD_OFFSET..],
-            (&mut page[HEADER_SIZE..len]).into(),
+            body.into(),
         )
         .map_err(|_| MessageError::Length)?;
     header.auth_tag[..TAG_SIZE].copy_from_slice(&tag);
-    page[..HEADER_SIZE].copy_from_slice(header.as_bytes());
-    Ok(Sealed { page, len })
+    head.copy_from_slice(header.as_bytes());
+    Ok(Sealed(message))
 }
 
 /// Opens message number `sequence` of `kind` in a private copy of a page, and returns its payload.

@@ -1,10 +1,13 @@
 //! The way to the secure processor: attestation reports, derived keys, TSC parameters (SNP ABI, section 7; GHCB, 4.1.7).
 //!
 //! The host carries sealed messages and can drop, repeat or swap them, never read or make one ([`message`]). What it must not
-//! gain is a second message under a sequence number already used. So a number is spent the moment its message leaves; if
-//! anything then goes wrong but "busy", the key is wiped and [`Psp`] answers nothing more.
+//! gain is a second message under a sequence number already used. So a number is spent the moment its message leaves: a host that
+//! is busy gets the very same bytes the next time, whatever is asked by then; if anything else goes wrong, the key is wiped and
+//! [`Psp`] answers nothing more.
 
 pub mod message;
+
+use alloc::vec::Vec;
 
 use stockade_abi::ghcb::GuestRequestStatus;
 use stockade_abi::guest_message::{
@@ -21,9 +24,6 @@ use crate::ghcb::{Gate, Ghcb};
 use crate::shared::{SHARED_PAGE_SIZE, SharedPage};
 use message::{MessageError, Sealed};
 
-/// How often a busy host is asked again with the same message.
-const BUSY_TRIES: usize = 1000;
-
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PspError {
@@ -33,6 +33,9 @@ pub enum PspError {
     /// The processor has no GHCB yet.
     #[error("the processor has no page to speak with its host")]
     NoGhcb,
+    /// The host has no time to pass the message on. Whoever asks the same again, after a pause, has it sent again.
+    #[error("the host is too busy to pass the message on")]
+    Busy,
     /// The host did not pass the message on.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -53,28 +56,39 @@ pub enum PspError {
 }
 
 impl PspError {
-    /// Returns whether the secure processor itself declined, so that other requests may still be made.
+    /// Returns whether no other requests can be made.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        !matches!(self, Self::Declined(_) | Self::NoGhcb)
+        !matches!(self, Self::Declined(_) | Self::NoGhcb | Self::Busy)
     }
 }
 
 /// The channel to the secure processor.
-#[derive(Debug)]
 pub struct Psp {
-    key: Option<Key>,
-    /// The number of the next request, odd from 1 on.
+    key: Option<Zeroizing<[u8; VMPCK_SIZE]>>,
+    /// The number of the next request, odd from 1 on; of the one that waits, if one does.
     next_sequence: u64,
+    /// What the host has seen and was too busy for. As long as it is there, no other message is sealed.
+    waiting: Option<(Question, Sealed)>,
     request: SharedPage,
     response: SharedPage,
 }
 
-struct Key(Zeroizing<[u8; VMPCK_SIZE]>);
+/// A request, and the kinds of it and of its answer.
+#[derive(PartialEq, Eq)]
+struct Question {
+    kinds: (MessageType, MessageType),
+    request: Vec<u8>,
+}
 
-impl core::fmt::Debug for Key {
+type Page = [u8; SHARED_PAGE_SIZE];
+
+/// Has the host pass on the message on the page at the first address; its answer is on that at the second.
+type Pass<'a> = &'a dyn Fn(u64, u64) -> Result<GuestRequestStatus, HostError>;
+
+impl core::fmt::Debug for Psp {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("Key(..)")
+        f.debug_struct("Psp").finish_non_exhaustive()
     }
 }
 
@@ -90,8 +104,9 @@ impl Psp {
     ) -> Self {
         let is_wiped = key.iter().all(|byte| *byte == 0);
         Self {
-            key: (!is_wiped).then_some(Key(key)),
+            key: (!is_wiped).then_some(key),
             next_sequence: 1,
+            waiting: None,
             request,
             response,
         }
@@ -146,44 +161,76 @@ impl Psp {
     fn exchange<G: Gate, Request, Response>(
         &mut self,
         ghcb: &Ghcb<G>,
-        (asked, answered): (MessageType, MessageType),
+        kinds: (MessageType, MessageType),
         request: &Request,
     ) -> Result<Response, PspError>
     where
         Request: IntoBytes + Immutable,
         Response: FromBytes + KnownLayout,
     {
-        let key = self.key.take().ok_or(PspError::Closed)?;
-        let sequence = self.next_sequence;
-        let sealed = message::seal(&key.0, sequence, asked, request.as_bytes())?;
-        self.carry(ghcb, &sealed)?;
+        let request = request.as_bytes().to_vec();
+        let pass = |from, to| ghcb.guest_request(from, to);
         let mut page = Zeroizing::new([0; SHARED_PAGE_SIZE]);
-        self.response.read(0, page.as_mut_slice());
-        let payload = message::open(&key.0, sequence + 1, answered, &mut page)?;
-        let response = Response::read_from_prefix(payload);
-        let (response, _) = response.map_err(|_| MessageError::Length)?;
-        // Only now is it certain that both sides count alike.
-        self.next_sequence = sequence.checked_add(2).ok_or(PspError::Closed)?;
-        self.key = Some(key);
-        Ok(response)
-    }
-
-    /// Has the host pass `sealed` on; the very same message again while it is busy.
-    fn carry<G: Gate>(&self, ghcb: &Ghcb<G>, sealed: &Sealed) -> Result<(), PspError> {
-        self.response.zero();
-        for _ in 0..BUSY_TRIES {
-            self.request.write(0, sealed.bytes());
-            let status = ghcb.guest_request(self.request.address(), self.response.address())?;
-            match (status.firmware(), status.host()) {
-                (0, 0) => return Ok(()),
-                (0, GuestRequestStatus::HOST_BUSY) => {}
-                (firmware, host) => return Err(PspError::Request { firmware, host }),
+        let answer = self.ask(&pass, Question { kinds, request }, &mut page)?;
+        match Response::read_from_prefix(answer) {
+            Ok((response, _)) => Ok(response),
+            Err(_) => {
+                self.key = None;
+                Err(MessageError::Length.into())
             }
         }
-        Err(PspError::Request {
-            firmware: 0,
-            host: GuestRequestStatus::HOST_BUSY,
-        })
+    }
+
+    /// Returns the answer to a question, on `page`. One that waits goes first: nothing but what it was is sent under its number.
+    fn ask<'a>(
+        &mut self,
+        pass: Pass<'_>,
+        question: Question,
+        page: &'a mut Page,
+    ) -> Result<&'a [u8], PspError> {
+        if (self.waiting.as_ref()).is_some_and(|(waiting, _)| *waiting != question) {
+            // Whoever wanted this answer asks again, if anybody still wants it.
+            self.send(pass, page)?;
+        }
+        if self.waiting.is_none() {
+            let key = self.key.as_ref().ok_or(PspError::Closed)?;
+            let (kind, _) = question.kinds;
+            let sealed = message::seal(key, self.next_sequence, kind, &question.request)?;
+            self.waiting = Some((question, sealed));
+        }
+        self.send(pass, page)
+    }
+
+    /// Has the host pass on what waits and returns the answer. Unless the host is busy nothing waits afterwards, and either the number is the
+    /// next one or the key is gone.
+    fn send<'a>(&mut self, pass: Pass<'_>, page: &'a mut Page) -> Result<&'a [u8], PspError> {
+        let answer = self.carry(pass, page);
+        if matches!(answer, Err(PspError::Busy)) {
+            return answer;
+        }
+        self.waiting = None;
+        match (&answer, self.next_sequence.checked_add(2)) {
+            // Only now is it certain that both sides count alike.
+            (Ok(_), Some(next)) => self.next_sequence = next,
+            _ => self.key = None,
+        }
+        answer
+    }
+
+    fn carry<'a>(&self, pass: Pass<'_>, page: &'a mut Page) -> Result<&'a [u8], PspError> {
+        let both = self.key.as_ref().zip(self.waiting.as_ref());
+        let (key, (question, sealed)) = both.ok_or(PspError::Closed)?;
+        self.response.zero();
+        self.request.write(0, sealed.bytes());
+        let status = pass(self.request.address(), self.response.address())?;
+        match (status.firmware(), status.host()) {
+            (0, 0) => {}
+            (0, GuestRequestStatus::HOST_BUSY) => return Err(PspError::Busy),
+            (firmware, host) => return Err(PspError::Request { firmware, host }),
+        }
+        self.response.read(0, page);
+        let (_, kind) = question.kinds;
+        Ok(message::open(key, self.next_sequence + 1, kind, page)?)
     }
 }
 

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use super::{Call, Context, Desk, Errno, Outcome};
 use crate::module::call::number::Number;
 use crate::module::channel::LONGEST_MESSAGE;
+use crate::module::outside::NoReport;
 use crate::module::records::{RecordRequest, RecordStatus};
 use crate::module::space::Space;
 use crate::module::statement::{LONGEST_DOCUMENT, report_data};
@@ -28,6 +29,9 @@ const MOST_ENTRIES: u64 = 16;
 const POLL_IN: u16 = 1;
 const POLL_OUT: u16 = 4;
 const POLL_INVALID: u16 = 0x20;
+/// How often a busy host is asked again for a report, and after how long: a second and a half, in which a guest may wait for its TPM.
+const REPORT_TRIES: u8 = 15;
+const REPORT_PAUSE_NS: u64 = 100_000_000;
 /// Bytes of `struct stat`.
 const STATUS_BYTES: usize = 144;
 
@@ -55,7 +59,7 @@ impl<S: Space + ?Sized> Context<'_, S> {
             INPUT => Outcome::Done(0),
             CHANNEL => self.read_channel(address, bytes, flags),
             RECORDS => self.read_record(address, bytes),
-            REPORTS => self.read_report(address, bytes).into(),
+            REPORTS => self.read_report(address, bytes),
             _ => Outcome::Failed(Errno::EBADF),
         }
     }
@@ -85,7 +89,7 @@ impl<S: Space + ?Sized> Context<'_, S> {
     fn read_record(&mut self, address: u64, bytes: u64) -> Outcome {
         let mut value = Vec::new();
         let status = match self.desk {
-            Desk::Empty | Desk::Report(_) => return Outcome::Failed(Errno::EAGAIN),
+            Desk::Empty | Desk::Report(..) => return Outcome::Failed(Errno::EAGAIN),
             Desk::Refused => RecordStatus::Refused,
             Desk::Begun => match self.records.poll(&mut value) {
                 Some(status) => status,
@@ -103,13 +107,33 @@ impl<S: Space + ?Sized> Context<'_, S> {
     }
 
     /// Has the secure processor sign what the module wrote before.
-    fn read_report(&mut self, address: u64, bytes: u64) -> Result<u64, Errno> {
-        let Desk::Report(report_data) = *self.desk else {
-            return Err(Errno::EAGAIN);
+    fn read_report(&mut self, address: u64, bytes: u64) -> Outcome {
+        let Desk::Report(report_data, tries) = *self.desk else {
+            return Outcome::Failed(Errno::EAGAIN);
         };
-        *self.desk = Desk::Empty;
+        let now = self.outside.monotonic_ns();
+        // It has turns before its time, too.
+        if let Some(until) = self.until_ns.filter(|until| now < *until) {
+            return Outcome::Wait(until);
+        }
         let report = self.outside.report(&report_data);
-        let report = report.map_err(|_| Errno::EIO)?;
+        if report == Err(NoReport::Busy) && tries > 0 {
+            let until = now.saturating_add(REPORT_PAUSE_NS);
+            *self.until_ns = Some(until);
+            *self.desk = Desk::Report(report_data, tries - 1);
+            return Outcome::Wait(until);
+        }
+        *self.desk = Desk::Empty;
+        self.give_report(report, address, bytes).into()
+    }
+
+    fn give_report(
+        &mut self,
+        report: Result<Vec<u8>, NoReport>,
+        address: u64,
+        bytes: u64,
+    ) -> Result<u64, Errno> {
+        let report = report?;
         let part = beginning(&report, bytes);
         self.space.write(address, part)?;
         Ok(part.len() as u64)
@@ -207,7 +231,7 @@ impl<S: Space + ?Sized> Context<'_, S> {
             if message.len() > LONGEST_DOCUMENT {
                 return Err(Errno::EMSGSIZE);
             }
-            *self.desk = Desk::Report(report_data(self.name, message));
+            *self.desk = Desk::Report(report_data(self.name, message), REPORT_TRIES);
             return Ok(message.len() as u64);
         }
         let is_taken = self.channel.answer(|response| {
@@ -282,7 +306,7 @@ impl<S: Space + ?Sized> Context<'_, S> {
             }
             // Only a read finds out whether the store is done.
             Ok(RECORDS) if *self.desk != Desk::Empty => POLL_IN | POLL_OUT,
-            Ok(REPORTS) if matches!(self.desk, Desk::Report(_)) => POLL_IN,
+            Ok(REPORTS) if matches!(self.desk, Desk::Report(..)) => POLL_IN,
             Ok(CHANNEL | RECORDS | REPORTS) => POLL_OUT,
             Ok(_) => POLL_INVALID,
         }

@@ -4,6 +4,7 @@ use super::*;
 use crate::module::channel::Bell;
 use crate::module::fake::{FakeOutside, FakeSpace};
 use crate::module::memory::Place;
+use crate::module::outside::NoReport;
 use crate::module::records::VolatileRecords;
 use crate::module::space::Access;
 use crate::module::statement::report_data;
@@ -163,10 +164,41 @@ fn a_document_is_signed_by_its_digest_and_the_modules_name() {
     assert_eq!(fixture.get(64), report_data("m", b"I am"));
     let long = fixture.call(Number::WRITE, &[5, DATA, 4097]);
     assert_eq!(long, Outcome::Failed(Errno::EMSGSIZE));
-    fixture.outside.has_no_report = true;
+    fixture.outside.no_report = Some(NoReport::Refused);
     fixture.call(Number::WRITE, &[5, DATA, 4]);
     let refused = fixture.call(Number::READ, &[5, DATA, 64]);
     assert_eq!(refused, Outcome::Failed(Errno::EIO));
+}
+
+/// The module waits, not the processor it has, and not for ever.
+#[test]
+fn a_busy_host_is_asked_for_a_report_again_after_a_pause() {
+    let mut fixture = Fixture::new();
+    let read = |fixture: &mut Fixture| fixture.call(Number::READ, &[5, DATA, 99]);
+    fixture.put(b"I am");
+    fixture.call(Number::WRITE, &[5, DATA, 4]);
+    fixture.outside.no_report = Some(NoReport::Busy);
+    let Outcome::Wait(until) = read(&mut fixture) else {
+        unreachable!("the host is busy");
+    };
+    fixture.outside.no_report = None;
+    assert_eq!(read(&mut fixture), Outcome::Wait(until));
+    fixture.outside.now_ns.set(until);
+    assert_eq!(read(&mut fixture), Outcome::Done(64));
+    assert_eq!(fixture.get(64), report_data("m", b"I am"));
+    fixture.outside.no_report = Some(NoReport::Busy);
+    fixture.put(b"I am");
+    fixture.call(Number::WRITE, &[5, DATA, 4]);
+    let began = fixture.outside.now_ns.get();
+    while let Outcome::Wait(until) = read(&mut fixture) {
+        fixture.outside.now_ns.set(until);
+    }
+    let waited = fixture.outside.now_ns.get() - began;
+    assert!((1_500_000_000..1_600_000_000).contains(&waited), "{waited}");
+    assert_eq!((fixture.desk, fixture.until_ns), (Desk::Empty, None));
+    fixture.call(Number::WRITE, &[5, DATA, 4]);
+    fixture.outside.no_report = None;
+    assert_eq!(read(&mut fixture), Outcome::Done(64));
 }
 
 #[test]

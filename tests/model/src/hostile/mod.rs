@@ -9,6 +9,7 @@ mod drop_page;
 mod hv_flood;
 mod late_timer;
 mod lie_npf;
+mod psp_busy;
 mod repeat_timer;
 mod replay_exit;
 mod run_busy_vmsa;
@@ -64,6 +65,10 @@ pub trait Attack: Sync {
     fn on_page_state(&self, _vm: &Vm, _change: &Change) -> bool {
         false
     }
+    /// The guest has a message for the secure processor on this page; `true` says that there is no time for it.
+    fn on_guest_request(&self, _page: &[u8; 4096]) -> bool {
+        false
+    }
     /// The lie about virtio devices it consists of, if it does.
     fn lie(&'static self) -> Option<&'static dyn Lie> {
         None
@@ -80,12 +85,13 @@ pub trait Attack: Sync {
     }
 }
 
-static ATTACKS: [&'static dyn Attack; 48] = [
+static ATTACKS: [&'static dyn Attack; 49] = [
     &doorbell_storm::ATTACK,
     &drop_page::ATTACK,
     &hv_flood::ATTACK,
     &late_timer::ATTACK,
     &lie_npf::ATTACK,
+    &psp_busy::ATTACK,
     &repeat_timer::ATTACK,
     &replay_exit::ATTACK,
     &run_busy_vmsa::ATTACK,

@@ -200,6 +200,10 @@ impl Vm {
         };
         let mut page = [0; PAGE_BYTES];
         from.read_bytes(&mut page);
+        if (self.attack).is_some_and(|attack| attack.on_guest_request(&page)) {
+            let busy = GuestRequestStatus::new().with_host(GuestRequestStatus::HOST_BUSY);
+            return ghcb.answer().info(0, busy.into_bits()).done();
+        }
         let mut host = self.host.lock();
         let host = &mut *host;
         let status = match message::guest_request(&host.chip, &mut host.guest, &MachineCpuid, &page)
