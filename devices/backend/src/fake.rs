@@ -222,6 +222,13 @@ impl FakeHost {
             .device_write(state.device + 2, &used.to_le_bytes());
     }
 
+    /// Has the driver notify of the next chain, as a device does that has seen all there are.
+    pub fn listen(&mut self, queue: usize) {
+        let state = self.queues[queue];
+        let event = state.device + 4 + 8 * u64::from(state.size);
+        self.memory.device_write(event, &state.seen.to_le_bytes());
+    }
+
     fn word(&self, address: u64) -> u16 {
         let bytes = self.memory.device_read(address, 2);
         u16::from_le_bytes([bytes[0], bytes[1]])

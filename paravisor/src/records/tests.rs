@@ -138,3 +138,33 @@ fn a_host_that_fails_loses_what_waited_and_is_not_asked_again() {
     assert!(!bays.want_attention());
     let _: &dyn HostBus = &host;
 }
+
+/// Who waits for a host that was never told waits for ever, whatever it was not told of.
+#[test]
+fn a_host_that_refuses_to_be_notified_loses_what_waited() {
+    let mut outcomes = Vec::new();
+    for mut answers in 0..8 {
+        let mut bays = Bays::default();
+        let (mut host, records) = open(empty(), &mut bays);
+        let ticket = records.write(b"a", b"1").unwrap();
+        for now_ns in 0..64 {
+            bays.call_due(now_ns);
+            host.listen(0);
+            host.is_refusing = answers == 0;
+            let moment = Moment {
+                now_ns,
+                ..Moment::default()
+            };
+            let _ = bays.serve(&mut host, moment, |_, _| {});
+            if host.serve_disk_requests(answers.min(1)) == 1 {
+                answers -= 1;
+                bays.signal(1 << (crate::virtio::DEVICE_VECTORS - 1));
+            }
+        }
+        outcomes.push(records.durability(ticket));
+        assert!(!bays.want_attention());
+    }
+    assert!(!outcomes.contains(&Durability::Waiting), "{outcomes:?}");
+    let ends = (outcomes.first(), outcomes.last());
+    assert_eq!(ends, (Some(&Durability::Lost), Some(&Durability::Durable)));
+}

@@ -239,6 +239,19 @@ fn a_disk_that_vanished_is_offline_at_the_first_look() {
     assert_eq!(block.failure(), Some(BackendError::Gone(0xFF)));
 }
 
+/// What the host was never told of it never signals.
+#[test]
+fn a_refused_notification_has_what_was_posted_taken_back_at_once() {
+    let (mut host, mut block) = rig();
+    host.is_refusing = true;
+    let read = submit(&mut host, &mut block, request(Kind::Read, 0, 512));
+    assert_eq!(block.failure(), Some(BackendError::Refused));
+    assert_eq!(block.watch(&mut host, 7), Some(7));
+    let done = block.take().unwrap();
+    assert_eq!((done.ticket, done.outcome), (read, Err(IoError::Offline)));
+    assert_eq!(block.watch(&mut host, 8), None);
+}
+
 /// Else a host could have a guest's one request hang for ever, and the disk look busy.
 #[test]
 fn one_request_held_back_among_many_is_noticed() {
