@@ -149,8 +149,15 @@ impl<M: SharedMemory> Lanes<M> {
     }
 
     /// Asks for an interrupt when there is room again, for a sender that waits. Returns whether there already is for so many bytes.
+    ///
+    /// What was sent while it asked is taken back, and asked after again: each round takes at least one.
     pub(crate) fn listen_for_room(&mut self, len: usize) -> bool {
-        self.failure.is_none() && self.outbox.listen(&self.memory) && self.can_send(len)
+        while self.failure.is_none() && self.outbox.listen(&self.memory) {
+            if self.can_send(len) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Sees whether the device still says of itself what it said at first.

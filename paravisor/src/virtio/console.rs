@@ -48,8 +48,8 @@ impl Characters {
             let is_offline = self.wire.failure().is_some();
             if !is_offline && !self.wire.can_send() {
                 // The host's next interrupt says when there is room.
-                let came = self.wire.listen_for_room() && self.wire.can_send();
-                return if came { Turn::More } else { Turn::Done };
+                let has_room = self.wire.listen_for_room();
+                return if has_room { Turn::More } else { Turn::Done };
             }
             let len = console.take_output(memory, &mut self.outgoing);
             if len == 0 {

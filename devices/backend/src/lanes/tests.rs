@@ -65,6 +65,24 @@ fn what_does_not_fit_waits_until_half_was_sent() {
     assert!(lanes.can_send(1000) && !lanes.can_send(3000));
 }
 
+/// The device would signal what has been counted already, and nothing more.
+#[test]
+fn who_still_waits_for_room_is_woken_by_what_is_sent_next() {
+    let (mut host, mut lanes) = rig();
+    while lanes.send([&[1; 1000][..]]) {}
+    lanes.publish(&mut host);
+    let heads = [(); 4].map(|()| host.next_chain(1).unwrap().0);
+    // All but the first, without which there is no room.
+    for head in &heads[1..] {
+        host.finish(1, (*head).into(), 0);
+    }
+    assert!(!lanes.listen_for_room(1000));
+    let event = host.queues[1].driver + 4 + 2 * 64;
+    assert_eq!(host.memory.device_read(event, 2), [3, 0], "the fourth");
+    host.finish(1, heads[0].into(), 0);
+    assert!(lanes.listen_for_room(1000));
+}
+
 /// The device may send in any order; memory it still reads is not written again.
 #[test]
 fn memory_is_free_once_all_before_it_was_sent() {
