@@ -283,6 +283,7 @@ impl Stats {
             ("resets", self.resets),
             ("dropped_vectors", self.dropped_vectors),
             ("dropped_frames", self.refusals.dropped_frames),
+            ("lost_characters", self.refusals.lost_characters),
             ("io_errors", self.refusals.io_errors),
             ("offline_devices", self.refusals.offline_devices),
             ("spurious_faults", self.spurious_faults),

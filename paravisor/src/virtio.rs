@@ -99,6 +99,8 @@ pub trait Engine {
 pub struct Refusals {
     /// Frames, of the host's or the guest's, that were dropped.
     pub dropped_frames: u64,
+    /// Characters the guest wrote while its console took none.
+    pub lost_characters: u64,
     /// Requests of the guest that ended with an I/O error.
     pub io_errors: u64,
     /// Devices that are offline, for what the host has done.
@@ -109,6 +111,7 @@ impl Sum for Refusals {
     fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
         all.fold(Self::default(), |sum, one| Self {
             dropped_frames: sum.dropped_frames.saturating_add(one.dropped_frames),
+            lost_characters: sum.lost_characters.saturating_add(one.lost_characters),
             io_errors: sum.io_errors.saturating_add(one.io_errors),
             offline_devices: sum.offline_devices.saturating_add(one.offline_devices),
         })

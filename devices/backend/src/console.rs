@@ -147,6 +147,24 @@ impl<M: SharedMemory> Console<M> {
         }
     }
 
+    /// Returns whether the console has taken nothing for a minute, as looks count it, though there is something for it.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        self.lanes.is_stuck()
+    }
+
+    /// Looks after characters the console has not taken. Returns when it is to be called next, if there are any.
+    ///
+    /// A device that is not what it was is offline; one that only takes nothing is as good as one nobody reads, and may take more later.
+    pub fn watch(&mut self, bus: &mut impl HostBus, now_ns: u64) -> Option<u64> {
+        let was_stuck = self.is_stuck();
+        let next = self.lanes.watch(bus, now_ns);
+        if self.is_stuck() && !was_stuck {
+            return Some(now_ns);
+        }
+        next
+    }
+
     /// Has the device stop, and reach no memory any more.
     pub fn close(self, bus: &mut impl HostBus) {
         // One that does not stop can still do no more than write to memory nobody reads.
@@ -178,6 +196,7 @@ mod tests {
     use crate::error::BackendError;
     use crate::fake::{FakeHost, FakeMemory};
     use crate::transport::Doorbell;
+    use crate::watch::{INTERVAL_NS, LOOKS};
 
     const DOORBELL: Doorbell = Doorbell {
         apic_id: 0,
@@ -223,6 +242,48 @@ mod tests {
             host.finish(1, head.into(), 0);
         }
         assert!(console.can_send());
+    }
+
+    /// A terminal that stands still for a minute is one nobody reads; it may go on.
+    #[test]
+    fn a_console_that_takes_nothing_is_stuck_after_a_minute_and_until_it_takes_something() {
+        let (mut host, mut console) = rig();
+        assert_eq!(console.watch(&mut host, 0), None);
+        while console.send(&[b'x'; BUFFER_BYTES]) {}
+        console.publish(&mut host);
+        let at = |looks: u32| u64::from(looks) * INTERVAL_NS;
+        for looks in 0..=LOOKS {
+            let next = console.watch(&mut host, at(looks));
+            assert_eq!((next, console.is_stuck()), (Some(at(looks + 1)), false));
+        }
+        let last = at(LOOKS + 1);
+        assert_eq!(console.watch(&mut host, last), Some(last), "a turn is due");
+        assert!(console.is_stuck());
+        for _ in 0..2 {
+            let (head, _) = host.next_chain(1).unwrap();
+            host.finish(1, head.into(), 0);
+        }
+        assert!(console.can_send() && !console.is_stuck());
+        assert_eq!(console.failure(), None);
+    }
+
+    /// One that is read slowly loses nothing.
+    #[test]
+    fn a_console_that_takes_something_now_and_then_is_never_stuck() {
+        let (mut host, mut console) = rig();
+        for looks in 0..100 {
+            while console.send(&[b'x'; BUFFER_BYTES]) {}
+            console.publish(&mut host);
+            console.watch(&mut host, looks * INTERVAL_NS);
+            assert!(!console.is_stuck());
+            if looks % 10 == 0 {
+                let (head, _) = host.next_chain(1).unwrap();
+                host.finish(1, head.into(), 0);
+            }
+        }
+        host.is_gone = true;
+        console.watch(&mut host, 100 * INTERVAL_NS);
+        assert_eq!(console.failure(), Some(BackendError::Gone(0xFF)));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::host::HostBus;
 use crate::queue::QUEUE_BYTES;
 use crate::shared::SharedMemory;
 use crate::transport::Transport;
+use crate::watch::{LOOKS, Moment, Watch};
 use inbox::Inbox;
 pub(crate) use inbox::{Came, Filled};
 use outbox::Outbox;
@@ -38,6 +39,9 @@ pub(crate) struct Lanes<M> {
     outbox: Outbox,
     kind: &'static str,
     failure: Option<BackendError>,
+    watch: Watch,
+    /// How many stretches had been sent when a look last found more than before, and when that was.
+    progress: (u64, Moment),
 }
 
 impl<M: SharedMemory> Lanes<M> {
@@ -61,6 +65,8 @@ impl<M: SharedMemory> Lanes<M> {
             outbox,
             kind: plan.kind,
             failure: None,
+            watch: Watch::default(),
+            progress: (0, Moment::START),
         };
         lanes.publish(bus);
         lanes.listen();
@@ -102,9 +108,33 @@ impl<M: SharedMemory> Lanes<M> {
         }
     }
 
-    /// Returns whether the device has something it has not sent.
-    pub(crate) fn is_sending(&self) -> bool {
-        self.outbox.is_sending()
+    /// Returns whether the device has sent nothing for [`LOOKS`] looks, though it has something.
+    pub(crate) fn is_stuck(&self) -> bool {
+        let (sent, since) = self.progress;
+        sent == self.outbox.sent() && self.watch.since(since) > LOOKS
+    }
+
+    /// Looks after what the device has not sent. Returns when it is to be called next, if there is any.
+    ///
+    /// A device that is not what it was is offline; whether to wait for one that only sends nothing is its user's to say.
+    pub(crate) fn watch(&mut self, bus: &mut impl HostBus, now_ns: u64) -> Option<u64> {
+        if self.failure.is_some() || !self.outbox.is_sending() {
+            self.watch.rest();
+            return None;
+        }
+        if self.watch.is_time(now_ns) {
+            self.reclaim();
+            if self.outbox.is_sending() {
+                self.check(bus);
+            }
+        }
+        if self.progress.0 != self.outbox.sent() {
+            self.progress = (self.outbox.sent(), self.watch.moment());
+        }
+        if self.failure.is_some() {
+            return Some(now_ns);
+        }
+        self.watch.due_ns()
     }
 
     /// Returns the next buffer the device filled; the queue has seen to it that it says no more than fits.

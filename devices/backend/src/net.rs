@@ -12,7 +12,6 @@ use crate::lanes::{Came, Filled, Lanes, Plan, RESERVED};
 use crate::pci::DeviceType;
 use crate::shared::SharedMemory;
 use crate::transport::{CommonFeatures, Doorbell, Transport};
-use crate::watch::Watch;
 
 /// Bytes of the header before each frame (virtio 1.2, section 5.1.6).
 pub const HEADER_BYTES: usize = 12;
@@ -98,7 +97,6 @@ pub struct Received {
 pub struct Net<M> {
     lanes: Lanes<M>,
     offloads: Offloads,
-    watch: Watch,
     /// Frames of impossible lengths, or in impossible numbers of buffers.
     dropped: u64,
 }
@@ -129,7 +127,6 @@ impl<M: SharedMemory> Net<M> {
         Ok(Self {
             lanes: Lanes::open(bus, transport, memory, plan)?,
             offloads: Offloads::from_bits_truncate(agreed),
-            watch: Watch::default(),
             dropped: 0,
         })
     }
@@ -255,20 +252,7 @@ impl<M: SharedMemory> Net<M> {
     ///
     /// A device that is not what it was is offline; one that only sends nothing is as good as without a cable.
     pub fn watch(&mut self, bus: &mut impl HostBus, now_ns: u64) -> Option<u64> {
-        if self.lanes.failure().is_some() || !self.lanes.is_sending() {
-            self.watch.rest();
-            return None;
-        }
-        if self.watch.is_time(now_ns) {
-            self.lanes.reclaim();
-            if self.lanes.is_sending() {
-                self.lanes.check(bus);
-            }
-            if self.lanes.failure().is_some() {
-                return Some(now_ns);
-            }
-        }
-        self.watch.due_ns()
+        self.lanes.watch(bus, now_ns)
     }
 }
 

@@ -1,7 +1,8 @@
 //! A console: characters as they are, copied between guest and host.
 //!
-//! The guest's driver waits on the spot until its characters are taken, so they are taken whatever becomes of them: those a console that
-//! is offline should have are lost. What comes in while the guest has no buffer waits here, the rest with the host.
+//! The guest's driver waits on the spot until its characters are taken, and a vCPU with it. A host's console that is full makes it wait for as
+//! long as a disk may keep a request. After that, until there is room again, and once it is offline, characters are taken and lost. What
+//! comes in while the guest has no buffer waits here, the rest with the host.
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -25,6 +26,8 @@ pub struct Characters {
     /// Characters on their way in, and which of them found no buffer of the guest.
     incoming: Box<[u8]>,
     waiting: core::ops::Range<usize>,
+    /// Characters of the guest there was no room for.
+    lost: u64,
 }
 
 impl Characters {
@@ -38,6 +41,7 @@ impl Characters {
             outgoing: buffer(),
             incoming: buffer(),
             waiting: 0..0,
+            lost: 0,
         };
         (front, engine)
     }
@@ -45,8 +49,7 @@ impl Characters {
     /// Passes on what the guest writes.
     fn send(&mut self, console: &mut Console, memory: &dyn GuestMemory) -> Turn {
         for _ in 0..BUDGET {
-            let is_offline = self.wire.failure().is_some();
-            if !is_offline && !self.wire.can_send() {
+            if !self.wire.can_send() && self.may_take_more() {
                 // The host's next interrupt says when there is room.
                 let has_room = self.wire.listen_for_room();
                 return if has_room { Turn::More } else { Turn::Done };
@@ -56,9 +59,23 @@ impl Characters {
                 return Turn::Done;
             }
             let characters = self.outgoing.get(..len).unwrap_or_default();
-            self.wire.send(characters);
+            if !self.wire.send(characters) {
+                self.lose(len);
+            }
         }
         Turn::More
+    }
+
+    /// Returns whether a console that is full is waited for.
+    fn may_take_more(&self) -> bool {
+        self.wire.failure().is_none() && !self.wire.is_stuck()
+    }
+
+    fn lose(&mut self, len: usize) {
+        if self.lost == 0 {
+            log::warn!("console: the host takes nothing: what the guest writes is lost");
+        }
+        self.lost = self.lost.saturating_add(len as u64);
     }
 
     /// Gives the guest what came in.
@@ -87,6 +104,7 @@ impl Engine for Characters {
 
     fn refusals(&self, _: &Console) -> Refusals {
         Refusals {
+            lost_characters: self.lost,
             offline_devices: u64::from(self.wire.failure().is_some()),
             ..Refusals::default()
         }
@@ -98,11 +116,14 @@ impl Engine for Characters {
         memory: &dyn GuestMemory,
         mut bus: &mut dyn HostBus,
     ) -> Turn {
+        let was_online = self.wire.failure().is_none();
         console.resize(size(self.wire.size()));
         let sent = self.send(console, memory);
         let received = self.receive(console, memory);
         self.wire.publish(&mut bus);
-        let has_more = self.waiting.is_empty() && self.wire.listen();
+        // What waits for a console that has just gone offline is taken by the next turn.
+        let has_failed = was_online && self.wire.failure().is_some();
+        let has_more = has_failed || self.waiting.is_empty() && self.wire.listen();
         if sent == Turn::More || received == Turn::More || has_more {
             return Turn::More;
         }
@@ -113,9 +134,8 @@ impl Engine for Characters {
         self.wire.check(&mut bus);
     }
 
-    /// A console that takes nothing is one nobody looks at.
-    fn watch(&mut self, _: &mut dyn HostBus, _: u64) -> Option<u64> {
-        None
+    fn watch(&mut self, mut bus: &mut dyn HostBus, now_ns: u64) -> Option<u64> {
+        self.wire.watch(&mut bus, now_ns)
     }
 }
 

@@ -12,13 +12,15 @@ use serde_json::Value;
 use stockade::setup::Archive;
 use stockade_cases::{figures, number};
 use stockade_rig::guest::{finding, findings};
-use stockade_rig::{Finished, Stockade, workshop};
+use stockade_rig::{Finished, Initrd, Stockade, workshop};
 
 /// What the guest does; nothing of it may take for ever, though each request to a lying disk may.
 const SCRIPT: &str = include_str!("hostile_virtio/guest.sh");
 /// Enough for the slowest lie on a loaded machine; requests that hang are given up by the guest, or for it.
 const SECONDS: &str = "115";
 const DISK_BYTES: u64 = 16 << 20;
+/// A minute of patience, and what a machine takes besides.
+const LONG: Duration = Duration::from_secs(300);
 
 /// A guest that was lied to.
 struct Lied {
@@ -275,6 +277,44 @@ fn silence_a_disk_that_never_answers_is_an_error() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let lied = lied_to("silence", &disk(folder.path()), PATIENT, folder.path());
     lied.assert_lived().assert_offline(&[12]);
+}
+
+/// More than a silent console's buffers hold, twice.
+const WRITES_TO_A_CONSOLE: &str = r#"
+modprobe -a virtio_pci virtio_console
+for i in 1 2 3 4 5 6 7 8 9; do [ -c /dev/hvc0 ] && break; sleep 1; done
+stty raw </dev/hvc0
+for round in 1 2; do
+    dd if=/dev/zero of=/dev/hvc0 bs=10000 count=4 2>/dev/null; say "written-$round $?"
+done
+"#;
+
+/// Its driver waits with a lock held, so the guest would stand still for ever.
+#[test]
+fn silence_a_console_that_takes_nothing_holds_the_guest_no_longer_than_a_disk_might() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let initrd = Initrd::new(WRITES_TO_A_CONSOLE).modules(&["virtio_pci", "virtio_console"]);
+    let (stats, output) = (folder.path().join("stats.json"), folder.path().join("hvc0"));
+    let finished = Stockade::guest("")
+        .attacked_by("virtio-silence:25")
+        .arg("--initrd")
+        .arg(initrd.write(folder.path()))
+        .arg("--virtio-console")
+        .arg(format!("file={}", output.display()))
+        .arg("--stats")
+        .arg(&stats)
+        .limit(LONG)
+        .finish();
+    finished.assert_code(0);
+    let words = "the host takes nothing: what the guest writes is lost";
+    finished.assert_says(&["attack virtio-silence: ", words]);
+    for round in ["written-1", "written-2"] {
+        let found = finding(&finished.stdout, round);
+        assert_eq!(found, Some("0"), "{}", finished.transcript());
+    }
+    let figures = figures(&stats);
+    assert!(number(&figures, "/paravisor/lost_characters") > 60_000);
+    assert_eq!(number(&figures, "/paravisor/offline_devices"), 0);
 }
 
 #[test]

@@ -69,6 +69,11 @@ impl Outbox {
         self.line.queue.in_flight() != 0
     }
 
+    /// Returns how many stretches were sent and taken back.
+    pub(super) fn sent(&self) -> u64 {
+        self.forgotten
+    }
+
     /// Returns where a stretch of so many bytes would go.
     fn place(&self, len: usize) -> Option<usize> {
         let is_full = self.flights.len() >= usize::from(self.line.queue.size());

@@ -95,7 +95,7 @@ fn memory_is_free_once_all_before_it_was_sent() {
     assert!(!lanes.can_send(100));
     host.finish(1, first.0.into(), 0);
     assert!(lanes.can_send(HALF));
-    assert!(!lanes.is_sending());
+    assert!(!lanes.outbox.is_sending());
 }
 
 #[test]

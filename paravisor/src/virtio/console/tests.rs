@@ -6,6 +6,7 @@ use stockade_backend::console::{BUFFER_BYTES, Console as Wire, MEMORY};
 use stockade_backend::fake::{FakeHost, FakeMemory as SharedFake};
 use stockade_backend::shared::AnyShared;
 use stockade_backend::transport::Doorbell;
+use stockade_backend::watch::{INTERVAL_NS, LOOKS};
 use stockade_bus::fake::FakeMemory;
 use stockade_bus::{Gpa, GuestMemory};
 use stockade_devices::virtio::console::{Console, SIZE};
@@ -60,6 +61,17 @@ impl<'m> Rig<'m> {
     fn turn(&mut self) -> Turn {
         self.engine
             .turn(&mut self.console, self.memory, &mut self.host)
+    }
+
+    /// Looks after the host's console at a time; returns when the next turn is due.
+    fn look(&mut self, looks: u32) -> u64 {
+        let now_ns = u64::from(looks) * INTERVAL_NS;
+        let next = self.engine.watch(&mut self.host, now_ns);
+        next.unwrap_or(u64::MAX)
+    }
+
+    fn lost(&self) -> u64 {
+        self.engine.refusals(&self.console).lost_characters
     }
 
     fn write(&mut self, bytes: &[u8]) {
@@ -122,26 +134,70 @@ fn what_the_guest_writes_is_printed_in_order() {
     assert!(rig.transmit.take_used().is_some());
 }
 
-/// The guest's driver would wait on the spot for ever.
+/// A terminal somebody reads slowly.
 #[test]
-fn a_console_that_prints_nothing_makes_the_guest_wait_and_loses_nothing() {
+fn a_console_that_prints_now_and_then_makes_the_guest_wait_and_loses_nothing() {
     let memory = FakeMemory::new(0x1_0000);
     let mut rig = Rig::new(&memory);
     let long: Vec<u8> = (0..0x3000_u16)
         .map(|at| (at % 251).to_le_bytes()[0])
         .collect();
     rig.write(&long);
-    for _ in 0..10 {
+    let mut printed = Vec::new();
+    for looks in 0..10 * LOOKS {
         let _ = rig.turn();
-    }
-    assert!(rig.transmit.take_used().is_none());
-    let mut printed = rig.printed();
-    for _ in 0..20 {
-        let _ = rig.turn();
-        printed.extend(rig.printed());
+        rig.look(looks);
+        if looks % LOOKS == 0 {
+            assert!(looks != 0 || rig.transmit.take_used().is_none());
+            printed.extend(rig.printed());
+        }
     }
     assert!(printed == long);
     assert!(rig.transmit.take_used().is_some());
+    assert_eq!(rig.lost(), 0);
+}
+
+/// The guest's driver would wait on the spot for ever.
+#[test]
+fn a_console_that_prints_nothing_keeps_the_guest_for_a_minute_and_loses_what_is_written_then() {
+    let memory = FakeMemory::new(0x1_0000);
+    let mut rig = Rig::new(&memory);
+    rig.write(&[b'x'; 0x3000]);
+    for looks in 0..=LOOKS {
+        while rig.turn() == Turn::More {}
+        assert!(rig.look(looks) > u64::from(looks) * INTERVAL_NS);
+        assert!(rig.transmit.take_used().is_none(), "look {looks}");
+    }
+    let last = LOOKS + 1;
+    assert_eq!(rig.look(last), u64::from(last) * INTERVAL_NS);
+    while rig.turn() == Turn::More {}
+    assert!(rig.transmit.take_used().is_some());
+    let held = 16 * BUFFER_BYTES;
+    assert_eq!(rig.lost(), 0x3000 - held as u64);
+    assert_eq!(rig.engine.refusals(&rig.console).offline_devices, 0);
+    // Whoever reads again reads what comes from now on.
+    assert_eq!(rig.printed().len(), held);
+    rig.write(b"again");
+    while rig.turn() == Turn::More {}
+    assert_eq!(rig.printed(), b"again");
+}
+
+/// Nobody would come to take what the guest still has.
+#[test]
+fn a_console_that_goes_offline_in_a_turn_gets_another() {
+    let memory = FakeMemory::new(0x1_0000);
+    let mut rig = Rig::new(&memory);
+    rig.write(&[b'x'; 0x1000]);
+    while rig.turn() == Turn::More {}
+    assert!(rig.transmit.take_used().is_some());
+    // The host holds that, so a turn finds it full, and then that it is not to be notified.
+    while rig.host.next_chain(1).is_some() {}
+    rig.host.listen(1);
+    rig.host.is_refusing = true;
+    rig.write(&[b'x'; 0x2000]);
+    while rig.turn() == Turn::More {}
+    assert!(rig.transmit.take_used().is_some());
+    assert_eq!(rig.lost(), 0x1000);
 }
 
 #[test]
