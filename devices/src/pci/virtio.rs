@@ -90,7 +90,17 @@ impl<D: VirtioDevice, M: GuestMemory> VirtioPci<D, M> {
     /// Returns whether the driver runs the device: it has said DRIVER_OK and lets it reach memory.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        self.common.status().contains(DeviceStatus::DRIVER_OK) && self.endpoint.is_bus_master()
+        self.is_driven() && self.endpoint.is_bus_master()
+    }
+
+    /// Returns whether the driver runs the device and keeps it from memory: it is to stand still until it may go on.
+    #[must_use]
+    pub fn is_cut_off(&self) -> bool {
+        self.is_driven() && !self.endpoint.is_bus_master()
+    }
+
+    fn is_driven(&self) -> bool {
+        self.common.status().contains(DeviceStatus::DRIVER_OK)
     }
 
     /// Returns whether the device has more to do of what it was notified of: call [`VirtioPci::work`] soon, after other work.

@@ -30,6 +30,10 @@ where
 {
     fn turn(&mut self, bus: &mut dyn HostBus) -> Turn {
         let Self { pci, engine } = self;
+        if pci.is_cut_off() {
+            // The write that lets it go on gives it a turn.
+            return Turn::Done;
+        }
         // Some front-ends have work of their own.
         let own = pci.work();
         let carried = pci.with_device(|front, memory| engine.turn(front, memory, bus));
@@ -41,7 +45,7 @@ where
 
     fn gathers(&mut self) -> bool {
         let Self { pci, engine } = self;
-        engine.gathers(pci.device())
+        !pci.is_cut_off() && engine.gathers(pci.device())
     }
 
     fn late(&mut self) {
@@ -70,6 +74,10 @@ where
     }
 
     fn watch(&mut self, bus: &mut dyn HostBus, now_ns: u64) -> Option<u64> {
+        if self.pci.is_cut_off() {
+            // What the host has done nobody takes back.
+            return None;
+        }
         self.engine.watch(bus, now_ns)
     }
 }
@@ -109,3 +117,6 @@ impl<E: Engine> PciFunction for Card<E> {
         self.pci.reset();
     }
 }
+
+#[cfg(test)]
+mod tests;

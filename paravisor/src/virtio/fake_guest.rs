@@ -1,10 +1,12 @@
 //! A guest with a ready block driver, for tests of what is behind the front-end.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use spin::Mutex;
 use stockade_backend::fake::FakeHost;
 use stockade_bus::fake::FakeMemory;
-use stockade_bus::{Gpa, GuestMemory};
+use stockade_bus::{Gpa, GuestMemory, MemoryError};
 use stockade_devices::virtio::blk::Blk;
 use stockade_devices::virtio::driver::Driver;
 use stockade_devices::virtio::queue::Segment;
@@ -13,7 +15,8 @@ use stockade_devices::virtio::{Features, VirtioDevice};
 use super::Turn;
 
 const HEADERS: u64 = 0x8000;
-const STATUSES: u64 = 0x9000;
+/// Where the statuses of requests are, a byte each.
+pub(super) const STATUSES: u64 = 0x9000;
 /// Where a test's data may lie.
 pub(super) const DATA: u64 = 0x1_0000;
 /// Types of requests (Virtio 1.2, 5.2.6).
@@ -121,4 +124,37 @@ impl<'m> FakeGuest<'m> {
 /// Returns a stretch of guest memory.
 pub(super) fn segment(gpa: u64, len: u32) -> Segment {
     Segment { gpa: Gpa(gpa), len }
+}
+
+/// Guest memory that vCPUs share.
+pub(super) struct Locked(Mutex<FakeMemory>);
+
+impl Locked {
+    pub(super) fn leak(memory: FakeMemory) -> &'static Self {
+        Box::leak(Box::new(Self(Mutex::new(memory))))
+    }
+}
+
+impl GuestMemory for Locked {
+    fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<(), MemoryError> {
+        self.0.lock().read(gpa, buffer)
+    }
+
+    fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), MemoryError> {
+        self.0.lock().write(gpa, bytes)
+    }
+
+    fn is_ram(&self, gpa: Gpa) -> bool {
+        self.0.lock().is_ram(gpa)
+    }
+
+    fn compare_exchange(
+        &self,
+        gpa: Gpa,
+        width: u8,
+        expected: u64,
+        new: u64,
+    ) -> Result<bool, MemoryError> {
+        self.0.lock().compare_exchange(gpa, width, expected, new)
+    }
 }

@@ -34,7 +34,7 @@ impl<M: GuestMemory> GuestMemory for Dma<'_, M> {
         self.at(gpa)?.write(gpa, bytes)
     }
 
-    /// What is RAM does not depend on who may reach it.
+    /// What is RAM does not depend on who may reach it: a driver may start a device first and let it reach memory then.
     fn is_ram(&self, gpa: Gpa) -> bool {
         self.memory.is_ram(gpa)
     }

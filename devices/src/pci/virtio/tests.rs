@@ -396,9 +396,11 @@ fn device_does_not_reach_memory_without_bus_mastering() {
     calls(&mut function);
     write(&mut function, 0x3004, &[1, 0]);
     assert_eq!(calls(&mut function), []);
+    assert!(function.is_cut_off() && !function.is_running());
     let refused = function.with_device(|_, memory| memory.read(Gpa(0), &mut [0]).is_err());
     assert!(refused);
     set_master(&mut function, true);
+    assert!(function.is_running() && !function.is_cut_off());
     let heard = calls(&mut function);
     assert!(heard.contains(&Call::Notify(1)), "made up for: {heard:?}");
 }

@@ -2,7 +2,6 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use spin::Mutex;
 use stockade_backend::HostBus;
 use stockade_backend::block::{Block, MIN_MEMORY};
 use stockade_backend::fake::{FakeHost, FakeMemory as SharedFake};
@@ -10,12 +9,12 @@ use stockade_backend::shared::AnyShared;
 use stockade_backend::transport::Doorbell;
 use stockade_boot::manifest::DiskAccess;
 use stockade_bus::fake::FakeMemory;
-use stockade_bus::{AccessError, Gpa, GuestMemory, Level, MemoryError, PciConfig};
+use stockade_bus::{AccessError, Gpa, GuestMemory, Level, PciConfig};
 use stockade_devices::pci::{BARS, Bar, BarRange, MsiMessage, PciFunction};
 
 use super::{Bays, DEVICE_VECTORS, Gathering, Moment};
 use crate::machine::{Functions, SlotFunction};
-use crate::virtio::fake_guest::{DATA, FakeGuest, IN, segment};
+use crate::virtio::fake_guest::{DATA, FakeGuest, IN, Locked, segment};
 use crate::virtio::{Card, Fitted, Memory, Plain, Turn};
 
 #[derive(Default)]
@@ -321,33 +320,6 @@ fn one_vcpu_keeps_a_vigil_and_none_for_a_device_in_use() {
     bay.with(&mut |_| assert!(bays.begin_vigil().is_empty()));
 }
 
-/// Guest memory that vCPUs share.
-struct Locked(Mutex<FakeMemory>);
-
-impl GuestMemory for Locked {
-    fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<(), MemoryError> {
-        self.0.lock().read(gpa, buffer)
-    }
-
-    fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), MemoryError> {
-        self.0.lock().write(gpa, bytes)
-    }
-
-    fn is_ram(&self, gpa: Gpa) -> bool {
-        self.0.lock().is_ram(gpa)
-    }
-
-    fn compare_exchange(
-        &self,
-        gpa: Gpa,
-        width: u8,
-        expected: u64,
-        new: u64,
-    ) -> Result<bool, MemoryError> {
-        self.0.lock().compare_exchange(gpa, width, expected, new)
-    }
-}
-
 /// A plain disk whose driver has asked to read a sector of sevens, in memory of its own.
 fn disk(work: impl FnOnce(&mut FakeGuest<'_>)) -> (Card<Plain>, FakeHost, &'static Locked) {
     let shared = SharedFake::new(MIN_MEMORY.max(1 << 20));
@@ -365,7 +337,7 @@ fn disk(work: impl FnOnce(&mut FakeGuest<'_>)) -> (Card<Plain>, FakeHost, &'stat
     let mut guest = FakeGuest::start(&memory, &mut blk);
     guest.ask(IN, 0, &[], &[segment(DATA, 512)]);
     work(&mut guest);
-    let memory: &'static Locked = Box::leak(Box::new(Locked(Mutex::new(memory))));
+    let memory = Locked::leak(memory);
     let mut card = Card::new((blk, engine), memory as Memory);
     // It may master the bus.
     card.config_write(4, 6, 0xFFFF);
