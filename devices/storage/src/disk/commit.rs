@@ -259,17 +259,21 @@ impl Volume {
 
     /// Ends all changes: what is committed from now on could be taken back.
     pub(crate) fn lose_anchor(&mut self, io: &mut Io) {
-        if self.anchoring == Anchoring::Lazy || self.is_offline() {
+        if self.anchoring == Anchoring::Lazy {
+            return;
+        }
+        // Also when a commit has failed since: they wait for the anchor of the one before.
+        let safe = self.safe();
+        for flush in self.requests.iter_mut().filter(|active| active.is_flush()) {
+            flush.fail_above(safe);
+        }
+        if self.is_offline() {
             return;
         }
         io.events.push(Event::AnchorLost {
             generation: self.generation,
         });
         self.commit.stage = Stage::Offline;
-        let safe = self.safe();
-        for flush in self.requests.iter_mut().filter(|active| active.is_flush()) {
-            flush.fail_above(safe);
-        }
     }
 
     fn fail_commit(&mut self, io: &mut Io) -> Step {

@@ -328,3 +328,25 @@ fn a_store_that_fails_ends_writing_and_not_reading() {
     assert_eq!(machine.rig.disk.state(), State::Offline);
     assert_eq!(machine.rig.events.len(), 1);
 }
+
+/// A flush that waits for the anchor of the commit before would never be answered.
+#[test]
+fn a_store_that_fails_after_a_commit_did_ends_the_flushes_that_wait() {
+    use stockade_storage::Kind;
+    let mut machine = Machine::start(Files::new(), None, 6);
+    machine.rest();
+    machine.stores = false;
+    let rig = &mut machine.rig;
+    assert_eq!(rig.write(0, &[1; 4096]), Some(Ok(())));
+    let first = rig.submit(Kind::Flush, 0, 0, vec![]);
+    rig.rest();
+    assert_eq!(rig.write(0, &[2; 4096]), Some(Ok(())));
+    rig.fails = |io| io.op == HostOp::Write;
+    let offline = Some(Err(stockade_storage::RequestError::Offline));
+    assert_eq!(rig.flush(), offline);
+    assert_eq!(rig.disk.state(), State::Offline);
+    assert_eq!(rig.wait(first), None, "its anchor may still be stored");
+    rig.disk.lose_anchor();
+    assert_eq!(rig.wait(first), offline);
+    assert_eq!(rig.events.len(), 1);
+}
