@@ -317,6 +317,49 @@ fn silence_a_console_that_takes_nothing_holds_the_guest_no_longer_than_a_disk_mi
     assert_eq!(number(&figures, "/paravisor/offline_devices"), 0);
 }
 
+/// Writes and flushes for as long as that is answered well, then reads.
+const WRITES_TO_A_DISK: &str = r#"
+modprobe -a virtio_pci virtio_blk
+sleep 1
+for n in $(seq 30); do
+    echo "$n" | dd of=/dev/vda conv=fsync,notrunc 2>/dev/null || break
+    say "flushed $n"
+done
+say "last $n"
+head -c 1 /dev/vda >/dev/null; say "read $?"
+"#;
+
+/// What the store is to remember of a disk is never remembered: no flush is answered well that a host could take back.
+#[test]
+fn silence_a_store_that_never_answers_ends_writing_and_not_the_machine() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let disk = folder.path().join("disk.img");
+    let made = Stockade::new("disk").args(["create", "--size", "8M"]);
+    made.arg(&disk).finish().assert_code(0);
+    let initrd = Initrd::new(WRITES_TO_A_DISK).modules(&["virtio_pci", "virtio_blk"]);
+    let finished = Stockade::guest("")
+        // The store is open by then, and remembers the new disk.
+        .attacked_by("virtio-silence:3024")
+        .arg("--initrd")
+        .arg(initrd.write(folder.path()))
+        .args(["--disk", &format!("{},mode=sealed", disk.display())])
+        .arg("--state")
+        .arg(folder.path().join("state"))
+        .limit(LONG)
+        .finish();
+    finished.assert_code(0);
+    finished.assert_says(&[
+        "attack virtio-silence: ",
+        "host disk 00:18.0 is offline, code 12:",
+        "S10",
+    ]);
+    let found = |name| finding(&finished.stdout, name);
+    let transcript = finished.transcript();
+    assert_eq!(found("flushed"), Some("1"), "{transcript}");
+    assert_ne!(found("last"), Some("30"), "{transcript}");
+    assert_eq!(found("read"), Some("0"), "{transcript}");
+}
+
 #[test]
 fn interrupt_storm_messages_without_reason_cost_time_only() {
     lied_about_disk("interrupt-storm")
