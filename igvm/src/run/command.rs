@@ -51,6 +51,9 @@ pub(super) fn qemu(qemu: &Qemu, options: &RunOptions, paths: &Paths) -> Command 
         "none",
         "-no-reboot",
     ]);
+    // The firmware would set up the disks' queues above the image, and part of them where the image goes: a device that looks at its queue
+    // late would write into it.
+    command.args(["-boot", "strict=on"]);
     command.args(["-machine", "q35", "-cpu", PROCESSOR]);
     command.args(["-m", &format!("{memory_mib}M")]);
     command.args(["-smp", &processors(options.cpus).to_string()]);

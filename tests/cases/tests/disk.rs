@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -191,6 +191,34 @@ fn a_sealed_disk_opens_for_its_own_image_only() {
 }
 
 /// The guest can write neither by its driver, which is told, nor past it.
+/// Firmware that set the disks' queues up would have some of them in memory that the image is loaded to later, and QEMU write there.
+#[test]
+fn the_firmware_of_the_model_leaves_disks_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("firmware.log");
+    let disks = ["first", "second"].map(|name| folder.path().join(name));
+    let mut machine = Stockade::guest("stockade.mode=check");
+    for disk in &disks {
+        File::create(disk).unwrap().set_len(1 << 20).unwrap();
+        machine = machine.arg("--disk").arg(disk);
+    }
+    let run = machine
+        .arg("--qemu-arg=-debugcon")
+        .arg(format!("--qemu-arg=file:{}", log.display()))
+        .arg("--qemu-arg=-global")
+        .arg("--qemu-arg=isa-debugcon.iobase=0x402")
+        .finish();
+    run.assert_code(0);
+    let said = fs::read_to_string(&log).unwrap();
+    assert_eq!(
+        said.matches("skipping init of a non-bootable virtio-blk")
+            .count(),
+        2,
+        "{said}"
+    );
+    assert!(!said.contains("virtio mode"), "{said}");
+}
+
 #[test]
 fn a_read_only_disk_is_read_and_stays_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
