@@ -183,7 +183,7 @@ fn open<R: ReadBlocks>(
     })
 }
 
-/// Returns the newest authentic superblock; none if no commit ever ended.
+/// Returns the newest authentic superblock; none if both blocks are empty.
 fn newest<R: ReadBlocks>(
     source: &mut R,
     header: &Header,
@@ -194,7 +194,7 @@ fn newest<R: ReadBlocks>(
     let mut block = [0; BLOCK_BYTES];
     for at in [HostBlock(1), HostBlock(2)] {
         source.read(at, &mut block).map_err(CheckError::Read)?;
-        is_empty &= Superblock::is_none(at, &block);
+        is_empty &= block.iter().all(|byte| *byte == 0);
         if let Ok(superblock) = Superblock::read(seals, header, at, &block) {
             let generation = superblock.generation.get();
             let is_newer = |newest: &Superblock| newest.generation.get() < generation;

@@ -197,17 +197,6 @@ impl Superblock {
         HostBlock(1 + self.generation.get() % 2)
     }
 
-    /// Returns whether one of the two blocks was never written by a commit that ended.
-    ///
-    /// The first superblock of all goes to block 2. If the power went while it was written, nothing is lost.
-    pub(crate) fn is_none(at: HostBlock, block: &[u8; BLOCK_BYTES]) -> bool {
-        let torn = match at {
-            HostBlock(2) => size_of::<Self>(),
-            _ => 0,
-        };
-        block.iter().skip(torn).all(|byte| *byte == 0)
-    }
-
     /// Fills a block with it.
     pub fn write(&self, block: &mut [u8; BLOCK_BYTES]) {
         block.fill(0);

@@ -119,10 +119,13 @@ impl Opening {
         let seals = Seals::new(&self.key, header.disk(), &self.entropy);
         let mut newest: Option<Superblock> = None;
         let mut is_empty = true;
-        for (at, slot) in (1..).map(HostBlock).zip(slots) {
+        for (at, slot) in (1..).zip(slots) {
             memory.read_slot(*slot, &mut io.scratch);
-            is_empty &= Superblock::is_none(at, &io.scratch);
-            let Ok(superblock) = Superblock::read(&seals, &header, at, &io.scratch) else {
+            // The first superblock of all goes to block 2. If the power went while it was written, nothing is lost.
+            let written = if at == 1 { 0 } else { size_of::<Superblock>() };
+            is_empty &= io.scratch.iter().skip(written).all(|byte| *byte == 0);
+            let Ok(superblock) = Superblock::read(&seals, &header, HostBlock(at), &io.scratch)
+            else {
                 continue;
             };
             let generation = superblock.generation.get();

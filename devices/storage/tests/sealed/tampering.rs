@@ -324,21 +324,3 @@ fn the_check_finds_what_is_wrong_and_nothing_else() {
     let wrong = check(&mut File(&host), &DiskKey::new([0; 32]), blocks);
     assert_eq!(wrong, Err(CheckError::Fault(Fault::Superblock)));
 }
-
-/// What opens, empty, is nothing to be repaired.
-#[test]
-fn the_check_finds_a_disk_empty_whose_first_superblock_was_torn() {
-    let host = Host::new(LOGICAL);
-    let blocks = Geometry::try_new(LOGICAL).unwrap().total_blocks();
-    for (at, byte, is_empty) in [(2, 0, true), (2, 4095, false), (1, 0, false)] {
-        let mut torn = host.clone();
-        let mut block = [0; BLOCK_BYTES];
-        block[byte] = b'S';
-        torn.blocks.insert(at, block);
-        let report = check(&mut File(&torn), &key(), blocks);
-        assert_eq!(report.is_ok_and(|report| report.generation == 0), is_empty);
-        let state = open(torn, None).disk.state();
-        let is_opened = state == State::Open(Freshness::Formatted);
-        assert_eq!(is_opened, is_empty, "{state:?}");
-    }
-}
