@@ -1,4 +1,4 @@
-//! Interrupt messages: what an MSI write, an IOAPIC pin or an IPI puts on the bus (SDM 10.11, APM 16.11).
+//! Interrupt messages: what an MSI write, an IOAPIC pin or an IPI puts on the bus (SDM 10.11, APM vol. 2, 16.11).
 //!
 //! Start from [`Message`]; [`route`](crate::route) brings it to the vCPUs it names.
 

@@ -1,6 +1,6 @@
 //! Firmware files: what a guest without a kernel is started with.
 //!
-//! A file of code is read-only memory that ends at 4 GiB, where the processor fetches its first instruction (APM volume 2, 14.1.5). A file of
+//! A file of code is read-only memory that ends at 4 GiB, where the processor fetches its first instruction (APM vol. 2, 14.1.5). A file of
 //! variables is what a new machine's flash holds, just below the code.
 
 use core::ops::Range;

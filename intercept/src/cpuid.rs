@@ -1,4 +1,4 @@
-//! What CPUID tells the guest (APM volume 3, appendix E).
+//! What CPUID tells the guest (APM vol. 3, appendix E).
 //!
 //! Every answer comes from the page the PSP checked at launch, cut down by an allow-list: a leaf or a bit nobody here knows reads zero.
 //! What depends on the vCPU or on our own devices is recomputed: APIC ids and topology, OSXSAVE, the size of extended state, the
@@ -193,7 +193,7 @@ impl CpuidPolicy {
         self.xsave.is_valid_xcr0(value)
     }
 
-    /// Returns whether the processor keeps virtual NMIs (APM volume 3, 8000_000A, EDX bit 25: VNMI).
+    /// Returns whether the processor keeps virtual NMIs (APM vol. 3, 8000_000A, EDX bit 25: VNMI).
     #[must_use]
     pub fn has_virtual_nmi(&self) -> bool {
         const VNMI: u32 = 1 << 25;

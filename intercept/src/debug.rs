@@ -1,7 +1,7 @@
 //! Debug registers as they bear on an instruction that is carried out here: breakpoints on what it accesses, and the trap behind it
-//! (APM volume 2, 13.1; SDM volume 3, 18.2).
+//! (APM vol. 2, 13.1; SDM volume 3, 18.2).
 //!
-//! Under DebugSwap all of them are in the save area (APM volume 2, 15.36.1, appendix B). Instruction breakpoints are the processor's,
+//! Under DebugSwap all of them are in the save area (APM vol. 2, 15.36.1, appendix B). Instruction breakpoints are the processor's,
 //! which looks for them before it leaves the guest.
 
 use stockade_abi::vmsa::Vmsa;

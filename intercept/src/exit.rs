@@ -1,4 +1,4 @@
-//! What a guest's exit means (APM 15.36.9: a reflected #VC leaves its cause in the VMSA).
+//! What a guest's exit means (APM vol. 2, 15.36.9: a reflected #VC leaves its cause in the VMSA).
 //!
 //! [`Exit::decode`] is total: every number in the VMSA is some [`Exit`], and no number makes it panic. [`Exit::advance`] says
 //! where the guest goes on. What an exit asks for is for the dispatcher to decide.
@@ -247,8 +247,8 @@ impl Exit {
 
     /// Returns where the guest goes on once this exit is answered without a fault.
     ///
-    /// Hardware gives the next RIP for intercepted instructions (APM 15.7.1) but not for a nested page fault, which knows no
-    /// instruction boundary. HLT and the write traps are automatic exits that have retired (APM 15.35.5).
+    /// Hardware gives the next RIP for intercepted instructions (APM vol. 2, 15.7.1) but not for a nested page fault, which knows no
+    /// instruction boundary. HLT and the write traps are automatic exits that have retired (APM vol. 2, 15.35.5).
     #[must_use]
     pub const fn advance(&self) -> Advance {
         match self {

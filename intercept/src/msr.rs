@@ -1,4 +1,4 @@
-//! What RDMSR and WRMSR do for the guest (APM volume 2, appendix A).
+//! What RDMSR and WRMSR do for the guest (APM vol. 2, appendix A).
 //!
 //! [`MsrFile`] is one vCPU's set. Registers of the processor live in the VMSA and are checked before they get there; the local APIC's
 //! are handed back as [`ApicMsr`] for the APIC to answer; the rest is kept here, or reads as it would on a quiet machine. What nobody

@@ -120,7 +120,7 @@ fn finish(vcpu: &mut Vcpu, vmsa: &mut Vmsa, exit: Exit) -> Next {
     match exit.advance() {
         Advance::NextRip => {
             gpr::complete(vmsa, vmsa.guest_nrip);
-            // The processor did not execute the instruction, so its trap is ours to raise (APM volume 2, 13.1.4).
+            // The processor did not execute the instruction, so its trap is ours to raise (APM vol. 2, 13.1.4).
             if debug::step(vmsa) {
                 raise(vcpu, Exception::DEBUG);
             }

@@ -4,7 +4,7 @@ use stockade_abi::vmsa::Vmsa;
 
 const RFLAGS_RF: u64 = 1 << 16;
 
-/// A register's place in a save area, by ModRM and REX (APM volume 3, 1.4.1).
+/// A register's place in a save area, by ModRM and REX (APM vol. 3, 1.4.1).
 macro_rules! place {
     ($number:expr, $vmsa:ident, $($borrow:tt)*) => {
         match $number {

@@ -1,4 +1,4 @@
-//! Between a vCPU's interrupt state and the injection fields of its save area (APM 15.36.15).
+//! Between a vCPU's interrupt state and the injection fields of its save area (APM vol. 2, 15.36.15).
 //!
 //! [`prepare`] writes what is to be delivered before an entry; [`account`] reads what became of it afterwards.
 
@@ -130,7 +130,7 @@ fn carry_interrupted_event(vmsa: &mut Vmsa) {
         || (interrupted.event_type() == EventType::EXCEPTION
             && VECTORS_OF_INSTRUCTIONS.contains(&interrupted.vector()));
     if interrupted.event_type() == EventType::NMI {
-        // Its handler was not reached: it would be injected into a guest that masks it (APM volume 2, 15.21.10).
+        // Its handler was not reached: it would be injected into a guest that masks it (APM vol. 2, 15.21.10).
         vmsa.vintr_ctrl.set_v_nmi_mask(false);
     }
     if !executes_again && !vmsa.event_inj.valid() {

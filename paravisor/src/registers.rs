@@ -111,7 +111,7 @@ fn refused(_: GeneralProtection) -> MsrFault {
     MsrFault::Refused
 }
 
-/// Answers XSETBV (APM volume 4, XSETBV): XCR0 only, at CPL 0, with a value the processor has.
+/// Answers XSETBV (APM vol. 4, XSETBV): XCR0 only, at CPL 0, with a value the processor has.
 pub(crate) fn xsetbv(vcpu: &Vcpu, vmsa: &mut Vmsa) -> Result<(), Exception> {
     if vmsa.cr4 & CR4_OSXSAVE == 0 {
         return Err(Exception::INVALID_OPCODE);

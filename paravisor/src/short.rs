@@ -52,7 +52,7 @@ fn fetch(vmsa: &Vmsa, memory: &dyn GuestMemory) -> Option<[u8; WINDOW]> {
     Some((u128::from(high) << 64 | u128::from(low)).to_le_bytes())
 }
 
-/// Finds the code RIP points at (APM volume 2, 5.3.3).
+/// Finds the code RIP points at (APM vol. 2, 5.3.3).
 fn walk(vmsa: &Vmsa, memory: &dyn GuestMemory) -> Option<Gpa> {
     let levels = if vmsa.cr4 & CR4_LA57 != 0 { 5 } else { 4 };
     let mut table = vmsa.cr3 & ENTRY_FRAME;

@@ -1,4 +1,4 @@
-//! INIT and start-up: what they do to a vCPU's registers (APM volume 2, 14.1.3 and 16.5).
+//! INIT and start-up: what they do to a vCPU's registers (APM vol. 2, 14.1.3 and 16.5).
 
 use stockade_abi::exit::ExitCode;
 use stockade_abi::vmsa::{EventInfo, VintrControl, Vmsa, reset};

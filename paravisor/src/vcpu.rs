@@ -39,7 +39,7 @@ pub enum Activity {
     Running,
     /// It waits in HLT.
     Halted,
-    /// It waits for a start-up IPI (APM volume 2, 16.5), as application processors do after RESET and INIT.
+    /// It waits for a start-up IPI (APM vol. 2, 16.5), as application processors do after RESET and INIT.
     WaitingForStartUp,
 }
 
@@ -150,7 +150,7 @@ impl Vcpu {
         self
     }
 
-    /// Returns what CPUID says the processor is: the value of EDX after RESET (APM volume 2, 14.1.3).
+    /// Returns what CPUID says the processor is: the value of EDX after RESET (APM vol. 2, 14.1.3).
     #[must_use]
     pub fn signature(&self, vmsa: &Vmsa) -> u32 {
         let state = CpuidState::new(vmsa, self.apic.config().id, true);
@@ -258,7 +258,7 @@ impl Vcpu {
                 startup::start_up(vmsa, page);
                 self.activity = Activity::Running;
             }
-            // A processor that runs ignores it (APM volume 2, 16.5). There is no SMM.
+            // A processor that runs ignores it (APM vol. 2, 16.5). There is no SMM.
             LocalEvent::StartUp(_) | LocalEvent::Smi => {}
         }
     }

@@ -1,4 +1,4 @@
-//! The local APIC: one a vCPU, owned by it (SDM 10.4 to 10.12, APM 16.3 to 16.10).
+//! The local APIC: one a vCPU, owned by it (SDM 10.4 to 10.12, APM vol. 2, 16.3 to 16.10).
 //!
 //! Start from [`LocalApic`]. A guest's register accesses come in by [`LocalApic::read_mmio`] and [`LocalApic::read_msr`] and their
 //! siblings; a write returns an [`Effect`] for the run loop to carry out. Interrupts come in by [`LocalApic::deliver_remote`] (other

@@ -1,4 +1,4 @@
-//! Registers of the local APIC (SDM 10.4 to 10.12, APM 16.3 to 16.10).
+//! Registers of the local APIC (SDM 10.4 to 10.12, APM vol. 2, 16.3 to 16.10).
 
 use bitfield_struct::bitfield;
 

@@ -118,7 +118,7 @@ impl LocalApic {
         }
     }
 
-    /// Returns the arbitration priority register (APM 16.6.5): the highest class of task priority, requests and service.
+    /// Returns the arbitration priority register (APM vol. 2, 16.6.5): the highest class of task priority, requests and service.
     fn arbitration_priority(&self) -> u8 {
         let requested = self.request.highest().unwrap_or(0) & 0xF0;
         let in_service = self.in_service.highest().unwrap_or(0) & 0xF0;

@@ -202,7 +202,7 @@ impl fmt::Display for ExitCode {
     }
 }
 
-/// EXITINFO1 of [`ExitCode::IOIO`] (APM 15.10.2, figure 15-2).
+/// EXITINFO1 of [`ExitCode::IOIO`] (APM vol. 2, 15.10.2, figure 15-2).
 #[bitfield(u64)]
 #[derive(PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct IoioInfo {
@@ -235,10 +235,10 @@ pub struct IoioInfo {
     __: u32,
 }
 
-/// EXITINFO1 of [`ExitCode::MSR`]: bit 0 is set for WRMSR (APM 15.11).
+/// EXITINFO1 of [`ExitCode::MSR`]: bit 0 is set for WRMSR (APM vol. 2, 15.11).
 pub const MSR_INFO_WRITE: u64 = 1;
 
-/// EXITINFO1 of [`ExitCode::NPF`] (APM 15.25.6 and 15.36.10). Unknown bits are kept.
+/// EXITINFO1 of [`ExitCode::NPF`] (APM vol. 2, 15.25.6 and 15.36.10). Unknown bits are kept.
 #[repr(transparent)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,

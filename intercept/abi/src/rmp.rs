@@ -1,4 +1,4 @@
-//! The reverse map as a guest sees it: PVALIDATE and RMPADJUST (APM volume 3, and volume 2, 15.36.3 to 15.36.7).
+//! The reverse map as a guest sees it: PVALIDATE and RMPADJUST (APM vol. 3, and volume 2, 15.36.3 to 15.36.7).
 
 use bitflags::bitflags;
 use core::fmt;
@@ -20,7 +20,7 @@ impl PageSize {
     }
 }
 
-/// What PVALIDATE and RMPADJUST leave in EAX: any number (APM volume 3).
+/// What PVALIDATE and RMPADJUST leave in EAX: any number (APM vol. 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RmpError(pub u32);
 

@@ -1,4 +1,4 @@
-//! The VM save area: one vCPU's state at one VMPL (APM 15.34, appendix B, table B-4).
+//! The VM save area: one vCPU's state at one VMPL (APM vol. 2, 15.34, appendix B, table B-4).
 //!
 //! [`Vmsa`] is the page; [`SevFeatures`] says how its vCPU runs; [`VintrControl`] and [`EventInfo`] carry interrupts.
 
@@ -13,7 +13,7 @@ pub mod reset;
 
 pub use features::{SEV_STATUS_MSR, SevFeatures, SevStatus};
 
-/// Attributes of a segment as VMCB and VMSA pack them: descriptor bits 40-47 and 52-55 (APM 15.5.1).
+/// Attributes of a segment as VMCB and VMSA pack them: descriptor bits 40-47 and 52-55 (APM vol. 2, 15.5.1).
 #[bitfield(u16)]
 #[derive(PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SegmentAttributes {
@@ -70,7 +70,7 @@ pub struct Segment {
     pub base: u64,
 }
 
-/// Interrupt state of a vCPU under alternate injection (APM 15.36.15; fields as VMCB offset 60h).
+/// Interrupt state of a vCPU under alternate injection (APM vol. 2, 15.36.15; fields as VMCB offset 60h).
 #[bitfield(u64)]
 #[derive(PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct VintrControl {
@@ -107,7 +107,7 @@ pub struct VintrControl {
     pub busy: bool,
 }
 
-/// Type of an injected or interrupted event (APM 15.20, table 15-11): any three-bit number.
+/// Type of an injected or interrupted event (APM vol. 2, 15.20, table 15-11): any three-bit number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EventType(pub u8);
 
@@ -129,7 +129,7 @@ impl EventType {
     }
 }
 
-/// EVENTINJ and EXITINTINFO (APM 15.20 and 15.7.2).
+/// EVENTINJ and EXITINTINFO (APM vol. 2, 15.20 and 15.7.2).
 #[bitfield(u64)]
 #[derive(PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct EventInfo {

@@ -1,4 +1,4 @@
-//! Feature bits a guest may see (APM volume 3, appendix E).
+//! Feature bits a guest may see (APM vol. 3, appendix E).
 //!
 //! Each type lists the bits that pass from the PSP-checked page to the guest; a bit without a name here never does. Kept away
 //! on purpose: MONITOR and MWAITX (an idle guest would never leave the processor), SVM and SKINIT, every performance counter,

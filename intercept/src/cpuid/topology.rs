@@ -1,4 +1,4 @@
-//! The processor's shape: one socket of as many single-threaded cores as there are vCPUs, APIC ids from zero (APM volume 3, E.4).
+//! The processor's shape: one socket of as many single-threaded cores as there are vCPUs, APIC ids from zero (APM vol. 3, E.4).
 
 use stockade_abi::cpuid_page::CpuidEntry;
 

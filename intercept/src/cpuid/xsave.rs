@@ -1,4 +1,4 @@
-//! Extended state: which components a guest may switch on and how big its save area is (APM volume 2, 11.5; volume 3, leaf D).
+//! Extended state: which components a guest may switch on and how big its save area is (APM vol. 2, 11.5; volume 3, leaf D).
 //!
 //! Sizes and offsets come from the PSP-checked page, one entry a component. What the page says for one particular XCR0 is not used:
 //! the size is recomputed from the guest's own XCR0 and XSS on every question.
@@ -87,7 +87,7 @@ impl Xsave {
         self.instructions & LeafDSub1Eax::XSAVES.bits() != 0
     }
 
-    /// Whether XSETBV takes `value` for XCR0 (APM volume 2, 11.5.2).
+    /// Whether XSETBV takes `value` for XCR0 (APM vol. 2, 11.5.2).
     pub(super) const fn is_valid_xcr0(&self, value: u64) -> bool {
         let avx512 = value & AVX512;
         value & 1 == 1

@@ -1,4 +1,4 @@
-//! Port accesses (APM volume 2, 15.10.2).
+//! Port accesses (APM vol. 2, 15.10.2).
 
 use stockade_abi::exit::IoioInfo;
 

@@ -1,4 +1,4 @@
-//! Machine-check banks in which nothing ever happens (APM volume 2, 9.3).
+//! Machine-check banks in which nothing ever happens (APM vol. 2, 9.3).
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

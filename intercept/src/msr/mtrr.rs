@@ -1,4 +1,4 @@
-//! Memory type range registers (APM volume 2, 7.7).
+//! Memory type range registers (APM vol. 2, 7.7).
 //!
 //! Modelled in full, because firmware programs them and kernels compare them between processors. The types have no effect: guest
 //! RAM is cached however the host's tables say, devices are never memory.

@@ -1,4 +1,4 @@
-//! MSR numbers (APM volume 2, appendix A; BIOS and kernel developer's guides for C001_xxxx).
+//! MSR numbers (APM vol. 2, appendix A; BIOS and kernel developer's guides for C001_xxxx).
 
 /// The number of an MSR: any 32 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,4 +1,4 @@
-//! MSRs whose value lives in the VMSA, and what may be written there (APM volume 2, 3.1.7, 6.1, 7.8, 15.5.1).
+//! MSRs whose value lives in the VMSA, and what may be written there (APM vol. 2, 3.1.7, 6.1, 7.8, 15.5.1).
 //!
 //! An illegal value in a VMSA makes the next entry fail and ends the machine, so each is checked as hardware would.
 

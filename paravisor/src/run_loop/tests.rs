@@ -1,6 +1,6 @@
 //! One test a step of the loop: each fails when its step is taken out.
 //!
-//! [`FakeProcessor`] keeps the hardware's side of the contract (APM 15.36.15): it takes a virtual interrupt only through an open
+//! [`FakeProcessor`] keeps the hardware's side of the contract (APM vol. 2, 15.36.15): it takes a virtual interrupt only through an open
 //! gate, delivers and clears `event_inj` at the entry, and leaves what the script says behind as the exit.
 
 use alloc::vec::Vec;

@@ -26,7 +26,7 @@ const PROCESSOR: &[(&str, &str)] = &[
         "msr.nx_bit_is_reserved_without_nxe",
         "the error code of a reserved bit lacks P",
     ),
-    // An SNP processor has these in every VMSA, and no host or paravisor may intercept them (APM volume 2, 15.34.10, 15.35.10).
+    // An SNP processor has these in every VMSA, and no host or paravisor may intercept them (APM vol. 2, 15.34.10, 15.35.10).
     ("msr.sev_status_refuses", "SEV_STATUS is there"),
     ("msr.ghcb_msr_refuses", "the GHCB's MSR is there"),
     ("msr.efer_svme_is_refused", "EFER.SVME is set"),

@@ -60,6 +60,91 @@ fn every_file_the_documents_name_exists() {
     }
 }
 
+/// Returns the sections that `line` cites of volumes of AMD's manual: `APM vol. 2, 15.36.16 and 15.36.20`.
+fn cited(line: &str) -> Vec<(char, &str)> {
+    let mut found = Vec::new();
+    for rest in line.split("APM vol. ").skip(1) {
+        let mut volume = rest.chars();
+        let (Some(number), Some(mut rest)) = (volume.next(), volume.as_str().strip_prefix(", "))
+        else {
+            continue;
+        };
+        loop {
+            let is_of_a_section =
+                |c: char| c.is_ascii_digit() || c.is_ascii_uppercase() || c == '.';
+            let end = rest.find(|c| !is_of_a_section(c)).unwrap_or(rest.len());
+            let section = rest[..end].trim_end_matches('.');
+            if !section.contains('.') {
+                break;
+            }
+            found.push((number, section));
+            let further = &rest[end..];
+            let next = further.strip_prefix(", ").or(further.strip_prefix(" and "));
+            let Some(next) = next else { break };
+            rest = next;
+        }
+    }
+    found
+}
+
+#[test]
+fn every_section_cited_of_the_apm_is_in_the_index() {
+    assert_eq!(
+        cited("(APM vol. 2, 8.2.9 and 8.4, table 8-1)"),
+        [('2', "8.2.9"), ('2', "8.4")]
+    );
+    let index = document("spec-index.md");
+    let mut missing = BTreeSet::new();
+    for file in sources() {
+        let text = fs::read_to_string(root().join(&file)).expect("the source is readable");
+        for (volume, section) in text.lines().flat_map(cited) {
+            let (_, rows) = index
+                .split_once(&format!("## AMD APM vol. {volume}\n"))
+                .expect("the volume is there");
+            let rows = rows.split("\n## ").next().unwrap_or_default();
+            let row = rows
+                .lines()
+                .find(|row| row.starts_with(&format!("| {section} |")));
+            if !row.is_some_and(|row| row.contains(&format!("`{file}`"))) {
+                missing.insert(format!("vol. {volume}, {section}: {file}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// Returns the names of all sources, from the root on.
+fn sources() -> Vec<String> {
+    let mut folders: Vec<PathBuf> = [
+        "apic",
+        "boot",
+        "ci",
+        "devices",
+        "igvm",
+        "intercept",
+        "paravisor",
+        "tests",
+    ]
+    .map(|name| root().join(name))
+    .into();
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)
+            .expect("the checkout is readable")
+            .flatten()
+        {
+            let path = entry.path();
+            if path.is_dir() && entry.file_name() != "target" {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path.strip_prefix(root()).expect("it is below the root");
+                found.push(name.to_str().expect("names are text").to_owned());
+            }
+        }
+    }
+    found
+}
+
 /// A number in a log is looked up there.
 #[test]
 fn every_stop_code_is_explained() {

@@ -14,13 +14,13 @@ bitflags! {
     impl SevFeatures: u64 {
         /// SEV-SNP is active.
         const SNP_ACTIVE = 1 << 0;
-        /// Virtual top of memory decides what is private (APM 15.36.8).
+        /// Virtual top of memory decides what is private (APM vol. 2, 15.36.8).
         const VTOM = 1 << 1;
-        /// #VC is not delivered but becomes an exit to the more privileged VMPL (APM 15.36.9).
+        /// #VC is not delivered but becomes an exit to the more privileged VMPL (APM vol. 2, 15.36.9).
         const REFLECT_VC = 1 << 2;
-        /// The host may inject #HV only (APM 15.36.16).
+        /// The host may inject #HV only (APM vol. 2, 15.36.16).
         const RESTRICTED_INJECTION = 1 << 3;
-        /// Injection is controlled from the VMSA (APM 15.36.15).
+        /// Injection is controlled from the VMSA (APM vol. 2, 15.36.15).
         const ALTERNATE_INJECTION = 1 << 4;
         /// Debug registers are swapped.
         const DEBUG_SWAP = 1 << 5;
@@ -30,7 +30,7 @@ bitflags! {
         const BTB_ISOLATION = 1 << 7;
         /// Supervisor shadow stacks by VMPL.
         const VMPL_SSS = 1 << 8;
-        /// Secure TSC: scale and offset come from the VMSA (APM 15.36.18).
+        /// Secure TSC: scale and offset come from the VMSA (APM vol. 2, 15.36.18).
         const SECURE_TSC = 1 << 9;
         /// VMGEXIT takes a parameter.
         const VMGEXIT_PARAMETER = 1 << 10;
@@ -40,7 +40,7 @@ bitflags! {
         const IBS_VIRT = 1 << 12;
         /// The guest controls some intercepts.
         const GUEST_INTERCEPT_CONTROL = 1 << 13;
-        /// VMSA registers are scrambled with a nonce (APM 15.36.17).
+        /// VMSA registers are scrambled with a nonce (APM vol. 2, 15.36.17).
         const VMSA_REG_PROT = 1 << 14;
         /// SMT siblings must be idle or of the same guest.
         const SMT_PROTECTION = 1 << 15;
@@ -52,7 +52,7 @@ bitflags! {
     }
 }
 
-/// SEV_STATUS, MSR C001_0131 (APM 15.34.10): SEV, SEV-ES, then feature bit *n* at *n* + 2. Unknown bits are kept.
+/// SEV_STATUS, MSR C001_0131 (APM vol. 2, 15.34.10): SEV, SEV-ES, then feature bit *n* at *n* + 2. Unknown bits are kept.
 #[repr(transparent)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -109,5 +109,5 @@ impl SevStatus {
     }
 }
 
-/// Number of the SEV_STATUS MSR (APM 15.34.10).
+/// Number of the SEV_STATUS MSR (APM vol. 2, 15.34.10).
 pub const SEV_STATUS_MSR: u32 = 0xC001_0131;

@@ -1,4 +1,4 @@
-//! The state of a processor after RESET or INIT, where it is not zero (APM 14.1.3, tables 14-1 and 14-2).
+//! The state of a processor after RESET or INIT, where it is not zero (APM vol. 2, 14.1.3, tables 14-1 and 14-2).
 
 use super::{Segment, SegmentAttributes};
 
@@ -32,7 +32,7 @@ pub const MXCSR: u32 = 0x1F80;
 pub const FCW: u16 = 0x40;
 /// x87 tag word after RESET.
 pub const FTW: u16 = 0x5555;
-/// EFER.SVME: a VMSA without it cannot be run (APM 15.5.1); hidden from the guest.
+/// EFER.SVME: a VMSA without it cannot be run (APM vol. 2, 15.5.1); hidden from the guest.
 pub const EFER_SVME: u64 = 1 << 12;
 
 const fn segment(selector: u16, attributes: u16, base: u64) -> Segment {
@@ -44,7 +44,7 @@ const fn segment(selector: u16, attributes: u16, base: u64) -> Segment {
     }
 }
 
-/// Returns the code segment after a start-up IPI with `vector` (APM 16.5): RIP is 0 there.
+/// Returns the code segment after a start-up IPI with `vector` (APM vol. 2, 16.5): RIP is 0 there.
 #[must_use]
 pub const fn startup_cs(vector: u8) -> Segment {
     segment((vector as u16) << 8, 0x9B, (vector as u64) << 12)

@@ -1,4 +1,4 @@
-//! NMIs on a processor that keeps them itself (APM volume 2, 15.21.10): handed over, never injected, never blocked here.
+//! NMIs on a processor that keeps them itself (APM vol. 2, 15.21.10): handed over, never injected, never blocked here.
 
 use super::*;
 

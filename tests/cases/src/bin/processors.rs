@@ -98,7 +98,7 @@ fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
     }
 }
 
-/// Reads the counter, not before what stands before it in the program (APM volume 3, RDTSCP).
+/// Reads the counter, not before what stands before it in the program (APM vol. 3, RDTSCP).
 #[expect(unsafe_code, reason = "an instruction")]
 fn counter() -> u64 {
     let mut processor = 0;

@@ -1,4 +1,4 @@
-//! The local APIC's registers (SDM 11.4, APM volume 2, 16.3), by memory or by MSR as the mode is.
+//! The local APIC's registers (SDM 11.4, APM vol. 2, 16.3), by memory or by MSR as the mode is.
 
 use core::sync::atomic::Ordering;
 

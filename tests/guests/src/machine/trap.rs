@@ -119,7 +119,7 @@ pub(crate) fn gates() -> Gates {
     gates
 }
 
-/// Returns an interrupt gate to the entry of `vector` (APM volume 2, 4.8.4).
+/// Returns an interrupt gate to the entry of `vector` (APM vol. 2, 4.8.4).
 pub(crate) fn gate(vector: u8, stack: u8) -> [u64; 2] {
     let entry = (&raw const interrupt_stubs[usize::from(vector)]).addr() as u64;
     let low = entry & 0xFFFF

@@ -1,4 +1,4 @@
-//! APIC_BASE: which values it takes, relocation, the disabled APIC (SDM 11.4.3 to 11.4.5, APM volume 2, 16.3.1).
+//! APIC_BASE: which values it takes, relocation, the disabled APIC (SDM 11.4.3 to 11.4.5, APM vol. 2, 16.3.1).
 //!
 //! Last of all groups: QEMU's APIC, once disabled, stays so.
 

@@ -1,4 +1,4 @@
-//! How the local APIC accepts, orders and delivers interrupts (SDM 11.6 and 11.8, APM volume 2, 16.5 and 16.6).
+//! How the local APIC accepts, orders and delivers interrupts (SDM 11.6 and 11.8, APM vol. 2, 16.5 and 16.6).
 
 use super::{Context, Outcome, equal, hooked, needs, note, noted, taken, tests};
 use crate::machine::apic::{
@@ -46,7 +46,7 @@ tests! {
     higher_vector_overtakes_a_queued_one, "A vector queued over several exits gives way to a higher one that comes later.";
     ppr_in_a_handler_is_the_class_in_service, "In a handler for 61h with TPR 0, PPR is 60h.";
     ppr_in_a_handler_is_tpr_if_higher, "TPR 73h in that handler makes PPR 73h.";
-    software_disabled_accepts_no_fixed_interrupt, "A fixed IPI to a software-disabled APIC is lost (APM 16.4.2).",
+    software_disabled_accepts_no_fixed_interrupt, "A fixed IPI to a software-disabled APIC is lost (APM vol. 2, 16.4.2).",
         known_qemu: "takes it into IRR and delivers it after enabling";
     software_disabled_accepts_nmi, "An NMI to a software-disabled APIC is delivered.";
     low_half_resend_uses_the_same_destination, "A second write of ICR low sends to the destination that stands in ICR high.";

@@ -1,4 +1,4 @@
-//! The local APIC's registers in xAPIC mode (SDM 11.4 to 11.8, APM volume 2, 16.3).
+//! The local APIC's registers in xAPIC mode (SDM 11.4 to 11.8, APM vol. 2, 16.3).
 
 use super::{Context, Outcome, equal, holds, needs, refuses, taken, tests, within};
 use crate::machine::apic::{
@@ -55,7 +55,7 @@ tests! {
     icr_reads_back_without_reserved_bits, "ICR low reads back what was sent, reserved and status bits zero.",
         known_qemu: "stores all 32 bits of ICR low";
     illegal_register_sets_esr, "A read of an offset without a register sets ESR[7].";
-    esr_changes_by_a_write_only, "An error shows in ESR after ESR was written, not before (SDM 11.5.3, APM 16.4.6).",
+    esr_changes_by_a_write_only, "An error shows in ESR after ESR was written, not before (SDM 11.5.3, APM vol. 2, 16.4.6).",
         known_qemu: "shows errors at once";
     esr_write_rearms, "Two writes of ESR leave it clear.",
         known_qemu: "ESR never clears";

@@ -1,4 +1,4 @@
-//! The local APIC's timer (SDM 11.5.4, APM volume 2, 16.4.1).
+//! The local APIC's timer (SDM 11.5.4, APM vol. 2, 16.4.1).
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,4 +1,4 @@
-//! Control registers and XCR0: what they refuse (APM volume 2, 3.1 and 11.5).
+//! Control registers and XCR0: what they refuse (APM vol. 2, 3.1 and 11.5).
 
 use core::arch::asm;
 

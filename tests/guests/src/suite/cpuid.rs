@@ -1,4 +1,4 @@
-//! What CPUID tells an ordinary guest on an AMD machine (APM volume 3, appendix E).
+//! What CPUID tells an ordinary guest on an AMD machine (APM vol. 3, appendix E).
 
 use core::arch::asm;
 

@@ -1,4 +1,4 @@
-//! Single steps over what a hypervisor emulates, and breakpoints (APM volume 2, 13.1; SDM 18.3).
+//! Single steps over what a hypervisor emulates, and breakpoints (APM vol. 2, 13.1; SDM 18.3).
 
 use core::arch::asm;
 

@@ -1,4 +1,4 @@
-//! Whom an interprocessor interrupt reaches: ids, shorthands, logical destinations, lowest priority (APM volume 2, 16.5; SDM 11.6).
+//! Whom an interprocessor interrupt reaches: ids, shorthands, logical destinations, lowest priority (APM vol. 2, 16.5; SDM 11.6).
 
 use super::smp::{
     FIXED, PATIENCE_US, READY, VECTOR, came, enable_apic, listen, start, start_ready,

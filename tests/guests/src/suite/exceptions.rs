@@ -1,4 +1,4 @@
-//! Software interrupts, traps, single steps over what a hypervisor emulates, and faults in the delivery of events (APM volume 2,
+//! Software interrupts, traps, single steps over what a hypervisor emulates, and faults in the delivery of events (APM vol. 2,
 //! 8.2 and 8.9; SDM 6.4 to 6.15).
 
 use core::arch::asm;

@@ -1,4 +1,4 @@
-//! Arithmetic, exchanges and moves whose memory operand is a register of a chip (APM volume 3): each leaves the register, its other
+//! Arithmetic, exchanges and moves whose memory operand is a register of a chip (APM vol. 3): each leaves the register, its other
 //! operand and the flags as the same instruction does on RAM.
 
 use core::arch::asm;

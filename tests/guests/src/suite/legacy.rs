@@ -1,4 +1,4 @@
-//! Real mode, protected mode of 16 and 32 bits, compatibility mode: ports, registers and events in each (APM volume 2, 1.3, 5.2).
+//! Real mode, protected mode of 16 and 32 bits, compatibility mode: ports, registers and events in each (APM vol. 2, 1.3, 5.2).
 
 use super::{Context, Outcome, Stop, equal, holds, needs, tests};
 use crate::machine::apic::{self, EXTINT, LVT_LINT0, TPR, VERSION};
@@ -285,7 +285,7 @@ fn paging_pae_sets_accessed_and_dirty(_: &mut Context) -> Outcome {
     )
 }
 
-/// A 32-bit interrupt gate to a routine of the blob (APM volume 2, 4.8.3).
+/// A 32-bit interrupt gate to a routine of the blob (APM vol. 2, 4.8.3).
 fn set_gate(vector: u64, routine: *const u8) {
     let entry = address(routine);
     write32(GATES + vector * 8, 0x18 << 16 | entry & 0xFFFF);

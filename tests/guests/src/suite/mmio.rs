@@ -1,5 +1,5 @@
 //! Instructions whose memory operand is a register of a chip: what each does to the register, to its other operand, to the flags,
-//! and to page tables; and where it faults (APM volume 3; volume 2, 5.4).
+//! and to page tables; and where it faults (APM vol. 3; volume 2, 5.4).
 //!
 //! TMICT, with the timer masked, is a register that keeps all of its 32 bits; the same instruction on RAM is the measure.
 

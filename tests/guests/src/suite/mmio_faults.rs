@@ -1,5 +1,5 @@
 //! Page faults of instructions that reach registers of chips: their error codes, what is left undone, how they go on; accessed and
-//! dirty bits (APM volume 2, 5.4 and 8.2.15).
+//! dirty bits (APM vol. 2, 5.4 and 8.2.15).
 
 use core::arch::asm;
 

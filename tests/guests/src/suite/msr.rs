@@ -1,4 +1,4 @@
-//! MSRs and control registers: what they keep and what they refuse (APM volume 2, 3.1, 7.7, 7.8, appendix A).
+//! MSRs and control registers: what they keep and what they refuse (APM vol. 2, 3.1, 7.7, 7.8, appendix A).
 
 use core::arch::asm;
 

@@ -1,4 +1,4 @@
-//! NMI and its blocking (APM volume 2, 8.2.3, 8.5 and 8.9; SDM 6.7).
+//! NMI and its blocking (APM vol. 2, 8.2.3, 8.5 and 8.9; SDM 6.7).
 
 use core::arch::asm;
 

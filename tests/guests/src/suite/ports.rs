@@ -1,4 +1,4 @@
-//! Port instructions, ports where nothing is, and the PCI configuration ports (APM volume 3, IN, OUT, INS, OUTS; PCI 3.0, 3.2.2.3).
+//! Port instructions, ports where nothing is, and the PCI configuration ports (APM vol. 3, IN, OUT, INS, OUTS; PCI 3.0, 3.2.2.3).
 
 use core::arch::asm;
 

@@ -1,4 +1,4 @@
-//! When exactly an interrupt comes: the shadows of STI and MOV SS, HLT (APM volume 2, 8.1.4, 8.5 and 8.9; SDM 6.8).
+//! When exactly an interrupt comes: the shadows of STI and MOV SS, HLT (APM vol. 2, 8.1.4, 8.5 and 8.9; SDM 6.8).
 
 use core::arch::asm;
 

@@ -1,4 +1,4 @@
-//! Several processors: INIT and SIPI, interrupts between them, each one's own state (APM volume 2, 14.1 and 16.5; SDM 9.4, 11.6).
+//! Several processors: INIT and SIPI, interrupts between them, each one's own state (APM vol. 2, 14.1 and 16.5; SDM 9.4, 11.6).
 //!
 //! Another processor runs a job from [`smp::start`] to its end and then halts with interrupts off. It says how far it is in
 //! note 0, or in the note of its number.

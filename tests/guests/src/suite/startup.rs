@@ -1,4 +1,4 @@
-//! INIT, SIPI and what a processor is after them (APM volume 2, 14.1 and 16.5; SDM 9.4 and 11.4.7).
+//! INIT, SIPI and what a processor is after them (APM vol. 2, 14.1 and 16.5; SDM 9.4 and 11.4.7).
 
 use super::smp::{
     FIXED, PATIENCE_US, READY, VECTOR, came, doze, enable_apic, listen, ready, start, start_ready,

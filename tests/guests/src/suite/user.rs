@@ -1,4 +1,4 @@
-//! Ring 3: what it may not do, and registers of chips it may reach (APM volume 2, 4.8, 5.6, 8.2).
+//! Ring 3: what it may not do, and registers of chips it may reach (APM vol. 2, 4.8, 5.6, 8.2).
 
 use super::{Context, Outcome, equal, faults, holds, note, noted, tests};
 use crate::machine::apic::{self, BASE};

@@ -1,4 +1,4 @@
-//! x2APIC mode (SDM 11.12, APM volume 2, 16.9 to 16.13), where CPUID offers it.
+//! x2APIC mode (SDM 11.12, APM vol. 2, 16.9 to 16.13), where CPUID offers it.
 
 use super::{Context, Outcome, equal, holds, needs, refuses, taken, tests};
 use crate::machine::apic::{

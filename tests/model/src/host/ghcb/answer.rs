@@ -14,7 +14,7 @@ pub enum EventInjection {
 }
 
 impl EventInjection {
-    /// Returns the event in the format of EVENTINJ (APM 15.20).
+    /// Returns the event in the format of EVENTINJ (APM vol. 2, 15.20).
     #[must_use]
     pub fn info(self) -> EventInfo {
         let event = EventInfo::new()

@@ -63,7 +63,7 @@ impl Ghcb {
         })
     }
 
-    /// IOIO: `SW_EXITINFO1` as the VMCB has it (APM 15.10.2), `SW_EXITINFO2` the count of a string.
+    /// IOIO: `SW_EXITINFO1` as the VMCB has it (APM vol. 2, 15.10.2), `SW_EXITINFO2` the count of a string.
     fn port(&self, info1: u64, info2: u64) -> Result<Request, GhcbError> {
         let info = IoioInfo::from_bits(info1);
         let port = info.port();

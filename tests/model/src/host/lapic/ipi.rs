@@ -1,4 +1,4 @@
-//! Interrupt messages between APICs: the interrupt command register (APM 16.5) and messages of an IOAPIC.
+//! Interrupt messages between APICs: the interrupt command register (APM vol. 2, 16.5) and messages of an IOAPIC.
 
 use crate::host::ioapic::Delivery;
 
@@ -82,7 +82,7 @@ impl Ipi {
         }
     }
 
-    /// Decodes an x2APIC interrupt command (APM 16.13.1): destination in the upper half.
+    /// Decodes an x2APIC interrupt command (APM vol. 2, 16.13.1): destination in the upper half.
     #[must_use]
     pub const fn from_icr(icr: u64) -> Self {
         let [vector, mode, flags, _, a, b, c, d] = icr.to_le_bytes();

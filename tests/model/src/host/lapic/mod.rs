@@ -116,7 +116,7 @@ impl LocalApic {
         }
     }
 
-    /// INIT: everything but ID and base goes back to its start (APM 16.3.6).
+    /// INIT: everything but ID and base goes back to its start (APM vol. 2, 16.3.6).
     pub fn init(&mut self) {
         let base = self.base;
         *self = Self::new(self.id, Role::Application, Start::XApic);
@@ -211,7 +211,7 @@ impl LocalApic {
         self.level_triggered.contains(vector)
     }
 
-    /// PPR: the higher of task priority and the class in service (APM 16.6.4).
+    /// PPR: the higher of task priority and the class in service (APM vol. 2, 16.6.4).
     fn processor_priority(&self) -> u8 {
         let in_service = self.in_service.highest().unwrap_or(0) & 0xF0;
         if self.task_priority >> 4 >= in_service >> 4 {

@@ -1,4 +1,4 @@
-//! The APIC's registers as MSRs (APM 16.11, table 16-7) and, for the xAPIC, as double words of its page (table 16-2).
+//! The APIC's registers as MSRs (APM vol. 2, 16.11, table 16-7) and, for the xAPIC, as double words of its page (table 16-2).
 
 use super::{Effect, GeneralProtection, Ipi, LocalApic, Shorthand};
 
@@ -181,7 +181,7 @@ impl LocalApic {
         Ok(())
     }
 
-    /// Switching off masks every local vector (APM 16.4.7).
+    /// Switching off masks every local vector (APM vol. 2, 16.4.7).
     fn write_spurious(&mut self, value: u32) {
         self.spurious = value & 0x3FF;
         if value & SPURIOUS_ENABLE == 0 {
@@ -207,7 +207,7 @@ impl LocalApic {
         self.local_vectors[index] = new;
     }
 
-    /// The legal mode changes (APM 16.9): off is not offered, x2APIC goes back to xAPIC as on a reset only.
+    /// The legal mode changes (APM vol. 2, 16.9): off is not offered, x2APIC goes back to xAPIC as on a reset only.
     fn write_base(&mut self, value: u64) -> Result<Effect, GeneralProtection> {
         let known = BASE_ADDRESS | BASE_BOOTSTRAP | BASE_X2APIC | BASE_ENABLE;
         let leaves_x2apic = self.is_x2apic() && value & BASE_X2APIC == 0;

@@ -1,4 +1,4 @@
-//! The APIC timer: one-shot, periodic and TSC-deadline (APM 16.4.1; the deadline mode as Intel's SDM, 10.5.4.1, has it).
+//! The APIC timer: one-shot, periodic and TSC-deadline (APM vol. 2, 16.4.1; the deadline mode as Intel's SDM, 10.5.4.1, has it).
 //!
 //! The timer's clock before the divider is the TSC itself.
 

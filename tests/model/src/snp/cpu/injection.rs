@@ -267,7 +267,7 @@ mod tests {
         assert!(injection.control.v_irq());
     }
 
-    /// APM volume 2, 15.21.10: without V_NMI_ENABLE the other bits mean nothing.
+    /// APM vol. 2, 15.21.10: without V_NMI_ENABLE the other bits mean nothing.
     #[test]
     fn without_virtual_nmis_nothing_is_masked() {
         let mut injection = with_nmi();
