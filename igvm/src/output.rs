@@ -47,7 +47,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Writes a file that can be executed.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_program(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_as(PROGRAM, path, bytes)
 }

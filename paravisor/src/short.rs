@@ -1,6 +1,6 @@
 //! Instructions taken short: what 64-bit kernel code does to devices most, a fifth of what the emulator takes for it.
 //!
-//! [`write`] and [`read`] move 32 bits between a register of the processor's and one of a device's, [`string`] moves a string. The instruction is
+//! [`mod@write`] and [`read`] move 32 bits between a register of the processor's and one of a device's, [`string`] moves a string. The instruction is
 //! found by a walk that checks no rights: the processor has just executed it, so they were there. Whatever is not exactly of these forms is
 //! left to the emulator, which does all there is.
 
