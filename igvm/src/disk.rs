@@ -250,17 +250,7 @@ fn finish(path: &Path, written: io::Result<()>) -> Result<(), DiskError> {
 
 fn from_digits(digits: &[u8]) -> Option<[u8; 32]> {
     let mut key = [0; 32];
-    if digits.len() != 64 {
-        return None;
-    }
-    for (byte, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
-        let digit = |digit: u8| {
-            char::from(digit)
-                .to_digit(16)
-                .and_then(|digit| u8::try_from(digit).ok())
-        };
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
-    }
+    hex::decode_to_slice(digits, &mut key).ok()?;
     Some(key)
 }
 

@@ -125,10 +125,9 @@ fn parse_sealing(text: &str) -> Result<SealingChoice, String> {
 }
 
 fn parse_id(text: &str) -> Result<[u8; 16], String> {
-    let number = u128::from_str_radix(text, 16).ok();
-    let number = number.filter(|_| text.len() == 32 && text.is_ascii());
-    let number = number.ok_or("give 32 hexadecimal digits")?;
-    Ok(number.to_be_bytes())
+    let mut id = [0; 16];
+    hex::decode_to_slice(text, &mut id).map_err(|_| "give 32 hexadecimal digits")?;
+    Ok(id)
 }
 
 impl Guest {

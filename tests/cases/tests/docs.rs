@@ -20,24 +20,18 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
         .flat_map(|line| line.split('`').skip(1).step_by(2))
 }
 
-/// Returns the names of all functions below a folder.
-fn functions(folder: &Path, found: &mut BTreeSet<String>) {
-    for entry in fs::read_dir(folder)
-        .expect("the checkout is readable")
-        .flatten()
-    {
-        let path = entry.path();
-        if path.is_dir() && entry.file_name() != "target" {
-            functions(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = fs::read_to_string(&path).expect("the source is readable");
-            let names = text.lines().filter_map(|line| {
-                let name = line.trim_start().strip_prefix("fn ")?;
-                Some(name.split(['(', '<']).next()?.to_owned())
-            });
-            found.extend(names);
-        }
+/// Returns the names of all functions of the product and its tests.
+fn functions() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for file in sources().iter().filter(|file| !file.starts_with("ci/")) {
+        let text = fs::read_to_string(root().join(file)).expect("the source is readable");
+        let names = text.lines().filter_map(|line| {
+            let name = line.trim_start().strip_prefix("fn ")?;
+            Some(name.split(['(', '<']).next()?.to_owned())
+        });
+        found.extend(names);
     }
+    found
 }
 
 #[test]
@@ -162,18 +156,7 @@ fn is_fuzz_target(name: &str) -> bool {
 
 #[test]
 fn every_test_the_threats_name_exists() {
-    let mut found = BTreeSet::new();
-    for folder in [
-        "apic",
-        "boot",
-        "devices",
-        "igvm",
-        "intercept",
-        "paravisor",
-        "tests",
-    ] {
-        functions(&root().join(folder), &mut found);
-    }
+    let found = functions();
     let threats = document("threats.md");
     let mut named = 0;
     for words in quoted(&threats) {
